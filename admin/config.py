@@ -1,0 +1,72 @@
+"""The admin application's settings. Same rules as `engine.config`: frozen, decoded once, secrets are files."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from msgspec import Meta
+
+from engine.clock import Seconds
+from engine.config import Base, Count, Port, PositiveSeconds, Redis, Tls, decode
+
+
+class Ledger(Base, frozen=True, kw_only=True):
+    """Where the truth is kept. url: `sqlite:////path/ledger.db` or `postgresql+psycopg://…`."""
+
+    url: str
+    kind: Literal["sandbox", "production"] = "production"  # written into the first event, checked at each start
+    person_key_file: Path  # 32 raw bytes: wraps the per-person keys
+    checkpoint_key_file: Path  # PEM, EC P-256: signs checkpoints
+    password_file: Path | None = None
+    pool_size: Count = 4
+
+
+class Issuer(Base, frozen=True, kw_only=True):
+    """The token issuer. key_files: newest first; the first signs, the others verify until rotated out."""
+
+    issuer: str
+    key_files: tuple[Path, ...]  # PEM; RSA -> PS256, P-256 -> ES256, Ed25519 -> EdDSA
+    token_lifetime: PositiveSeconds = Seconds(600.0)
+
+
+class Web(Base, frozen=True, kw_only=True):
+    """The three listeners: consumers, operators, machines (client certificate required)."""
+
+    tls: Tls
+    host: str = "127.0.0.1"
+    public_port: Port = 8450
+    machine_port: Port = 8451
+    console_port: Port = 8452
+
+
+class Feed(Base, frozen=True, kw_only=True):
+    """Sealing of feed entries and of meter points. 32 raw bytes each; newest MAC key first."""
+
+    mac_key_files: tuple[Path, ...]
+    meter_key_file: Path
+    stream_length: Count = 1_000_000  # entries kept in Redis for nodes that fell behind
+
+
+class Bootstrap(Base, frozen=True, kw_only=True):
+    """A participant written into a new ledger, so that somebody can speak to it at all."""
+
+    client_id: Annotated[str, Meta(pattern="^[a-z0-9-]{1,40}$")]
+    role: Literal["operator", "node"]
+    certificate_file: Path
+
+
+class AdminConfig(Base, frozen=True, kw_only=True):
+    """The admin application, projector included."""
+
+    ledger: Ledger
+    issuer: Issuer
+    web: Web
+    feed: Feed
+    redis: Redis | None
+    introspection_endpoint: str  # the engine's, for metadata
+    bootstrap: tuple[Bootstrap, ...] = ()
+    log_level: str = "info"
+
+
+def load_admin_config(path: Path) -> AdminConfig:
+    """Read one TOML file. Raises engine.config.BadConfig with one sentence."""
+    return decode(path, AdminConfig)

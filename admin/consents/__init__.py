@@ -1,0 +1,1 @@
+"""Granting, reading, renewing and revoking consents."""

@@ -1,0 +1,1 @@
+"""Participants of the ecosystem: who may call, with which certificate."""

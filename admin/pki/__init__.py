@@ -1,0 +1,1 @@
+"""The sandbox's certificate authority and certificate profiles."""

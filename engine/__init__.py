@@ -1,0 +1,1 @@
+"""The read side: answers EDPs from a node-local replica. Never touches the ledger's database."""

@@ -1,0 +1,1 @@
+"""One task, one bounded mailbox, one pure state object; supervised."""

@@ -1,0 +1,1 @@
+"""The vocabulary of consents: states, records, comparison. Pure."""

@@ -1,0 +1,103 @@
+"""What engines know of the world: one record per consent, revoked token, participant and policy value.
+
+These structs are stored: in Redis, in replicas, inside ledger events. Fields are never reordered, renamed or
+removed; a new one goes to the end and has a default. Where that is not enough, make a new kind of record.
+Nothing here names a person; a meter point appears only as a keyed digest (`meter_points.meter_digest`).
+"""
+
+import enum
+from typing import Final, NewType
+
+import msgspec
+
+from engine.clock import Seconds, UnixTime
+from engine.consent.states import State
+
+ClientId = NewType("ClientId", str)  # of an ATP, EDP, node or operator; an EDP's is also its audience
+ConsentId = NewType("ConsentId", str)  # UUIDv4 text, lower case
+ConsentKey = NewType("ConsentKey", bytes)  # the same UUID as 16 bytes
+Thumbprint = NewType("Thumbprint", bytes)  # SHA-256 of a certificate's DER (x5t#S256 before base64url)
+
+
+class AccessMode(enum.IntEnum):
+    """`access_mode` on the wire is the lower-case name."""
+
+    ONE_OFF = 1
+    ENDURING = 2
+
+
+class ConsentRecord(msgspec.Struct, frozen=True, array_like=True):
+    """A consent as engines see it; key = `ConsentKey`. Windows are half-open [data_from, data_to)."""
+
+    state: State
+    consent_version: int
+    atp: ClientId
+    dataset_id: str
+    access_mode: AccessMode
+    granted_at: UnixTime
+    expires_at: UnixTime
+    data_from: UnixTime
+    data_to: UnixTime | None  # None: open until the consent ends
+    meter_digests: tuple[bytes, ...]  # 16 bytes each
+    edps: tuple[ClientId, ...]  # who holds the data; nobody else is answered
+    purpose_code: str | None = None
+
+
+class TokenRevocation(msgspec.Struct, frozen=True, array_like=True):
+    """A token ended before its time; key = first 16 bytes of SHA-256 over its `jti`."""
+
+    expires_at: UnixTime  # forgotten after this
+
+
+class Role(enum.IntEnum):
+    """What a participant may do here."""
+
+    ATP = 1
+    EDP = 2
+    NODE = 3
+    OPERATOR = 4
+
+
+class Certificate(msgspec.Struct, frozen=True, array_like=True):
+    """A registered transport certificate."""
+
+    thumbprint: Thumbprint
+    not_after: UnixTime
+
+
+class Answers(enum.IntEnum):
+    """The form of introspection answer an EDP is registered for."""
+
+    PLAIN = 1
+    SIGNED = 2
+
+
+class ParticipantRecord(msgspec.Struct, frozen=True, array_like=True):
+    """An organisation's client; key = UTF-8 of its `client_id`."""
+
+    client_id: ClientId
+    role: Role
+    suspended: bool
+    certificates: tuple[Certificate, ...]
+    datasets: tuple[str, ...] = ()  # of an EDP: what it has published
+    answers: Answers = Answers.PLAIN
+    handles_last_known: bool = False  # an EDP that may be given answers flagged `last_known`
+    max_connections: int = 100
+    max_requests_per_second: int = 50
+
+
+class OnSilence(enum.IntEnum):
+    """What a node does while it is `last_known` (architecture: freshness)."""
+
+    CONTINUE = 1
+    HALT = 2
+
+
+class PolicyRecord(msgspec.Struct, frozen=True, array_like=True):
+    """The service's policy values; key = b"policy"."""
+
+    on_silence: OnSilence = OnSilence.CONTINUE
+    outage_cap: Seconds = Seconds(86_400.0)
+
+
+POLICY_KEY: Final = b"policy"

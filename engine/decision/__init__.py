@@ -1,0 +1,1 @@
+"""May this EDP share this? Pure functions, time passed in."""

@@ -1,0 +1,1 @@
+"""What engines need to know of the ledger, and how it travels."""

@@ -1,0 +1,1 @@
+"""The node's own copy of the feed, in LMDB: one writer, many readers."""

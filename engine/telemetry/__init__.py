@@ -1,0 +1,1 @@
+"""Metrics, structured logs, the machine's clocks."""
