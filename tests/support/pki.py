@@ -1,0 +1,1 @@
+"""Certificates of a made-up authority."""

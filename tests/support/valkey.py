@@ -1,0 +1,1 @@
+"""A real Redis-compatible server for the test session."""
