@@ -6,6 +6,7 @@ Nothing here names a person; a meter point appears only as a keyed digest (`mete
 """
 
 import enum
+import uuid
 from typing import Final, NewType
 
 import msgspec
@@ -17,6 +18,14 @@ ClientId = NewType("ClientId", str)  # of an ATP, EDP, node or operator; an EDP'
 ConsentId = NewType("ConsentId", str)  # UUIDv4 text, lower case
 ConsentKey = NewType("ConsentKey", bytes)  # the same UUID as 16 bytes
 Thumbprint = NewType("Thumbprint", bytes)  # SHA-256 of a certificate's DER (x5t#S256 before base64url)
+
+
+def consent_key(consent_id: ConsentId) -> ConsentKey:
+    """The 16 bytes of a consent id. Raises ValueError unless it is a UUIDv4 in lower-case text."""
+    parsed = uuid.UUID(consent_id)
+    if parsed.version != 4 or str(parsed) != consent_id:
+        raise ValueError("not a UUIDv4 in lower-case text")
+    return ConsentKey(parsed.bytes)
 
 
 class AccessMode(enum.IntEnum):

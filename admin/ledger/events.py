@@ -1,0 +1,427 @@
+"""The ledger's events: what is written down, for ever, about consents, participants, tokens and the service itself.
+
+THE LAW: stored formats only grow. Every struct here is stored as an array, so fields are never reordered, renamed
+in meaning or removed; a new field goes to the end of its struct and has a default. Where that is not enough, make
+a new event with a new tag; a retired tag stays in the union, because old ledgers hold it. No event inherits fields
+from another (a base could never grow). `tests/vectors/records` pins the bytes of each form ever written.
+
+A consent event carries the consent *after* it, whole: the newest event of a subject is the subject. Bodies are
+public inside the house; names, addresses and meter points stand only in `ConsentPersonal`, which is encrypted.
+"""
+
+import enum
+from typing import Final, Literal
+
+import msgspec
+
+from admin.ledger.store import Append, FeedRecord, Personal, StoredEvent
+from engine.clock import UnixTime
+from engine.consent.records import (
+    POLICY_KEY,
+    ClientId,
+    ConsentId,
+    ConsentRecord,
+    ParticipantRecord,
+    PolicyRecord,
+    TokenRevocation,
+    consent_key,
+)
+from engine.consent.states import State
+from engine.errors import Fault, Kind
+from engine.feed.entries import EntryKind
+
+KEYS_KEY: Final = b"keys"
+
+
+class Initiator(enum.StrEnum):
+    """On whose behalf something was done."""
+
+    CONSUMER = "consumer"
+    ATP = "atp"
+    OPERATOR = "operator"
+    SYSTEM = "system"
+
+
+class Route(enum.StrEnum):
+    """By which way it came in (CMS-31)."""
+
+    ATP = "atp"  # a journey that began at the third party
+    PORTAL = "portal"  # the consumer's own pages
+    CONSOLE = "console"  # an operator's page
+    API = "api"  # a machine's call
+    SYSTEM = "system"  # nobody's: the clock's, or the seed's
+
+
+class Origin(enum.StrEnum):
+    """Where the consent was given (CMS-32)."""
+
+    CCS = "ccs"
+    IMPORTED = "imported"
+
+
+class Act(msgspec.Struct, frozen=True, array_like=True):
+    """Who did it, when, by which way, under which words and why (CMS-31). No personal data."""
+
+    initiator: Initiator
+    actor: str  # client_id of the machine, or the pseudonymous account, that made the call
+    route: Route
+    at: UnixTime
+    wording: str = ""  # version of the words the person saw; "" = nobody was shown any
+    reason: str | None = None  # a code of a published list, never free text
+
+
+class Terms(msgspec.Struct, frozen=True, array_like=True):
+    """What was agreed and only the ledger keeps: engines need none of it."""
+
+    schema_version: str  # the type URI that the request was made under (CMS-03)
+    purpose: str  # the ATP's words
+    atp_declaration: str  # id of the declaration it accepted (CMS-28)
+    atp_reference: str | None = None
+    locations: tuple[str, ...] = ()
+    lawful_basis: str = "consent"
+    origin: Origin = Origin.CCS
+
+
+class LeadOccupant(msgspec.Struct, frozen=True, array_like=True):
+    """The two confirmations of somebody who consents for all adults of a home (OCC-03)."""
+
+    authority_confirmed_at: UnixTime
+    agreement_confirmed_at: UnixTime
+    wording: str
+
+
+class Organisation(msgspec.Struct, frozen=True, array_like=True):
+    """Who stands behind a client."""
+
+    name: str
+    locations: tuple[str, ...] = ()  # https URIs of an EDP's data API
+
+
+class ConsentRequested(msgspec.Struct, frozen=True, array_like=True, tag="consent.requested"):
+    """An ATP asked; nothing is granted yet."""
+
+    consent_id: ConsentId
+    consent: ConsentRecord
+    terms: Terms
+    act: Act
+
+
+class ConsentGranted(msgspec.Struct, frozen=True, array_like=True, tag="consent.granted"):
+    """The consumer said yes. lead_occupant: only where one person consents for several."""
+
+    consent_id: ConsentId
+    consent: ConsentRecord
+    terms: Terms
+    act: Act
+    lead_occupant: LeadOccupant | None = None
+
+
+class ConsentDeclined(msgspec.Struct, frozen=True, array_like=True, tag="consent.declined"):
+    """The consumer said no."""
+
+    consent_id: ConsentId
+    consent: ConsentRecord
+    terms: Terms
+    act: Act
+
+
+class ConsentAbandoned(msgspec.Struct, frozen=True, array_like=True, tag="consent.abandoned"):
+    """The consumer never answered."""
+
+    consent_id: ConsentId
+    consent: ConsentRecord
+    terms: Terms
+    act: Act
+
+
+class ConsentRenewed(msgspec.Struct, frozen=True, array_like=True, tag="consent.renewed"):
+    """The same scope for longer (CMS-24)."""
+
+    consent_id: ConsentId
+    consent: ConsentRecord
+    terms: Terms
+    act: Act
+    previous_expires_at: UnixTime
+    address_confirmed_at: UnixTime
+
+
+class ConsentWindowCut(msgspec.Struct, frozen=True, array_like=True, tag="consent.window_cut"):
+    """The occupancy turned out shorter (CMS-07)."""
+
+    consent_id: ConsentId
+    consent: ConsentRecord
+    terms: Terms
+    act: Act
+    previous_from: UnixTime
+    previous_to: UnixTime | None
+
+
+class ConsentConsumed(msgspec.Struct, frozen=True, array_like=True, tag="consent.consumed"):
+    """A one-off was used (CMS-05)."""
+
+    consent_id: ConsentId
+    consent: ConsentRecord
+    terms: Terms
+    act: Act
+    edp: ClientId
+    share_id: str
+
+
+class ConsentExpired(msgspec.Struct, frozen=True, array_like=True, tag="consent.expired"):
+    """Its time was over (CMS-25)."""
+
+    consent_id: ConsentId
+    consent: ConsentRecord
+    terms: Terms
+    act: Act
+
+
+class ConsentRevoked(msgspec.Struct, frozen=True, array_like=True, tag="consent.revoked"):
+    """Taken back. effective_from: earlier than the act when somebody had moved out before (CMS-23)."""
+
+    consent_id: ConsentId
+    consent: ConsentRecord
+    terms: Terms
+    act: Act
+    effective_from: UnixTime
+
+
+class ConsentDisputed(msgspec.Struct, frozen=True, array_like=True, tag="consent.disputed"):
+    """Ended at once because somebody disputes it. case_id: the dispute's own reference."""
+
+    consent_id: ConsentId
+    consent: ConsentRecord
+    terms: Terms
+    act: Act
+    case_id: str
+
+
+class ConsentSuperseded(msgspec.Struct, frozen=True, array_like=True, tag="consent.superseded"):
+    """Replaced by another consent."""
+
+    consent_id: ConsentId
+    consent: ConsentRecord
+    terms: Terms
+    act: Act
+    successor: ConsentId
+
+
+class ParticipantRegistered(msgspec.Struct, frozen=True, array_like=True, tag="participant.registered"):
+    """A client of an organisation may speak to the service."""
+
+    participant: ParticipantRecord
+    organisation: Organisation
+    act: Act
+
+
+class ParticipantUpdated(msgspec.Struct, frozen=True, array_like=True, tag="participant.updated"):
+    """Data sets, limits or the form of its answers changed."""
+
+    participant: ParticipantRecord
+    organisation: Organisation
+    act: Act
+
+
+class ParticipantSuspended(msgspec.Struct, frozen=True, array_like=True, tag="participant.suspended"):
+    """Nothing it asks is answered, no token of it is good."""
+
+    participant: ParticipantRecord
+    organisation: Organisation
+    act: Act
+
+
+class ParticipantReinstated(msgspec.Struct, frozen=True, array_like=True, tag="participant.reinstated"):
+    """The suspension is over."""
+
+    participant: ParticipantRecord
+    organisation: Organisation
+    act: Act
+
+
+class CertificatesReplaced(msgspec.Struct, frozen=True, array_like=True, tag="participant.certificates_replaced"):
+    """Other transport certificates stand for the client from now on."""
+
+    participant: ParticipantRecord
+    organisation: Organisation
+    act: Act
+
+
+class TokenRevoked(msgspec.Struct, frozen=True, array_like=True, tag="token.revoked"):
+    """One token ended early; the consents behind it stay. key: first 16 bytes of SHA-256 over its `jti`."""
+
+    key: bytes
+    revocation: TokenRevocation
+    client_id: ClientId
+    act: Act
+
+
+class PolicyChanged(msgspec.Struct, frozen=True, array_like=True, tag="policy.changed"):
+    """Other policy values hold from now on."""
+
+    policy: PolicyRecord
+    act: Act
+
+
+class IssuerKeysPublished(msgspec.Struct, frozen=True, array_like=True, tag="issuer.keys_published"):
+    """The issuer's verification keys. jwks: the JSON text of an RFC 7517 key set; public keys only."""
+
+    issuer: str
+    jwks: bytes
+    at: UnixTime
+
+
+class LedgerCreated(msgspec.Struct, frozen=True, array_like=True, tag="ledger.created"):
+    """The first event of every ledger: what it may be used for is settled here, once."""
+
+    kind: Literal["sandbox", "production"]
+    incarnation: str
+    at: UnixTime
+
+
+ConsentEvent = (
+    ConsentRequested
+    | ConsentGranted
+    | ConsentDeclined
+    | ConsentAbandoned
+    | ConsentRenewed
+    | ConsentWindowCut
+    | ConsentConsumed
+    | ConsentExpired
+    | ConsentRevoked
+    | ConsentDisputed
+    | ConsentSuperseded
+)
+ParticipantEvent = (
+    ParticipantRegistered | ParticipantUpdated | ParticipantSuspended | ParticipantReinstated | CertificatesReplaced
+)
+LedgerEvent = ConsentEvent | ParticipantEvent | TokenRevoked | PolicyChanged | IssuerKeysPublished | LedgerCreated
+
+
+class Person(msgspec.Struct, frozen=True, array_like=True):
+    """Whom a consent is of. Occupancy is half-open [moved_in, moved_out), None = unknown or still there."""
+
+    person_id: str  # pseudonymous
+    name: str
+    address: str
+    moved_in: UnixTime | None = None
+    moved_out: UnixTime | None = None
+
+
+class ConsentPersonal(msgspec.Struct, frozen=True, array_like=True):
+    """The personal part of every consent event; stored encrypted under the person's own key."""
+
+    person: Person
+    meter_points: tuple[str, ...]
+
+
+class UnreadableEvent(Fault):
+    """Bytes in the ledger that are no event of ours, or a newer program's."""
+
+    kind = Kind.BROKEN
+
+
+_encoder = msgspec.msgpack.Encoder()
+_events: Final[msgspec.msgpack.Decoder[LedgerEvent]] = msgspec.msgpack.Decoder(LedgerEvent)
+_personal: Final = msgspec.msgpack.Decoder(ConsentPersonal)
+
+
+def tag_of(event: LedgerEvent) -> str:
+    """The event's tag: `consent.granted` …"""
+    tag = type(event).__struct_config__.tag
+    assert isinstance(tag, str)  # noqa: S101 - every class above has one
+    return tag
+
+
+def encode(event: LedgerEvent) -> bytes:
+    """The stored body."""
+    return _encoder.encode(event)
+
+
+def decode(body: bytes) -> LedgerEvent:
+    """Read a stored body of any age. Raises UnreadableEvent."""
+    try:
+        return _events.decode(body)
+    except msgspec.MsgspecError as error:
+        raise UnreadableEvent("a ledger event could not be read", detail=str(error)) from error
+
+
+def event_of(stored: StoredEvent) -> LedgerEvent:
+    """Read the body of a stored event. Raises UnreadableEvent, also when its tag is not that of its body."""
+    event = decode(stored.body)
+    if tag_of(event) != stored.tag:
+        raise UnreadableEvent("a ledger event's body is not what its tag says", detail=stored.tag)
+    return event
+
+
+def encode_personal(personal: ConsentPersonal) -> Personal:
+    """The personal part as the ledger takes it."""
+    return Personal(personal.person.person_id, _encoder.encode(personal))
+
+
+def decode_personal(plaintext: bytes) -> ConsentPersonal:
+    """Read a decrypted personal part of any age. Raises UnreadableEvent."""
+    try:
+        return _personal.decode(plaintext)
+    except msgspec.MsgspecError as error:
+        raise UnreadableEvent("a personal part could not be read") from error
+
+
+def subject_of(event: LedgerEvent) -> str:
+    """What the event is about."""
+    match event:
+        case TokenRevoked():
+            return f"token:{event.key.hex()}"
+        case PolicyChanged():
+            return "policy"
+        case IssuerKeysPublished():
+            return "issuer"
+        case LedgerCreated():
+            return "ledger"
+        case (
+            ParticipantRegistered()
+            | ParticipantUpdated()
+            | ParticipantSuspended()
+            | ParticipantReinstated()
+            | CertificatesReplaced()
+        ):
+            return f"participant:{event.participant.client_id}"
+        case _:
+            return f"consent:{event.consent_id}"
+
+
+def feed_record_of(event: LedgerEvent) -> FeedRecord | None:
+    """What the event means to engines; None = nothing, the feed gets an empty entry with its number."""
+    match event:
+        case TokenRevoked():
+            return FeedRecord(EntryKind.TOKEN_REVOCATION, event.key, _encoder.encode(event.revocation))
+        case PolicyChanged():
+            return FeedRecord(EntryKind.POLICY, POLICY_KEY, _encoder.encode(event.policy))
+        case IssuerKeysPublished():
+            return FeedRecord(EntryKind.KEYS, KEYS_KEY, _encoder.encode(event.issuer))
+        case LedgerCreated():
+            return None
+        case (
+            ParticipantRegistered()
+            | ParticipantUpdated()
+            | ParticipantSuspended()
+            | ParticipantReinstated()
+            | CertificatesReplaced()
+        ):
+            key = event.participant.client_id.encode()
+            return FeedRecord(EntryKind.PARTICIPANT, key, _encoder.encode(event.participant))
+        case _:
+            return _consent_record(event)
+
+
+_NEVER_GRANTED: Final = frozenset({State.REQUESTED, State.DECLINED, State.ABANDONED})
+
+
+def _consent_record(event: ConsentEvent) -> FeedRecord | None:
+    if event.consent.state in _NEVER_GRANTED:
+        return None  # no token can name it
+    return FeedRecord(EntryKind.CONSENT, consent_key(event.consent_id), _encoder.encode(event.consent))
+
+
+def append_of(event: LedgerEvent, expected_version: int, personal: Personal | None = None) -> Append:
+    """The append for an event. expected_version: of its subject before it, 0 = the subject is new."""
+    return Append(subject_of(event), tag_of(event), expected_version, encode(event), personal, feed_record_of(event))
