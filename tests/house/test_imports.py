@@ -42,10 +42,12 @@ ONE_IMPORTER = {
 }
 
 
-def sources(*tops: str) -> Iterator[Path]:
+def sources(*tops: str) -> list[Path]:
+    found: list[Path] = []
     for top in tops:
         path = ROOT / top
-        yield from [path] if path.is_file() else sorted(path.rglob("*.py"))
+        found += [path] if path.is_file() else sorted(path.rglob("*.py"))
+    return found
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -85,7 +87,10 @@ def test_pure_rooms_name_no_impure_module(path: Path) -> None:
 def test_pure_rooms_load_without_trio() -> None:
     modules = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in sources(*PURE)]
     modules = [m.removesuffix(".__init__") for m in modules if not m.startswith("admin")]
-    code = f"import sys\nfor m in {modules!r}: __import__(m)\nprint([m for m in ('trio', 'lmdb', 'quart') if m in sys.modules])"
+    code = (
+        f"import sys\nfor m in {modules!r}: __import__(m)\n"
+        "print([m for m in ('trio', 'lmdb', 'quart') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

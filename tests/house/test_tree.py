@@ -12,7 +12,17 @@ TOP = {
     "requirements.lock", "requirements-dev.lock",
 }  # fmt: skip
 MADE = {"var", "build", "__pycache__"}
-SKIPPED = {".git", ".venv", "var", "build", "node_modules", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"}
+SKIPPED = {
+    ".git",
+    ".venv",
+    "var",
+    "build",
+    "node_modules",
+    "__pycache__",
+    ".mypy_cache",
+    ".ruff_cache",
+    ".pytest_cache",
+}
 
 
 def texts(*suffixes: str) -> list[Path]:
@@ -34,7 +44,9 @@ def test_names_say_something() -> None:
 
 
 def test_every_ignore_carries_a_reason() -> None:
-    bare = re.compile(r"#\s*(noqa(?!: [A-Z0-9, ]+ - )|type: ignore(?!\[[a-z-]+(, ?[a-z-]+)*\]  ?# )(?!\[[a-z-]+(, ?[a-z-]+)*\] - ))")
+    bare = re.compile(
+        r"#\s*(noqa(?!: [A-Z0-9, ]+ - )|type: ignore(?!\[[a-z-]+(, ?[a-z-]+)*\]  ?# )(?!\[[a-z-]+(, ?[a-z-]+)*\] - ))"
+    )
     found = [
         f"{path.relative_to(ROOT)}:{number}"
         for path in texts(".py")
