@@ -1,0 +1,175 @@
+"""One database, reached from trio: short transactions in limited threads, faults translated next to the call.
+
+A transaction begins and ends inside one thread call, so a cancelled caller never leaves one open. `run` writes,
+`read` sees one unchanging snapshot. SQLite has one writer at a time, so its writers queue here, in order, and
+not in SQLite's busy handler. Nothing is retried here: only the caller knows whether it may repeat.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import sqlalchemy as sa
+import trio
+from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from admin.config import Ledger
+from admin.ledger.store import LedgerUnavailable
+from engine.errors import Fault, Kind
+
+T = TypeVar("T")
+Work = Callable[[sa.Connection], T]
+
+_BUSY_MS: Final = 5_000  # how long a statement waits for another process's transaction before it gives up
+_WAL_PAGES: Final = 4_000  # 16 MB between checkpoints: fewer pauses than SQLite's 4 MB, still quick to recover
+_POSTGRES_CONNECT: Final = {
+    "connect_timeout": 5,
+    "keepalives_idle": 5,
+    "keepalives_interval": 2,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,  # a silent server is a lost one: writes stop with an error instead of hanging
+    "prepare_threshold": 2,
+}
+
+
+class DatabaseFault(Fault):
+    """The database refused a statement: a defect of ours or tampering, never load."""
+
+    kind = Kind.BROKEN
+
+
+class Database:
+    """A pool of connections and the threads that use them. Safe to share among stores."""
+
+    def __init__(self, url: str, *, pool_size: int = 4, password: str | None = None) -> None:
+        """url: `sqlite:////path` or `postgresql+psycopg://…`; password: put into the url."""
+        self.url = _with_password(url, password)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._writers = trio.CapacityLimiter(1 if self.is_sqlite else pool_size)
+        self._readers = trio.CapacityLimiter(pool_size)
+        self.engine = _sqlite_engine(self.url, pool_size) if self.is_sqlite else _postgres_engine(self.url, pool_size)
+        self._reading = self.engine.execution_options(**_read_options(is_sqlite=self.is_sqlite))
+
+    @classmethod
+    def of(cls, config: Ledger) -> "Database":
+        """The database that the settings name. Raises OSError when the password file cannot be read."""
+        password = config.password_file.read_text().strip() if config.password_file else None
+        return cls(config.url, pool_size=config.pool_size, password=password)
+
+    async def run(self, work: Work[T]) -> T:
+        """Run `work` in a thread, in one read-write transaction; commits when it returns, else rolls back.
+
+        On SQLite the write lock is taken at the beginning. Raises LedgerUnavailable, DatabaseFault, and whatever
+        Fault `work` raises. A cancelled caller waits for the thread.
+        """
+        return await trio.to_thread.run_sync(self.transact, work, limiter=self._writers)
+
+    async def read(self, work: Work[T]) -> T:
+        """Run `work` in a thread on one unchanging snapshot. Raises as `run`."""
+        return await trio.to_thread.run_sync(self.inspect, work, limiter=self._readers)
+
+    def transact(self, work: Work[T]) -> T:
+        """`run` for callers that are in a thread already."""
+        with self._translated(), self.engine.begin() as connection:
+            return work(connection)
+
+    def inspect(self, work: Work[T]) -> T:
+        """`read` for callers that are in a thread already."""
+        with self._translated(), self._reading.begin() as connection:
+            return work(connection)
+
+    def dispose(self) -> None:
+        """Close the idle connections."""
+        self.engine.dispose()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
+        try:
+            yield
+        except (SQLAlchemyError, driver_error) as error:
+            raise _fault(error) from error
+
+
+def _fault(error: Exception) -> Fault:
+    cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
+    detail = f"{type(cause).__name__}: {cause}"[:500]
+    if isinstance(error, PoolTimeout) or _is_outage(cause):
+        return LedgerUnavailable("the ledger's database does not answer", detail=detail)
+    return DatabaseFault("the ledger's database refused a statement", detail=detail)
+
+
+def _is_outage(cause: BaseException) -> bool:
+    """No connection, locked, disk full, shutting down: drivers call these (and SQLite too much else) operational."""
+    if getattr(cause, "sqlite_errorcode", None) == sqlite3.SQLITE_ERROR:
+        return False  # bad SQL or a trigger's refusal
+    return any(parent.__name__ in {"OperationalError", "InterfaceError"} for parent in type(cause).__mro__)
+
+
+def _with_password(url: str, password: str | None) -> sa.URL:
+    parsed = sa.make_url(url)
+    return parsed if password is None else parsed.set(password=password)
+
+
+def _read_options(*, is_sqlite: bool) -> dict[str, Any]:
+    if is_sqlite:
+        return {"ccs_begin": "BEGIN"}
+    return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+
+
+def _sqlite_engine(url: sa.URL, pool_size: int) -> sa.Engine:
+    if url.database:
+        Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    engine = sa.create_engine(url, pool_size=pool_size + 2, max_overflow=0, pool_timeout=5)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _postgres_engine(url: sa.URL, pool_size: int) -> sa.Engine:
+    engine = sa.create_engine(
+        url,
+        pool_size=2 * pool_size + 2,
+        max_overflow=0,
+        pool_timeout=5,
+        pool_pre_ping=True,  # after an outage the first call already works
+        connect_args=_POSTGRES_CONNECT,
+    )
+    event.listen(engine, "connect", _prepare_postgres)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection has no type
+    connection.isolation_level = None  # we begin transactions ourselves
+    for pragma in (
+        f"busy_timeout={_BUSY_MS}",
+        "journal_mode=WAL",
+        "synchronous=FULL",  # NORMAL may lose the last commits when the machine stops
+        "foreign_keys=ON",
+        "recursive_triggers=ON",  # else INSERT OR REPLACE would slip past the triggers on events
+        "secure_delete=ON",  # an erased person's key is overwritten, not only unlinked
+        "trusted_schema=OFF",
+        f"wal_autocheckpoint={_WAL_PAGES}",
+        "cache_size=-32768",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("ccs_begin", "BEGIN IMMEDIATE"))
+
+
+def _prepare_postgres(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection has no type
+    with connection.cursor() as cursor:
+        cursor.execute("SET TIME ZONE 'UTC'")
+        cursor.execute(f"SET lock_timeout = {_BUSY_MS}")
+        cursor.execute("SET statement_timeout = 60000")
+        cursor.execute("SET idle_in_transaction_session_timeout = 60000")
+        cursor.execute("SHOW synchronous_commit")
+        if cursor.fetchone()[0] in {"off", "local"}:  # an acknowledged write must survive the server
+            cursor.execute("SET synchronous_commit = on")
+    connection.commit()
