@@ -11,7 +11,8 @@ def node(*, config: Path) -> None:
     config
         The node's settings; `ccs check-config FILE` says whether they would be taken.
     """
-    from engine.config import load_node_config
     from engine.node.supervisor import run_node
+
+    from engine.config import load_node_config
 
     run_node(load_node_config(config), config)
