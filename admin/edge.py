@@ -1,0 +1,159 @@
+"""The admin application's edge: one table from kinds of fault to statuses, and problem answers by RFC 9457.
+
+A view raises a `Fault` and says no more; here it becomes `application/problem+json` with a stable `code`. What is
+not a fault of ours is a bare 500 with nothing of the exception in it: the log has that, under the request's id.
+"""
+
+import re
+import uuid
+from http import HTTPStatus
+from typing import Any, Final, TypeVar
+
+import msgspec
+import structlog
+import trio
+from quart import Response, g, request
+from quart_trio import QuartTrio
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
+
+from admin.json_bodies import FieldError, read_body
+from engine.errors import Fault, Kind
+
+T = TypeVar("T")
+
+PROBLEM_JSON: Final = "application/problem+json"
+MAX_JSON: Final = 65_536  # bytes of a JSON body: the largest we know of, a full grant, stays below 8 KiB
+MAX_BODY: Final = 1_048_576  # bytes of any body; a node's report batch is the largest
+RETRY_AFTER: Final = 1  # seconds; a ledger that fails over is back in a few
+
+STATUSES: Final[dict[Kind, HTTPStatus]] = {
+    Kind.INVALID: HTTPStatus.BAD_REQUEST,
+    Kind.UNAUTHENTICATED: HTTPStatus.UNAUTHORIZED,
+    Kind.FORBIDDEN: HTTPStatus.FORBIDDEN,
+    Kind.NOT_FOUND: HTTPStatus.NOT_FOUND,
+    Kind.CONFLICT: HTTPStatus.CONFLICT,
+    Kind.TOO_LARGE: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    Kind.TOO_MANY: HTTPStatus.TOO_MANY_REQUESTS,
+    Kind.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
+    Kind.BROKEN: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+_WAITS: Final = frozenset({Kind.TOO_MANY, Kind.UNAVAILABLE})
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+_log = structlog.get_logger("ccs.admin.edge")
+
+
+class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
+    """RFC 9457 section 3; the type is `about:blank`, so the title is the status's phrase. code: stable, ours."""
+
+    status: int
+    title: str
+    code: str
+    detail: str = ""
+    errors: tuple[FieldError, ...] = ()
+
+
+class EdgeApp(QuartTrio):
+    """Quart-Trio that loses no member of an exception group and never answers with an exception's text."""
+
+    async def handle_user_exception(self, error: Any) -> Any:  # noqa: ANN401 - quart's own signature
+        if isinstance(error, BaseExceptionGroup):
+            cancelled, others = error.split(trio.Cancelled)
+            if cancelled is not None or others is None:
+                raise error
+            _log.error("exception group in a view", exc_info=error, request_id=request_id())
+            error = others.exceptions[0] if len(others.exceptions) == 1 else _Several()
+        return await super().handle_user_exception(error)
+
+
+class _Several(Exception):
+    """More than one thing went wrong at once: which of them to tell is anybody's guess, so none is told."""
+
+
+def code_of(fault: Fault) -> str:
+    """The stable code: the fault's class in snake case, `version_conflict`. Renaming a class changes the API."""
+    return _WORD.sub("_", type(fault).__name__).lower()
+
+
+def problem_of(fault: Fault) -> Problem:
+    """What a caller is told of a fault: of a broken one, nothing."""
+    status = STATUSES[fault.kind]
+    if fault.kind is Kind.BROKEN:
+        return Problem(status, status.phrase, "internal")
+    return Problem(status, status.phrase, code_of(fault), fault.text, getattr(fault, "errors", ()))
+
+
+def problem(answer: Problem) -> Response:
+    """A problem as a response."""
+    return Response(msgspec.json.encode(answer), status=answer.status, content_type=PROBLEM_JSON)
+
+
+def answer(body: msgspec.Struct, status: HTTPStatus = HTTPStatus.OK) -> Response:
+    """A struct as a JSON response."""
+    return Response(msgspec.json.encode(body), status=status, content_type="application/json")
+
+
+async def read_json(kind: type[T], limit: int = MAX_JSON) -> T:
+    """The request's body as a struct. Raises InvalidBody, or the HTTP refusals 413 and 415."""
+    if request.mimetype != "application/json" or request.headers.get("Content-Encoding", "identity") != "identity":
+        raise UnsupportedMediaType("send application/json, uncompressed")
+    if (request.content_length or 0) > limit:
+        raise RequestEntityTooLarge(f"send at most {limit} bytes")
+    raw = await request.get_data(cache=False, as_text=False, parse_form_data=False)
+    if len(raw) > limit:
+        raise RequestEntityTooLarge(f"send at most {limit} bytes")
+    return read_body(raw, kind)
+
+
+def request_id() -> str:
+    """The request's id: the caller's `X-Request-ID` where it is well formed, else one drawn here."""
+    if "request_id" not in g:
+        offered = request.headers.get("X-Request-ID", "")
+        g.request_id = offered if _REQUEST_ID.fullmatch(offered) else str(uuid.uuid4())
+    drawn: str = g.request_id
+    return drawn
+
+
+def edge_app(name: str) -> EdgeApp:
+    """An application with the edge in place, for the composition root to hang blueprints on."""
+    app = EdgeApp(name, static_folder=None)
+    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
+    app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # an unknown method is 405, OPTIONS included
+    app.register_error_handler(Fault, _fault)
+    app.register_error_handler(HTTPException, _http_refusal)
+    app.register_error_handler(Exception, _bare)
+    app.after_request(_finish)
+    return app
+
+
+async def _fault(fault: Fault) -> Response:
+    if fault.detail or fault.kind in (Kind.BROKEN, Kind.UNAVAILABLE):
+        _log.warning("fault", code=code_of(fault), text=fault.text, detail=fault.detail, request_id=request_id())
+    response = problem(problem_of(fault))
+    if fault.kind in _WAITS:
+        response.headers["Retry-After"] = str(RETRY_AFTER)
+    return response
+
+
+async def _http_refusal(refusal: HTTPException) -> Response:
+    """HTTP's own refusals (404, 405, 408, 413, 415 …) in the same form; their headers, such as Allow, stay."""
+    status = HTTPStatus(refusal.code or 500)
+    response = problem(Problem(status, status.phrase, status.name.lower(), refusal.description or ""))
+    for name, value in refusal.get_headers():
+        if name.lower() not in ("content-type", "content-length"):
+            response.headers[name] = value
+    return response
+
+
+async def _bare(error: Exception) -> Response:
+    _log.error("unexpected exception in a view", exc_info=error, request_id=request_id())
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    return problem(Problem(status, status.phrase, "internal"))
+
+
+async def _finish(response: Response) -> Response:
+    response.headers["X-Request-ID"] = request_id()
+    response.headers.setdefault("Cache-Control", "no-store")
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    return response
