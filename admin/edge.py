@@ -16,13 +16,12 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
-from admin.json_bodies import FieldError, read_body
+from engine.consent.reading import MAX_TEXT_BYTES, InvalidFields, read_struct, strict_json
 from engine.errors import Fault, Kind
 
-T = TypeVar("T")
+S = TypeVar("S", bound=msgspec.Struct)
 
 PROBLEM_JSON: Final = "application/problem+json"
-MAX_JSON: Final = 65_536  # bytes of a JSON body: the largest we know of, a full grant, stays below 8 KiB
 MAX_BODY: Final = 1_048_576  # bytes of any body; a node's report batch is the largest
 RETRY_AFTER: Final = 1  # seconds; a ledger that fails over is back in a few
 
@@ -42,6 +41,13 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 _log = structlog.get_logger("ccs.admin.edge")
+
+
+class FieldError(msgspec.Struct, frozen=True):
+    """One fault of one member. pointer: a JSON Pointer as a URI fragment (RFC 6901 section 6), `#/meter_points`."""
+
+    pointer: str
+    detail: str
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -81,7 +87,14 @@ def problem_of(fault: Fault) -> Problem:
     status = STATUSES[fault.kind]
     if fault.kind is Kind.BROKEN:
         return Problem(status, status.phrase, "internal")
-    return Problem(status, status.phrase, code_of(fault), fault.text, getattr(fault, "errors", ()))
+    if isinstance(fault, InvalidFields):
+        errors = tuple(FieldError(_pointer(p.field), p.text) for p in fault.problems)
+        return Problem(status, status.phrase, code_of(fault), "members of the request break its rules", errors)
+    return Problem(status, status.phrase, code_of(fault), fault.text)
+
+
+def _pointer(field: str) -> str:
+    return "#/" + field.replace(".", "/") if field else "#"
 
 
 def problem(answer: Problem) -> Response:
@@ -94,16 +107,24 @@ def answer(body: msgspec.Struct, status: HTTPStatus = HTTPStatus.OK) -> Response
     return Response(msgspec.json.encode(body), status=status, content_type="application/json")
 
 
-async def read_json(kind: type[T], limit: int = MAX_JSON) -> T:
-    """The request's body as a struct. Raises InvalidBody, or the HTTP refusals 413 and 415."""
+async def read_json(kind: type[S]) -> S:
+    """The request's body as a struct, read strictly.
+
+    Raises InvalidText and InvalidFields, or HTTP's own refusals 413 and 415.
+    """
+    return read_struct(strict_json(await json_text()), kind)
+
+
+async def json_text() -> bytes:
+    """The request's JSON text, bounded. Raises HTTP's own refusals 413 and 415."""
     if request.mimetype != "application/json" or request.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedMediaType("send application/json, uncompressed")
-    if (request.content_length or 0) > limit:
-        raise RequestEntityTooLarge(f"send at most {limit} bytes")
-    raw = await request.get_data(cache=False, as_text=False, parse_form_data=False)
-    if len(raw) > limit:
-        raise RequestEntityTooLarge(f"send at most {limit} bytes")
-    return read_body(raw, kind)
+    if (request.content_length or 0) > MAX_TEXT_BYTES:
+        raise RequestEntityTooLarge(f"send at most {MAX_TEXT_BYTES} bytes")
+    raw = await request.get_data(cache=True, as_text=False, parse_form_data=False)
+    if len(raw) > MAX_TEXT_BYTES:
+        raise RequestEntityTooLarge(f"send at most {MAX_TEXT_BYTES} bytes")
+    return raw
 
 
 def request_id() -> str:

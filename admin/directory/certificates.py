@@ -1,30 +1,30 @@
-"""Transport certificates as the directory registers them: a PEM text in, thumbprint and end of life out."""
+"""Transport certificates as the directory registers them: base64 of DER in, thumbprint and end of life out."""
 
+import base64
 import hashlib
+from typing import Annotated
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from msgspec import Meta
 
 from engine.clock import UnixTime
 from engine.consent.records import Certificate, Thumbprint
 from engine.errors import Fault, Kind
 
+EncodedCertificate = Annotated[str, Meta(max_length=4096, pattern="^[A-Za-z0-9+/]+={0,2}$")]
+
 
 class InvalidCertificate(Fault):
-    """Not exactly one X.509 certificate in PEM."""
+    """Not an X.509 certificate in DER, base64-encoded."""
 
     kind = Kind.INVALID
 
 
-def certificate_of(pem: str) -> Certificate:
-    """Read one certificate (RFC 7468 section 5). Raises InvalidCertificate, also where a key or a second one is."""
+def certificate_of(encoded: str) -> Certificate:
+    """Read one certificate in the form of a member of `x5c` (RFC 7515 section 4.1.6). Raises InvalidCertificate."""
     try:
-        certificates = x509.load_pem_x509_certificates(pem.encode())
+        der = base64.b64decode(encoded, validate=True)
+        not_after = x509.load_der_x509_certificate(der).not_valid_after_utc
     except ValueError as error:
-        raise InvalidCertificate("not a certificate in PEM", detail=str(error)) from error
-    if len(certificates) != 1 or "PRIVATE KEY" in pem:
-        raise InvalidCertificate("send exactly one certificate, and never a key")
-    (certificate,) = certificates
-    der = certificate.public_bytes(Encoding.DER)
-    not_after = UnixTime(int(certificate.not_valid_after_utc.timestamp()))
-    return Certificate(Thumbprint(hashlib.sha256(der).digest()), not_after)
+        raise InvalidCertificate("certificates: not a certificate in base64 of DER") from error
+    return Certificate(Thumbprint(hashlib.sha256(der).digest()), UnixTime(int(not_after.timestamp())))

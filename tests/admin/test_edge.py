@@ -7,9 +7,9 @@ import pytest
 import trio
 from quart import request
 
-from admin.edge import MAX_JSON, STATUSES, EdgeApp, answer, code_of, edge_app, read_json, request_id
-from admin.json_bodies import FieldError, InvalidBody
+from admin.edge import STATUSES, EdgeApp, answer, code_of, edge_app, read_json, request_id
 from admin.ledger.store import IdempotencyMismatch, LedgerUnavailable, VersionConflict
+from engine.consent.reading import MAX_TEXT_BYTES, InvalidFields, InvalidText, Problem
 from engine.errors import Fault, Kind
 
 
@@ -104,9 +104,12 @@ async def test_a_cancelled_view_is_cancelled() -> None:
 
 
 async def test_field_errors_are_listed() -> None:
-    fault = InvalidBody("the body breaks a rule", (FieldError("#/name", "missing"),))
+    fault = InvalidFields([Problem("terms.name", "is missing"), Problem("", "must be an object")])
     response = await app_raising(fault).test_client().get("/")
-    assert (await response.get_json(force=True))["errors"] == [{"pointer": "#/name", "detail": "missing"}]
+    assert (await response.get_json(force=True))["errors"] == [
+        {"pointer": "#/terms/name", "detail": "is missing"},
+        {"pointer": "#", "detail": "must be an object"},
+    ]
 
 
 @pytest.mark.parametrize(
@@ -117,9 +120,10 @@ async def test_field_errors_are_listed() -> None:
         ({"Content-Type": "text/plain"}, b'{"name": "x"}', 415, "unsupported_media_type"),
         ({}, b'{"name": "x"}', 415, "unsupported_media_type"),
         ({"Content-Type": "application/json", "Content-Encoding": "gzip"}, b"x", 415, "unsupported_media_type"),
-        ({"Content-Type": "application/json"}, b" " * (MAX_JSON + 1), 413, "request_entity_too_large"),
-        ({"Content-Type": "application/json"}, b'{"nam": "x"}', 400, "invalid_body"),
-        ({"Content-Type": "application/json"}, b"", 400, "invalid_body"),
+        ({"Content-Type": "application/json"}, b" " * (MAX_TEXT_BYTES + 1), 413, "request_entity_too_large"),
+        ({"Content-Type": "application/json"}, b'{"nam": "x"}', 400, "invalid_fields"),
+        ({"Content-Type": "application/json"}, b'{"name": "x", "name": "y"}', 400, "invalid_text"),
+        ({"Content-Type": "application/json"}, b"", 400, "invalid_text"),
     ],
 )
 async def test_bodies_are_bounded_and_of_one_type(
@@ -165,9 +169,9 @@ async def test_one_request_has_one_id() -> None:
 
 def test_codes_are_stable() -> None:
     """Clients match on these: a renamed class must keep its old code."""
-    assert [code_of(kind("")) for kind in (VersionConflict, IdempotencyMismatch, LedgerUnavailable, InvalidBody)] == [
+    assert [code_of(kind("")) for kind in (VersionConflict, IdempotencyMismatch, LedgerUnavailable, InvalidText)] == [
         "version_conflict",
         "idempotency_mismatch",
         "ledger_unavailable",
-        "invalid_body",
+        "invalid_text",
     ]
