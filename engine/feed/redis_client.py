@@ -107,12 +107,12 @@ class RedisClient:
 
     async def wait_up(self) -> None:
         """Returns when there is a link; it may be gone again by the next call."""
-        while self._link is None:
+        while not self._up:
             await self._changed.wait()
 
     async def wait_down(self) -> None:
         """Returns when there is no link."""
-        while self._link is not None:
+        while self._up:
             await self._changed.wait()
 
     async def execute(self, *command: Arg) -> Reply:
@@ -151,8 +151,13 @@ class RedisClient:
             link.drop(RedisUnavailable("a blocking read was given up"))
             raise
 
+    @property
+    def _up(self) -> bool:
+        # A link is down from its first fault on, a little before its task has ended.
+        return self._link is not None and self._link.up
+
     def _require_link(self) -> Link:
-        if self._link is None:
+        if self._link is None or not self._link.up:
             raise RedisUnavailable("there is no link to Redis", detail=self._last_fault)
         return self._link
 

@@ -15,6 +15,8 @@ import redis.crc
 import redis.exceptions
 import redis.sentinel
 import trio
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from engine.clock import Seconds
 from engine.errors import Kind
@@ -62,6 +64,7 @@ class Connecting:
         self.options: dict[str, Any] = {
             "socket_timeout": STEP_TIMEOUT,
             "socket_connect_timeout": STEP_TIMEOUT,
+            "retry": Retry(NoBackoff(), 0),  # the owner of the link tries again, by its own back-off
             "username": credentials.username or None,
             "password": credentials.password or None,
         }
