@@ -1,0 +1,67 @@
+"""Structured logs: one JSON object a line on stderr, written in one place.
+
+An event is a name in snake case with fields, never a sentence put together from data. Tokens do not belong in
+fields; should one slip in (an exception's text quotes it), it is struck out on the way.
+"""
+
+import re
+import sys
+from typing import Any, BinaryIO, Final
+
+import orjson
+import structlog
+from structlog.typing import EventDict, FilteringBoundLogger, WrappedLogger
+
+from engine.config import BadConfig
+
+_LEVELS: Final = {"debug": 10, "info": 20, "warning": 30, "error": 40, "critical": 50}
+_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]{6,}\.[A-Za-z0-9_-]*(?:\.[A-Za-z0-9_-]*)?")
+_NAMES: Final = re.compile(r"(?:^|_)(?:token|secret|password|authorization|assertion|cookie|dpop)$")
+_REMOVED: Final = "[removed]"
+
+
+def configure(level: str, *, stream: BinaryIO | None = None, **always: str) -> None:
+    """Set up this process's log; `always` goes into every line (role, node_id). Raises BadConfig."""
+    number = _LEVELS.get(level)
+    if number is None:
+        raise BadConfig(f"log-level: {level!r} is none of {', '.join(_LEVELS)}")
+    structlog.configure(
+        processors=[
+            _with(always),
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="at"),
+            structlog.processors.format_exc_info,
+            strike_out_secrets,
+            structlog.processors.JSONRenderer(serializer=_to_json),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(number),
+        logger_factory=structlog.BytesLoggerFactory(stream or sys.stderr.buffer),
+        cache_logger_on_first_use=False,
+    )
+
+
+def logger(room: str) -> FilteringBoundLogger:
+    """The log of one room; may be taken at import, before `configure`."""
+    bound: FilteringBoundLogger = structlog.get_logger(room=room)
+    return bound
+
+
+def strike_out_secrets(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
+    """Replace values that are tokens, or stand under a name that says so."""
+    for name, value in fields.items():
+        if _NAMES.search(name):
+            fields[name] = _REMOVED
+        elif isinstance(value, str) and "eyJ" in value:
+            fields[name] = _JWT.sub(_REMOVED, value)
+    return fields
+
+
+def _with(always: dict[str, str]) -> Any:  # noqa: ANN401 - structlog's processors are typed by a union of callables
+    def add(_logger: WrappedLogger, _method: str, fields: EventDict) -> EventDict:
+        return {**always, **fields}
+
+    return add
+
+
+def _to_json(fields: EventDict, **_options: object) -> bytes:
+    return orjson.dumps(fields, default=repr)
