@@ -100,6 +100,10 @@ class Callers:
             raise SuspendedCaller("this participant is suspended")
         return Caller(participant, thumbprint)
 
+    async def owners(self) -> Mapping[Thumbprint, ClientId]:
+        """Who has registered which certificate."""
+        return {thumbprint: found.client_id for thumbprint, found in (await self._participants()).items()}
+
     def forget(self) -> None:
         """Read anew at the next call: somebody here has just changed a participant."""
         self._known = None

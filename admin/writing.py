@@ -6,12 +6,13 @@ call did, whatever has happened to the subject since.
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
-from admin.ledger.events import LedgerEvent, event_of
+from admin.ledger.events import LedgerEvent, decode, event_of
 from admin.ledger.store import Append, Idempotency, Ledger, Receipt, SubjectState, VersionConflict
 from engine.consent.records import ClientId
 from engine.errors import Fault, Kind
@@ -68,22 +69,28 @@ async def write(ledger: Ledger, subject: str, command: Command, key: Idempotency
 
     Raises what the command raises, VersionConflict after ATTEMPTS, IdempotencyMismatch, LedgerUnavailable.
     """
-    if (earlier := await ledger.replayed(key)) is not None:
-        return await _recall(ledger, earlier)
-    for attempt in range(1, ATTEMPTS + 1):
-        append = command(await ledger.subject(subject))
-        try:
-            receipt = await ledger.append([append], key)
-        except VersionConflict:
-            if attempt == ATTEMPTS:
-                raise
-            continue
-        return await _recall(ledger, receipt)
-    raise AssertionError("unreachable")
+    if (earlier := await recall(ledger, key)) is not None:
+        return earlier
+    for _ in range(ATTEMPTS - 1):
+        with suppress(VersionConflict):
+            return await _append(ledger, command(await ledger.subject(subject)), key)
+    return await _append(ledger, command(await ledger.subject(subject)), key)
 
 
-async def _recall(ledger: Ledger, receipt: Receipt) -> Written:
-    """Read the event back: what is answered is what stands in the ledger."""
+async def recall(ledger: Ledger, key: Idempotency) -> Written | None:
+    """What was written under this key before. Raises IdempotencyMismatch where it stood for another request."""
+    receipt = await ledger.replayed(key)
+    return None if receipt is None else await _read_back(ledger, receipt)
+
+
+async def _append(ledger: Ledger, append: Append, key: Idempotency) -> Written:
+    receipt = await ledger.append([append], key)
+    if receipt.replayed:  # the same request came twice at once, and the other one was first
+        return await _read_back(ledger, receipt)
+    return Written(decode(append.body), receipt)
+
+
+async def _read_back(ledger: Ledger, receipt: Receipt) -> Written:
     stored = await ledger.events(receipt.position.seq - 1, 1)
     if not stored or stored[0].position != receipt.position:
         raise LostWrite("an acknowledged write is not in the ledger", detail=f"seq {receipt.position.seq}")

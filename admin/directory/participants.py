@@ -60,6 +60,12 @@ class NoChange(Fault):
     kind = Kind.CONFLICT
 
 
+class OwnSuspension(Fault):
+    """The last operator would lock everybody out."""
+
+    kind = Kind.CONFLICT
+
+
 class Standing(msgspec.Struct, frozen=True):
     """A participant as the ledger has it."""
 
@@ -113,8 +119,10 @@ def replace_certificates(
 
 
 def suspend(current: Standing | None, act: Act) -> ParticipantSuspended:
-    """Nothing it asks is answered from now on. Raises UnknownParticipant, NoChange."""
+    """Nothing it asks is answered from now on. Raises UnknownParticipant, NoChange, OwnSuspension."""
     before = _standing(current)
+    if before.participant.client_id == act.actor:
+        raise OwnSuspension("nobody suspends itself: it could not take that back")
     if before.participant.suspended:
         raise NoChange("the participant is suspended already")
     return ParticipantSuspended(_suspended(before, to=True), before.organisation, act)

@@ -9,6 +9,7 @@ from admin.directory.participants import (
     CertificateTaken,
     InvalidParticipant,
     NoChange,
+    OwnSuspension,
     ParticipantExists,
     Standing,
     UnknownParticipant,
@@ -113,6 +114,12 @@ def test_suspension_and_its_end() -> None:
     assert standing_after(reinstate(suspended, ACT)) == STANDING
     with pytest.raises(NoChange):
         reinstate(STANDING, ACT)
+
+
+def test_nobody_suspends_itself() -> None:
+    operator = msgspec.structs.replace(ATP, client_id=ClientId("ops"), role=Role.OPERATOR)
+    with pytest.raises(OwnSuspension):
+        suspend(Standing(operator, Organisation("The service")), ACT)
 
 
 def test_a_suspension_reaches_engines() -> None:

@@ -1,0 +1,107 @@
+"""The folder of `ccs up` is made once, taken up again, and never mistaken for another."""
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from admin.cli.children import Child, ChildFailed, end_left_over, remember
+from admin.cli.state_folder import BadState, SandboxConfig, StateFolder, load_sandbox_config, settle_ports
+from engine.clock import Seconds
+from engine.config import BadConfig
+
+
+def test_a_new_folder_is_made_and_taken_up_again_until_it_is_complete(tmp_path: Path) -> None:
+    first = StateFolder(tmp_path / "var")
+    assert first.open() is True
+    first.close()
+    second = StateFolder(tmp_path / "var")
+    assert second.open() is True
+    second.complete()
+    second.close()
+    assert StateFolder(tmp_path / "var").open() is False
+
+
+def test_a_folder_that_holds_something_else_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+    with pytest.raises(BadState, match="holds something else"):
+        StateFolder(tmp_path).open()
+    assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
+
+
+@pytest.mark.parametrize(
+    ("marker", "said"), [(b"{", "cannot be read"), (b'{"format": 99, "complete": true}', "another version")]
+)
+def test_a_marker_that_is_broken_or_foreign_is_refused(tmp_path: Path, marker: bytes, said: str) -> None:
+    (tmp_path / "state.json").write_bytes(marker)
+    with pytest.raises(BadState, match=said):
+        StateFolder(tmp_path).open()
+
+
+def test_a_second_start_on_the_same_folder_is_kept_out(tmp_path: Path) -> None:
+    first = StateFolder(tmp_path)
+    first.open()
+    with pytest.raises(BadState, match="another `ccs up` runs"):
+        StateFolder(tmp_path).open()
+    first.close()
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BadState, match="Not a directory"):
+        StateFolder(tmp_path / "file" / "var").open()
+
+
+def test_a_name_that_settings_files_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadState, match="such a name"):
+        StateFolder(tmp_path / 'quo"te').open()
+
+
+def test_a_lost_key_is_named(tmp_path: Path) -> None:
+    folder = StateFolder(tmp_path)
+    with pytest.raises(BadState, match=r"keys/meter\.key is missing"):
+        folder.check_files(folder.keys / "meter.key")
+
+
+def test_a_port_in_use_is_named_with_its_setting() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(BadState, match=f"port {port} is in use.*public-port"):
+            settle_ports(SandboxConfig(introspection_port=0, status_port=0, public_port=port))
+
+
+def test_zeros_become_free_ports_all_different() -> None:
+    zeros = SandboxConfig(introspection_port=0, status_port=0, public_port=0, machine_port=0, console_port=0)
+    settled = settle_ports(zeros)
+    ports = [getattr(settled, name) for name in settled.__struct_fields__ if name.endswith("_port")]
+    assert 0 not in ports
+    assert len(set(ports)) == len(ports) == 5
+
+
+def test_settings_of_up_are_strict(tmp_path: Path) -> None:
+    (tmp_path / "up.toml").write_text("workres = 3")
+    with pytest.raises(BadConfig, match="workres"):
+        load_sandbox_config(tmp_path / "up.toml")
+
+
+def test_a_child_that_ends_at_once_says_its_last_words(tmp_path: Path) -> None:
+    child = Child("node", ["/bin/sh", "-c", "echo cannot go on; exit 1"], tmp_path / "node.log")
+    child.start()
+    with pytest.raises(ChildFailed, match="node did not start: cannot go on"):
+        child.wait_ready(lambda: False, Seconds(10.0))
+
+
+def test_what_an_earlier_start_left_is_ended_and_strangers_are_not(tmp_path: Path) -> None:
+    stranger = Child("other", ["/bin/sh", "-c", "sleep 60"], tmp_path / "b.log")
+    argv_names_folder = Child("node", ["/bin/sh", "-c", "sleep 60; :", str(tmp_path)], tmp_path / "c.log")
+    for child in (stranger, argv_names_folder):
+        child.start()
+    remember(tmp_path / "pids.json", {"stranger": stranger.pid, "node": argv_names_folder.pid})
+    try:
+        assert end_left_over(tmp_path / "pids.json", tmp_path) == ["node"]
+        assert (stranger.alive(), argv_names_folder.alive()) == (True, False)
+    finally:
+        for child in (stranger, argv_names_folder):
+            child.stop()
