@@ -1,0 +1,140 @@
+"""Is this a token that our issuer signed, for somebody, and not yet over?
+
+Cheap refusals come first: size, shape, header, key, issuer and times are judged before any signature is checked,
+so that garbage never reaches the costly step. Nothing here says whether the token is *good*: consent, client and
+certificate are looked at on every request, in `engine.decision`. Which refusal it was is for our security events
+only; callers see one and the same `{"active": false}` (RFC 7662 section 2.2).
+"""
+
+import enum
+import hashlib
+from typing import Final
+
+import msgspec
+
+from engine.clock import UnixTime
+from engine.tokens import jws
+from engine.tokens.claims import AccessToken, Grant, VerifiedToken
+from engine.tokens.grants import parse_grants
+from engine.tokens.keys import KeyFault, KeySet, VerificationKey
+
+CLOCK_SKEW: Final = (
+    10  # seconds that `nbf` and `iat` may lie ahead (FAPI 2.0 Security Profile 5.3.2.1-13); `exp` has none
+)
+REVOCATION_KEY_BYTES: Final = 16
+
+_decode_claims = msgspec.json.Decoder(AccessToken).decode
+_encode_claims = msgspec.json.Encoder().encode
+
+
+class TokenRefusal(enum.Enum):
+    """Why a text is no token of ours that could be good. Never told to callers."""
+
+    SHAPE = "shape"  # over 8 KiB, not three parts, not canonical base64url, header no JSON object
+    HEADER = "header"  # `crit`, `jku`, `jwk`, `x5u`, `x5c` or any member but the three of ours
+    TYPE = "type"  # another kind of JWT
+    ALGORITHM = "algorithm"  # `none`, a MAC, one we do not use, or not the one of the key named
+    UNKNOWN_KEY = "unknown_key"
+    CLAIMS = "claims"  # not the claims of an access token of ours
+    FOREIGN_ISSUER = "foreign_issuer"
+    EXPIRED = "expired"
+    NOT_YET_VALID = "not_yet_valid"
+    SIGNATURE = "signature"
+
+    @property
+    def is_attack(self) -> bool:
+        """Whether an honest party has no way to come by such a token: a security event (introspection, rows 24, 27)."""
+        return self in _ATTACKS
+
+
+_ATTACKS: Final = frozenset({TokenRefusal.ALGORITHM, TokenRefusal.HEADER, TokenRefusal.SIGNATURE})
+_HEADER_FAULTS: Final = {
+    jws.HeaderFault.MALFORMED: TokenRefusal.SHAPE,
+    jws.HeaderFault.MEMBERS: TokenRefusal.HEADER,
+    jws.HeaderFault.TYPE: TokenRefusal.TYPE,
+    jws.HeaderFault.ALGORITHM: TokenRefusal.ALGORITHM,
+}
+
+
+def token_digest(token: bytes) -> bytes:
+    """SHA-256 over the token's ASCII: its name in the memo, in Redis and in logs (first 8 bytes)."""
+    return hashlib.sha256(token).digest()
+
+
+def revocation_key(jti: str) -> bytes:
+    """The key of a token's revocation record: first 16 bytes of SHA-256 over its `jti`."""
+    return hashlib.sha256(jti.encode()).digest()[:REVOCATION_KEY_BYTES]
+
+
+def verify(token: bytes, keys: KeySet, meter_key: bytes, now: UnixTime) -> VerifiedToken | TokenRefusal:
+    """Judge a presented token (RFC 9068 section 4, RFC 8725). now: whole seconds. Raises nothing.
+
+    meter_key: 32 bytes, for the digests of the meter points it names.
+    """
+    parts = jws.split(token)
+    if parts is None:
+        return TokenRefusal.SHAPE
+    key = keys.for_header(parts.header) or _key_of(parts.header, keys)
+    if isinstance(key, TokenRefusal):
+        return key
+    raw = jws.decode_part(parts.payload)
+    claims = None if raw is None else _claims(raw)
+    if raw is None or claims is None:
+        return TokenRefusal.CLAIMS
+    refusal = _before_signature(claims, keys.issuer, now)
+    if refusal is not None:
+        return refusal
+    if not key.verifies(parts.signature, parts.signing_input):
+        return TokenRefusal.SIGNATURE
+    keys.remember(parts.header, key)
+    return _verified(token, raw, claims, key, meter_key)
+
+
+def _key_of(part: bytes, keys: KeySet) -> VerificationKey | TokenRefusal:
+    header = jws.read_header(part)
+    if isinstance(header, jws.HeaderFault):
+        return _HEADER_FAULTS[header]
+    found = keys.find(header)
+    if isinstance(found, KeyFault):
+        return TokenRefusal.ALGORITHM if found.wrong_algorithm else TokenRefusal.UNKNOWN_KEY
+    return found
+
+
+def _claims(raw: bytes) -> AccessToken | None:
+    try:
+        return _decode_claims(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _before_signature(claims: AccessToken, issuer: str, now: UnixTime) -> TokenRefusal | None:
+    if claims.iss != issuer:
+        return TokenRefusal.FOREIGN_ISSUER
+    if claims.exp <= now:
+        return TokenRefusal.EXPIRED
+    if max(claims.iat, claims.nbf or 0) > now + CLOCK_SKEW:
+        return TokenRefusal.NOT_YET_VALID
+    return None
+
+
+def _verified(
+    token: bytes, raw: bytes, claims: AccessToken, key: VerificationKey, meter_key: bytes
+) -> VerifiedToken | TokenRefusal:
+    """What only our own issuer could still get wrong."""
+    if claims.exp <= claims.iat or not _is_bound(claims) or not _has_one_meaning(raw, claims):
+        return TokenRefusal.CLAIMS
+    try:
+        grants: tuple[Grant, ...] = parse_grants(claims.authorization_details, meter_key)
+    except ValueError:
+        return TokenRefusal.CLAIMS
+    return VerifiedToken(claims, key.kid, token_digest(token), revocation_key(claims.jti), grants, key.thumbprint)
+
+
+def _is_bound(claims: AccessToken) -> bool:
+    """Tokens are sender-constrained (FAPI 2.0 Security Profile 5.3.2.1-4); unknown members of `cnf` do not count."""
+    return claims.cnf.x5t_s256 is not None or claims.cnf.jkt is not None
+
+
+def _has_one_meaning(raw: bytes, claims: AccessToken) -> bool:
+    """Whether no member is named twice. Our issuer writes what our encoder writes, and that repeats nothing."""
+    return _encode_claims(claims) == raw or jws.strict_object(raw) is not None
