@@ -76,6 +76,8 @@ class StateFolder:
 
     def open(self) -> bool:
         """Take the folder for this process. Returns whether it is new. Raises BadState."""
+        if set(str(self.directory)) & set('"\\\n'):
+            raise BadState(f"settings files cannot hold such a name: {self.directory!r}")
         try:
             new = self._look()
             for path in (self.pki, self.keys, self.settings, self.logs, self.run, self.redis, self.ledger):
@@ -86,6 +88,12 @@ class StateFolder:
         if new:
             self._mark(complete=False)
         return new
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def complete(self) -> None:
         """Everything that a later start relies on has been made."""

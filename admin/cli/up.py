@@ -1,0 +1,212 @@
+"""`ccs up`: everything on this machine, embedded and seeded, until Ctrl-C.
+
+One process watches three others: Redis, the admin application, an engine node. What dies is started again; what is
+stopped is stopped in order, so that every acknowledged write is on disk and no request in flight is lost.
+"""
+
+import json
+import random
+import signal
+import ssl
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from admin.cli import embedded_redis
+from admin.cli.children import Child, end_left_over, remember
+from admin.cli.sandbox_identities import make_identities
+from admin.cli.state_folder import SandboxConfig, StateFolder, load_sandbox_config, settle_ports
+from admin.cli.up_settings import Addresses, describe, redis_url, write_admin_settings, write_node_settings
+from engine.backoff import Backoff
+from engine.clock import Seconds
+
+READY_WITHIN = Seconds(60.0)
+LOOK_EVERY = Seconds(0.2)
+RESTART = Backoff(first=Seconds(0.5), limit=Seconds(10.0))
+PROBE_TIMEOUT = Seconds(2.0)
+
+
+def up(*, state: Path = Path("var"), workers: int | None = None, config: Path | None = None) -> None:
+    """Run everything on this machine until Ctrl-C: Redis, ledger and APIs, an engine node, 1,000 made-up consents.
+
+    A second start goes on with the same state. Exit code 0 after Ctrl-C or SIGTERM, 2 when the folder, the settings
+    or a port cannot be used, 3 when a part does not start.
+
+    Parameters
+    ----------
+    state
+        Folder of certificates, keys, data and logs.
+    workers
+        Worker processes of the engine node; as many as cores where nothing is said.
+    config
+        TOML file with ports, workers, number of seeded consents, addresses of an own database or Redis.
+    """
+    settings = load_sandbox_config(config)
+    if workers is not None:
+        settings = msgspec.structs.replace(settings, workers=workers)
+    folder = StateFolder(state)
+    new = folder.open()
+    stop = stop_event()
+    installation = Installation(folder, settings, Console(stderr=False))
+    try:
+        installation.start(new=new)
+        if not stop.is_set():
+            installation.watch(stop)
+    finally:
+        installation.stop()
+
+
+def stop_event() -> threading.Event:
+    """Set by Ctrl-C and SIGTERM."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+class Installation:
+    """The processes of one sandbox."""
+
+    def __init__(self, folder: StateFolder, settings: SandboxConfig, console: Console) -> None:
+        self._folder, self._settings, self._console = folder, settings, console
+        self._redis: embedded_redis.EmbeddedRedis | None = None
+        self._admin = self._child("admin")
+        self._node = self._child("node")
+        self._failures: dict[str, int] = {}
+        self._described: dict[str, object] = {}
+
+    def _child(self, name: str) -> Child:
+        argv = [sys.executable, "-m", "admin.cli", name, "--config", str(self._folder.settings / f"{name}.toml")]
+        return Child(name, argv, self._folder.logs / f"{name}.log")
+
+    def start(self, *, new: bool) -> None:
+        """Bring everything up, saying each step. Raises the fault of the step that failed."""
+        folder = self._folder
+        if left := end_left_over(folder.pids, folder.directory):
+            self._console.print(f"  ended what an earlier start left behind: {', '.join(left)}")
+        self._settings = settle_ports(self._settings)
+        with self._step("keys and certificates"):
+            make_identities(folder, new=new)
+        with self._step("Redis"):
+            redis = self._start_redis()
+        write_admin_settings(folder, self._settings, redis)
+        write_node_settings(folder, self._settings, redis)
+        with self._step("ledger and APIs"):
+            self._start_admin()
+        self._describe()
+        with self._step(f"{self._settings.consents:,} consents of made-up people" if new else "participants"):
+            self._seed()
+        with self._step("engine node"):
+            self._start_node()
+        folder.complete()
+        self._describe()
+        self._show()
+
+    def watch(self, stop: threading.Event) -> None:
+        """Start again what dies, keep `sandbox.json` true, until told to stop."""
+        while not stop.wait(LOOK_EVERY):
+            self._revive("redis", lambda: self._redis is None or self._redis.poll() is None, self._start_redis)
+            self._revive("admin", self._admin.alive, self._start_admin)
+            self._revive("node", self._node.alive, self._start_node)
+            self._describe()
+
+    def stop(self) -> None:
+        """Stop everything in order: first who asks, then who is asked."""
+        self._folder.description.unlink(missing_ok=True)
+        for child in (self._node, self._admin):
+            child.stop()
+        if self._redis:
+            self._redis.stop()
+        self._folder.pids.unlink(missing_ok=True)
+        self._console.print("  stopped")
+
+    def _start_redis(self) -> str:
+        if self._settings.redis_url:
+            return self._settings.redis_url
+        self._redis = embedded_redis.start(self._folder.redis)
+        return self._redis.url
+
+    def _start_admin(self) -> None:
+        self._admin.start()
+        jwks = f"{Addresses.of(self._settings).public}/jwks"
+        self._remember()
+        self._admin.wait_ready(lambda: answers(jwks, self._folder.pki / "ca.pem"), READY_WITHIN)
+
+    def _start_node(self) -> None:
+        self._node.start()
+        self._remember()
+        self._node.wait_ready(lambda: answers(f"{Addresses.of(self._settings).status}/readyz/current"), READY_WITHIN)
+
+    def _seed(self) -> None:
+        from admin.cli.seed import seed
+
+        seed(self._folder.directory, consents=self._settings.consents, console=self._console)
+
+    def _revive(self, name: str, alive: Callable[[], bool], start: Callable[[], object]) -> None:
+        if alive():
+            return
+        failures = self._failures[name] = self._failures.get(name, 0) + 1
+        self._console.print(f"  {name} ended; starting it again")
+        time.sleep(RESTART.delay(failures, random.random()))  # noqa: S311 - jitter, not a secret
+        start()
+
+    def _pids(self) -> dict[str, object]:
+        pids: dict[str, object] = {"admin": self._admin.pid, "node": self._node.pid}
+        if self._redis:
+            pids["redis"] = self._redis.pid
+        try:
+            known = json.loads((self._folder.run / "node" / "node.json").read_bytes())["pids"]
+        except (OSError, ValueError, KeyError):
+            return pids
+        return pids | {name: known[name] for name in ("workers", "feeder") if name in known}
+
+    def _describe(self) -> None:
+        redis = redis_url(self._settings, self._redis.url if self._redis else "")
+        pids = self._pids()
+        if pids != self._described:
+            describe(self._folder, self._settings, redis, pids)
+            self._described = pids
+
+    def _remember(self) -> None:
+        pids = {"admin": self._admin.pid, "node": self._node.pid}
+        remember(self._folder.pids, {name: pid for name, pid in pids.items() if pid})
+
+    @contextmanager
+    def _step(self, what: str) -> Iterator[None]:
+        begun = time.monotonic()
+        with self._console.status(f"{what} ..."):
+            yield
+        self._console.print(f"  [green]✓[/] {what} [dim]{time.monotonic() - begun:.1f} s[/]")
+
+    def _show(self) -> None:
+        at, folder = Addresses.of(self._settings), self._folder
+        table = Table("what", "where", title="Consumer Consent Solution, sandbox", title_justify="left")
+        table.add_row("introspection (EDPs, client certificate)", f"{at.introspection}/introspect")
+        table.add_row("JSON API and feed (client certificate)", at.machine)
+        table.add_row("metadata and JWKS", f"{at.public}/.well-known/oauth-authorization-server")
+        table.add_row("operators' page", at.console)
+        table.add_row("node status, metrics", f"{at.status}/statusz")
+        table.add_row("certificates", str(folder.pki))
+        table.add_row("all of this for scripts", str(folder.description))
+        table.add_row("logs", str(folder.logs))
+        self._console.print(table)
+        self._console.print("Ready. Ctrl-C stops everything; the next start goes on with the same state.")
+
+
+def answers(url: str, ca_file: Path | None = None) -> bool:
+    """Whether a GET brings 200."""
+    context = ssl.create_default_context(cafile=str(ca_file)) if ca_file else None
+    try:
+        with urllib.request.urlopen(url, timeout=PROBE_TIMEOUT, context=context) as answer:  # noqa: S310 - our own address
+            return bool(answer.status == 200)
+    except (urllib.error.URLError, OSError):
+        return False
