@@ -1,0 +1,226 @@
+"""The reading side of a node's replica: what a worker consults in every request, tens of thousands a second.
+
+One LMDB transaction gives the freshness bound and every record of a request, all of one moment; the clock is
+read after it was opened, never before. A transaction must not be kept across an await: it would hold old pages.
+What seldom changes (bound, participants, policy) is decoded once per distinct bytes; consents are decoded anew.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+import lmdb
+import msgspec
+
+from engine.clock import Seconds
+from engine.consent.records import (
+    POLICY_KEY,
+    ClientId,
+    ConsentKey,
+    ConsentRecord,
+    ParticipantRecord,
+    PolicyRecord,
+    Thumbprint,
+)
+from engine.decision.freshness import Bound
+from engine.replica import layout
+from engine.replica.environment import Environment, ReplicaUnreadable, fault_of
+from engine.replica.generations import current_name
+from engine.replica.layout import STAMP_BYTES, BrokenReplica
+
+LOOK_EVERY: Final = Seconds(0.25)  # how long a replica that came to be unnoticed stays unnoticed, under requests
+MAX_REMEMBERED: Final = 10_000  # decoded participants; far above how many there are
+DEFAULT_POLICY: Final = PolicyRecord()
+
+_BOUND_KEY: Final = layout.BOUND_KEY
+
+_consent = msgspec.msgpack.Decoder(ConsentRecord).decode
+_participant = msgspec.msgpack.Decoder(ParticipantRecord).decode
+_policy = msgspec.msgpack.Decoder(PolicyRecord).decode
+
+
+class View:
+    """What the replica says at one moment. Use it inside `with`; it is over at the end of the block.
+
+    bound: None = there is no replica; then every record is missing too. Methods raise BrokenReplica.
+    """
+
+    __slots__ = ("_get", "_opened", "_txn", "bound")
+
+    def __init__(self, opened: "_Opened | None") -> None:
+        self._opened = opened
+        self.bound: Bound | None = None
+
+    def __enter__(self) -> Self:
+        opened = self._opened
+        if opened is not None:
+            try:
+                self._txn = opened.begin()
+                self._get = self._txn.get
+                self.bound = opened.bound_of(self._get(_BOUND_KEY, b"", opened.meta))
+            except lmdb.Error as error:
+                raise fault_of(error) from error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._opened is None:
+            return
+        self._txn.abort()
+        if kind is not None:
+            _translate(error)
+
+    def participant_by_thumbprint(self, thumbprint: Thumbprint) -> ParticipantRecord | None:
+        """Whose certificate it is. thumbprint: SHA-256 of the DER. Suspended participants are found too."""
+        if self._opened is None:
+            return None
+        client_id = self._get(thumbprint, None, self._opened.thumbprints)
+        return None if client_id is None else self._participant(client_id)
+
+    def participant(self, client_id: ClientId) -> ParticipantRecord | None:
+        """A participant by its client id."""
+        return self._participant(client_id.encode())
+
+    def _participant(self, client_id: bytes) -> ParticipantRecord | None:
+        opened = self._opened
+        if opened is None:
+            return None
+        value = self._get(client_id, None, opened.participants)
+        return None if value is None else opened.participant_of(value)
+
+    def consent(self, key: ConsentKey) -> ConsentRecord | None:
+        """A consent, ended ones included until they are forgotten."""
+        if self._opened is None:
+            return None
+        value = self._get(key, None, self._opened.consents)
+        return None if value is None else _consent(value[STAMP_BYTES:])
+
+    def token_revoked(self, revocation_key: bytes) -> bool:
+        """Whether a token was ended. revocation_key: first 16 bytes of SHA-256 over its `jti`."""
+        if self._opened is None:
+            return False
+        return self._get(revocation_key, None, self._opened.token_revocations) is not None
+
+    def policy(self) -> PolicyRecord:
+        """The service's policy; the defaults where none was ever set."""
+        if self._opened is None:
+            return DEFAULT_POLICY
+        value = self._get(POLICY_KEY, None, self._opened.policy)
+        return DEFAULT_POLICY if value is None else self._opened.policy_of(value)
+
+    def keys(self) -> bytes | None:
+        """The verification keys as `/feed/keys` gave them (JSON)."""
+        if self._opened is None:
+            return None
+        raw: bytes | None = self._get(layout.KEYS_KEY, None, self._opened.meta)
+        return raw
+
+
+class Replica:
+    """A reader process's handle. It may be made before there is a replica: views are empty until then."""
+
+    def __init__(self, directory: Path, *, map_size: int, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._directory = directory
+        self._map_size = map_size
+        self._monotonic = monotonic
+        self._opened: _Opened | None = None
+        self._look_at = 0.0
+        self.refresh()
+
+    def transaction(self) -> View:
+        """A view of now: `with replica.transaction() as view`. Raises ReplicaUnreadable, BrokenReplica."""
+        opened = self._opened
+        if opened is None or opened.moved or (opened.unchanged and self._monotonic() >= self._look_at):
+            self.refresh()
+            opened = self._opened
+        return View(opened)
+
+    def refresh(self) -> None:
+        """Open the generation in use if another one is open. Cheap; call it from a timer as well.
+
+        Requests look by themselves: at once when the writer left word in the old file, and every LOOK_EVERY
+        while the bound stands still (a writer that threw the file away could leave no word).
+        """
+        self._look_at = self._monotonic() + LOOK_EVERY
+        for _ in range(3):  # a generation may vanish between reading the link and opening it
+            name = current_name(self._directory)
+            if name == (self._opened.name if self._opened is not None else None):
+                return
+            try:
+                fresh = None if name is None else self._open(name)
+            except (ReplicaUnreadable, BrokenReplica):
+                continue
+            self._close()
+            self._opened = fresh
+            return
+
+    def _open(self, name: str) -> "_Opened":
+        return _Opened(Environment(self._directory / name, map_size=self._map_size, writable=False))
+
+    def close(self) -> None:
+        """Unmap the file. Views of it must be over."""
+        self._close()
+
+    def _close(self) -> None:
+        if self._opened is not None:
+            self._opened.environment.close()
+            self._opened = None
+
+
+def view_of(environment: Environment) -> View:
+    """A view of an environment that is open already, for the writer's own process and for tests."""
+    return View(_Opened(environment))
+
+
+class _Opened:
+    """An open generation, and what was decoded from it, remembered by its bytes."""
+
+    def __init__(self, environment: Environment) -> None:
+        self.name = environment.path.name
+        self.environment = environment
+        self.begin = self.environment.lmdb.begin
+        self.meta = self.environment.meta
+        self.thumbprints = self.environment.thumbprints
+        self.participants = self.environment.participants
+        self.consents = self.environment.consents
+        self.token_revocations = self.environment.token_revocations
+        self.policy = self.environment.policy
+        self.moved = False
+        self.unchanged = False  # the last transaction found the bound of the one before
+        self._raw_bound = b""
+        self._bound: Bound | None = None
+        self._participants: dict[bytes, ParticipantRecord] = {}
+        self._policies: dict[bytes, PolicyRecord] = {}
+
+    def bound_of(self, raw: bytes) -> Bound | None:
+        self.unchanged = raw == self._raw_bound
+        if not self.unchanged:
+            self._bound, self.moved = layout.unpack_bound(raw)
+            self._raw_bound = raw
+        return self._bound
+
+    def participant_of(self, value: bytes) -> ParticipantRecord:
+        record = self._participants.get(value)
+        if record is None:
+            record = _participant(value[STAMP_BYTES:])
+            if len(self._participants) >= MAX_REMEMBERED:
+                self._participants.clear()
+            self._participants[value] = record
+        return record
+
+    def policy_of(self, value: bytes) -> PolicyRecord:
+        record = self._policies.get(value)
+        if record is None:
+            record = _policy(value[STAMP_BYTES:])
+            self._policies = {value: record}
+        return record
+
+
+def _translate(error: BaseException | None) -> None:
+    if isinstance(error, lmdb.Error):
+        raise fault_of(error) from error
+    if isinstance(error, msgspec.MsgspecError):
+        raise BrokenReplica("a record of the replica cannot be read", detail=str(error)) from error
