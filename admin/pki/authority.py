@@ -20,8 +20,8 @@ from admin.pki.keys import CertificateSigner, FileCertificateSigner, generate_p2
 from engine.clock import UnixTime
 from engine.consent.records import Certificate, ClientId, Thumbprint
 
-KEY_FILE: Final = "authority.key"
-CERTIFICATE_FILE: Final = "authority.pem"
+KEY_FILE: Final = "ca.key"
+CERTIFICATE_FILE: Final = "ca.pem"
 
 
 class Issued(msgspec.Struct, frozen=True):

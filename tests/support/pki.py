@@ -57,7 +57,7 @@ class Pki:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.authority = Authority.create(directory / "authority", UnixTime(int(time.time())))
-        self.ca_file = directory / "authority" / "authority.pem"
+        self.ca_file = directory / "authority" / "ca.pem"
         self.server_certificate_file = directory / "server.pem"
         self.server_key_file = directory / "server.key"
         issued = self.authority.issue_server(UnixTime(int(time.time())))
