@@ -85,8 +85,3 @@ def cut_to_occupancy(window: Window, moved_in: UnixTime | None, moved_out: UnixT
     if end is not None and end <= start:
         return None
     return Window(UnixTime(start), end)
-
-
-def lies_within(start: UnixTime, end: UnixTime, window: Window, open_end: UnixTime) -> bool:
-    """Whether [start, end) lies inside a window; open_end: where an open one ends (the consent's own end)."""
-    return window.start <= start < end <= (open_end if window.end is None else window.end)

@@ -53,6 +53,7 @@ class Records(msgspec.Struct, frozen=True):
     token_revoked: bool
     policy: PolicyRecord
     claim: ClaimResult = ClaimResult.UNASKED
+    claimed: ConsentKey | None = None  # the consent that `claim` is about; None: the token's only one-off
 
 
 class Active(msgspec.Struct, frozen=True):
