@@ -1,0 +1,355 @@
+"""The server on real sockets, over real mutual TLS: order, deadlines, caps, drain, and nothing that ends it."""
+
+import hashlib
+import socket
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+import trio
+import trio.testing
+
+from engine.clock import BootTime, Seconds, UnixTime
+from engine.listener.http1 import HeadLimits, Request, Response
+from engine.listener.serve import Limits, Peer, Server, serve
+from engine.telemetry.host import SystemClock
+from tests.support.mutual_tls import Authority, Dialler, RawClient, until
+
+GET = b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n"
+ORDINARY = Limits()
+BRIEF = Seconds(0.05)
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="module")
+def client_files(authority: Authority) -> tuple[Path, Path]:
+    return authority.issue("edp")
+
+
+async def echo(request: Request, _peer: Peer) -> Response:
+    return Response(200, request.target + request.body)
+
+
+class Running:
+    """A server under test and how to reach it."""
+
+    def __init__(self, server: Server, port: int, context: ssl.SSLContext | None, dialler: Dialler) -> None:
+        self.dialler = dialler
+        self.server = server
+        self.port = port
+        self.context = context
+
+    async def client(self) -> RawClient:
+        return await self.dialler.dial(self.port, self.context)
+
+    async def client_with(self, context: ssl.SSLContext | None) -> RawClient:
+        return await self.dialler.dial(self.port, context)
+
+
+Start = Callable[..., Awaitable[Running]]
+
+
+@pytest.fixture
+async def dialler() -> AsyncIterator[Dialler]:
+    dialler = Dialler()
+    yield dialler
+    dialler.close()
+
+
+@pytest.fixture
+async def start(
+    nursery: trio.Nursery, dialler: Dialler, authority: Authority, client_files: tuple[Path, Path]
+) -> Start:
+    async def run(
+        handler: Callable[[Request, Peer], Awaitable[Response]] = echo,
+        *,
+        limits: Limits = ORDINARY,
+        tls: bool = True,
+        clock: SystemClock | None = None,
+    ) -> Running:
+        listening = socket.create_server(("127.0.0.1", 0))
+        port: int = listening.getsockname()[1]
+        credentials = authority.credentials() if tls else None
+        serving = partial(serve, handler, [listening], credentials, limits, clock=clock or SystemClock())
+        server = await nursery.start(serving)
+        return Running(server, port, authority.client_context(client_files) if tls else None, dialler)
+
+    return run
+
+
+@pytest.mark.parametrize("tls", [True, False])
+async def test_request_is_answered_and_the_connection_stays(start: Start, *, tls: bool) -> None:
+    client = await (await start(tls=tls)).client()
+    for name in (b"a", b"b"):
+        await client.send(GET % name)
+        status, headers, body = await client.answer("GET")
+        assert (status, body) == (200, b"/" + name)
+        assert headers["date"].endswith("GMT")
+
+
+async def test_pipelined_requests_are_answered_in_order(start: Start) -> None:
+    async def uneven(request: Request, _peer: Peer) -> Response:
+        if request.target == b"/0":
+            await trio.lowlevel.checkpoint()
+        return Response(200, request.target)
+
+    client = await (await start(uneven)).client()
+    await client.send(b"".join(GET % b"%d" % number for number in range(60)))
+    bodies = [(await client.answer("GET"))[2] for _ in range(60)]
+    assert bodies == [b"/%d" % number for number in range(60)]
+
+
+async def test_pipelined_requests_beyond_one_record_and_one_batch_are_answered(start: Start) -> None:
+    async def large(request: Request, _peer: Peer) -> Response:
+        return Response(200, request.target * 4000)
+
+    client = await (await start(large)).client()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(client.send, b"".join(GET % b"%04d" % number for number in range(1000)))
+        for number in range(1000):
+            assert (await client.answer("GET"))[2] == b"/%04d" % number * 4000
+
+
+async def test_handler_learns_who_calls(start: Start, client_files: tuple[Path, Path]) -> None:
+    peers: list[Peer] = []
+
+    async def note(_request: Request, peer: Peer) -> Response:
+        peers.append(peer)
+        return Response(200, b"")
+
+    client = await (await start(note)).client()
+    await client.send(GET % b"")
+    await client.answer("GET")
+    der = ssl.PEM_cert_to_DER_cert(client_files[0].read_text())
+    assert peers[0].thumbprint == hashlib.sha256(der).digest()
+    assert peers[0].not_after > SystemClock().now()
+
+
+async def test_handler_that_raises_answers_500_and_the_server_goes_on(start: Start) -> None:
+    async def fragile(request: Request, _peer: Peer) -> Response:
+        if request.target == b"/bad":
+            raise RuntimeError("a bug")
+        return Response(200, b"ok")
+
+    running = await start(fragile)
+    client = await running.client()
+    await client.send(GET % b"bad" + GET % b"good")
+    status, _, body = await client.answer("GET")
+    assert (status, body) == (500, b'{"error":"server_error"}')
+    assert (await client.answer("GET"))[0] == 200
+    assert running.server.statistics().handler_errors == 1
+
+
+async def test_refusal_is_answered_and_closes(start: Start) -> None:
+    running = await start(limits=Limits(http=HeadLimits(max_head=200)))
+    client = await running.client()
+    await client.send(GET % b"first" + GET % (b"a" * 500))
+    assert (await client.answer("GET"))[0] == 200
+    status, headers, _ = await client.answer("GET")
+    assert (status, headers["connection"]) == (414, "close")
+    assert await client.ended()
+
+
+async def test_refused_sender_of_a_large_body_sees_the_answer(start: Start) -> None:
+    client = await (await start(tls=False)).client()
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 400000\r\n\r\n"
+    await client.send(head + b"a" * 400_000)
+    assert (await client.answer())[0] == 413
+
+
+async def test_connection_ends_when_the_client_asks(start: Start) -> None:
+    client = await (await start()).client()
+    await client.send(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    _, headers, _ = await client.answer("GET")
+    assert headers["connection"] == "close"
+    assert await client.ended()
+
+
+async def test_expectation_is_answered_over_the_wire(start: Start) -> None:
+    client = await (await start()).client()
+    await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n")
+    assert await client.receive() == b"HTTP/1.1 100 Continue\r\n\r\n"
+    await client.send(b"ab")
+    assert (await client.answer())[2] == b"/ab"
+
+
+async def test_head_is_answered_without_body(start: Start) -> None:
+    client = await (await start()).client()
+    await client.send(b"HEAD /abc HTTP/1.1\r\nHost: x\r\n\r\n" + GET % b"next")
+    _, headers, body = await client.answer("HEAD")
+    assert (headers["content-length"], body) == ("4", b"")
+    assert (await client.answer("GET"))[2] == b"/next"
+
+
+# --- deadlines and caps -----------------------------------------------------------------------------------------------
+
+
+async def test_idle_connection_is_cut(start: Start) -> None:
+    running = await start(limits=Limits(idle_timeout=BRIEF))
+    client = await running.client()
+    await client.send(GET % b"")
+    await client.answer("GET")
+    assert await client.ended()
+
+
+async def test_slow_sender_is_cut(start: Start) -> None:
+    running = await start(limits=Limits(request_timeout=BRIEF))
+    client = await running.client()
+    await client.send(GET % b"")
+    await client.answer("GET")
+    await client.send(b"GET / HTTP/1.1\r\n")
+    assert await client.ended()
+    assert running.server.statistics().overdue == 1
+
+
+async def test_silent_handshake_is_cut(start: Start) -> None:
+    running = await start(limits=Limits(handshake_timeout=BRIEF))
+    client = await running.client_with(None)
+    assert await client.ended()
+    assert running.server.statistics().overdue == 1
+
+
+async def test_reader_that_does_not_read_is_cut(start: Start) -> None:
+    async def large(_request: Request, _peer: Peer) -> Response:
+        return Response(200, b"a" * 8_000_000)
+
+    running = await start(large, limits=Limits(request_timeout=BRIEF), tls=False)
+    client = await running.client()
+    await client.send(GET % b"")
+    await until(lambda: bool(running.server.statistics().overdue))
+    assert running.server.statistics().connections == 0
+
+
+async def test_connections_beyond_the_cap_wait_their_turn(start: Start) -> None:
+    running = await start(limits=Limits(max_connections=1), tls=False)
+    first, second = await running.client(), await running.client()
+    await first.send(GET % b"first")
+    await first.answer("GET")
+    await second.send(GET % b"second")
+    await trio.testing.wait_all_tasks_blocked(0.05)
+    assert running.server.statistics().accepted == 1
+    await first.stream.aclose()
+    assert (await second.answer("GET"))[2] == b"/second"
+
+
+# --- who may connect --------------------------------------------------------------------------------------------------
+
+
+async def handshake_fails(client: RawClient) -> bool:
+    try:
+        await client.send(GET % b"")
+        return not await client.receive()
+    except (trio.BrokenResourceError, ssl.SSLError):
+        return True
+
+
+async def test_caller_without_certificate_is_refused_by_tls(start: Start, authority: Authority) -> None:
+    running = await start()
+    assert await handshake_fails(await running.client_with(authority.client_context(None)))
+    await until(lambda: bool(running.server.statistics().handshakes_failed))
+    assert running.server.statistics().answered == {}
+
+
+async def test_caller_of_another_authority_is_refused_by_tls(
+    start: Start, authority: Authority, tmp_path: Path
+) -> None:
+    stranger = Authority(tmp_path, "stranger").issue("stranger-edp")
+    running = await start()
+    assert await handshake_fails(await running.client_with(authority.client_context(stranger)))
+
+
+async def test_plain_http_on_the_tls_port_is_no_request(start: Start) -> None:
+    running = await start()
+    client = await running.client_with(None)
+    await client.send(GET % b"")
+    await until(lambda: bool(running.server.statistics().handshakes_failed))
+    assert running.server.statistics().answered == {}
+
+
+class MovableClock(SystemClock):
+    """The machine's clock, some seconds ahead."""
+
+    ahead = 0
+
+    def now(self) -> UnixTime:
+        return UnixTime(super().now() + self.ahead)
+
+    def boot(self) -> BootTime:
+        return super().boot()
+
+
+async def test_certificate_that_expires_meanwhile_ends_the_connection(start: Start) -> None:
+    clock = MovableClock()
+    client = await (await start(clock=clock)).client()
+    await client.send(GET % b"")
+    assert (await client.answer("GET"))[0] == 200
+    clock.ahead = 3 * 86_400
+    await client.send(GET % b"")
+    assert await client.ended()
+
+
+# --- drain ------------------------------------------------------------------------------------------------------------
+
+
+async def test_drain_answers_what_is_under_way_and_ends_idle_connections(start: Start) -> None:
+    entered, released = trio.Event(), trio.Event()
+
+    async def slow(request: Request, _peer: Peer) -> Response:
+        if request.target == b"/slow":
+            entered.set()
+            await released.wait()
+        return Response(200, request.target)
+
+    running = await start(slow)
+    idle, busy = await running.client(), await running.client()
+    await idle.send(GET % b"once")
+    await idle.answer("GET")
+    await busy.send(GET % b"slow")
+    await entered.wait()
+    running.server.drain()
+    assert await idle.ended()
+    released.set()
+    _, headers, body = await busy.answer("GET")
+    assert (headers["connection"], body) == ("close", b"/slow")
+    assert await busy.ended()
+    with pytest.raises(OSError, match=r"."):
+        await running.client()
+
+
+async def test_drain_waits_for_the_rest_of_a_begun_request(start: Start) -> None:
+    running = await start()
+    client = await running.client()
+    await client.send(GET % b"first" + b"GET /second HTTP")
+    await client.answer("GET")
+    running.server.drain()
+    await client.send(b"/1.1\r\nHost: x\r\n\r\n")
+    _, headers, body = await client.answer("GET")
+    assert (headers["connection"], body) == ("close", b"/second")
+
+
+async def test_drain_is_bounded(dialler: Dialler, authority: Authority, client_files: tuple[Path, Path]) -> None:
+    entered = trio.Event()
+
+    async def stuck(_request: Request, _peer: Peer) -> Response:
+        entered.set()
+        await trio.sleep_forever()
+        raise AssertionError
+
+    listening = socket.create_server(("127.0.0.1", 0))
+    port = listening.getsockname()[1]
+    async with trio.open_nursery() as nursery:
+        limits = Limits(drain_timeout=BRIEF)
+        server = await nursery.start(
+            partial(serve, stuck, [listening], authority.credentials(), limits, clock=SystemClock())
+        )
+        client = await dialler.dial(port, authority.client_context(client_files))
+        await client.send(GET % b"")
+        await entered.wait()
+        server.drain()
+    assert server.statistics().connections == 0
