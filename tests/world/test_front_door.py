@@ -1,0 +1,161 @@
+"""`ccs up` as its first user meets it: the README's own commands, Ctrl-C, a second start, clear refusals."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.sandbox import ROOT, Running, eventually, gone
+
+README_PORT = "localhost:8440"
+
+
+def shell_blocks(page: str) -> list[str]:
+    return re.findall(r"^```sh\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run_as_written(block: str, sandbox: Running, cwd: Path) -> str:
+    """A documented command, with the sandbox's own port in place of the default one."""
+    port = sandbox.about["introspection_endpoint"].split("/")[2]
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block.replace(README_PORT, port)],
+        cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    return done.stdout
+
+
+@pytest.fixture
+def checkout(sandbox: Running, tmp_path: Path) -> Path:
+    """A folder in which documented commands find `.venv/bin/ccs` and `var`."""
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    ccs = tmp_path / ".venv/bin/ccs"
+    ccs.write_text(f'#!/bin/sh\nexec {sys.executable} -m admin.cli "$@"\n')
+    ccs.chmod(0o755)
+    (tmp_path / "var").symlink_to(sandbox.state)
+    return tmp_path
+
+
+def test_the_readmes_commands_work_when_pasted(sandbox: Running, checkout: Path) -> None:
+    blocks = [block for block in shell_blocks("README.md") if ".venv/bin/ccs" in block]
+    assert len(blocks) == 2
+    asked = run_as_written(blocks[0], sandbox, checkout)
+    assert json.loads(asked.splitlines()[-1])["active"] is True
+    revoked = json.loads(run_as_written(blocks[1], sandbox, checkout))
+    assert (revoked["state"], revoked["nodes"]) == ("effective", ["node-1"])
+    introspect = blocks[0][blocks[0].index("curl") :]
+    assert json.loads(run_as_written(introspect, sandbox, checkout)) == {"active": False}
+
+
+def test_the_edp_guides_commands_work_when_pasted(sandbox: Running, checkout: Path) -> None:
+    (block,) = shell_blocks("docs/edp.md")
+    assert json.loads(run_as_written(block, sandbox, checkout).splitlines()[-1])["active"] is True
+
+
+def test_ctrl_c_stops_every_process_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    running = Running(tmp_path / "var", consents=3, workers=1).start()
+    pids = running.about["pids"]
+    every = [pids["admin"], pids["node"], pids["redis"], pids["feeder"], *pids["workers"]]
+    (minted,) = running.tokens()
+    head = running.node_status()["applied"]
+    assert running.stop(signal.SIGINT) == 0
+    eventually(lambda: all(gone(pid) for pid in every))
+    assert not (running.state / "sandbox.json").exists()
+
+    running.start()
+    try:
+        assert running.node_status()["applied"] >= head
+        status, answer = running.caller("edp-1").introspect(minted["token"])
+        assert status == 200
+        # with ports chosen anew the issuer is another one, so that the old token is not taken any more
+        assert answer["active"] is (running.about["issuer"] == answer.get("iss"))
+    finally:
+        assert running.stop(signal.SIGTERM) == 0
+
+
+def test_a_start_after_a_kill_ends_what_was_left_behind(tmp_path: Path) -> None:
+    running = Running(tmp_path / "var", consents=3, workers=1).start()
+    pids = running.about["pids"]
+    assert running.process is not None
+    running.process.kill()
+    running.process.wait()
+    running.output.write_text("")
+    running.start()
+    try:
+        eventually(lambda: gone(pids["admin"]) and gone(pids["node"]) and gone(pids["redis"]))
+        assert len(running.tokens()) == 1
+    finally:
+        assert running.stop() == 0
+
+
+def up(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "admin.cli", "up", *arguments],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def test_a_port_in_use_gets_one_clear_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        (tmp_path / "up.toml").write_text(f"public-port = {port}\nintrospection-port = 0\nstatus-port = 0\n")
+        done = up("--state", str(tmp_path / "var"), "--config", str(tmp_path / "up.toml"))
+    assert done.returncode == 2
+    assert f"port {port} is in use" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_folder_of_somebody_else_gets_one_clear_sentence(tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("dear")
+    done = up("--state", str(tmp_path))
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert "holds something else" in done.stderr
+
+
+def test_a_folder_that_lost_a_key_names_it(tmp_path: Path) -> None:
+    running = Running(tmp_path / "var", consents=1, workers=1).start()
+    assert running.stop() == 0
+    (running.state / "keys/meter.key").unlink()
+    done = up("--state", str(running.state), "--config", str(tmp_path / "var.toml"))
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert "keys/meter.key is missing" in done.stderr
+
+
+def test_the_command_runs_from_a_source_archive_without_git(tmp_path: Path) -> None:
+    tree = tmp_path / "ccs"
+    ignore = shutil.ignore_patterns(".git", ".venv", "var", "__pycache__", "tests", "*.egg-info", ".*_cache")
+    shutil.copytree(ROOT, tree, ignore=ignore)
+    done = subprocess.run(
+        [sys.executable, "-m", "admin.cli", "--help"],
+        cwd=tree, env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"},
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "ccs up" in done.stdout
+
+
+def test_help_teaches_and_exit_codes_are_documented() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "admin.cli", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "Exit codes" in done.stdout
+    for name in ("up", "status", "node", "admin", "check-config", "ledger", "replica", "sandbox"):
+        assert name in done.stdout
+
+
+def test_help_needs_none_of_the_admin_applications_libraries() -> None:
+    code = (
+        "import sys; import admin.cli; "
+        "print([m for m in ('quart', 'sqlalchemy', 'hypercorn', 'lmdb', 'redis') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "[]"
