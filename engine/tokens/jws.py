@@ -16,7 +16,7 @@ from engine.tokens.claims import MAX_PRESENTED_BYTES
 
 TOKEN_TYPES: Final = frozenset({"at+jwt", "application/at+jwt"})  # RFC 9068 section 4; case does not matter
 ALGORITHMS: Final = frozenset({"PS256", "ES256", "EdDSA"})  # FAPI 2.0 Security Profile section 5.4.1
-MAX_HEADER_BYTES: Final = 512  # ours are below 120; the rest is room for long key ids
+MAX_HEADER_BYTES: Final = 1024  # as encoded; ours have 120, and an embedded RSA key must fit, to be named as what it is
 
 # base64url to base64; the letters that only base64 knows, and padding, become "!", which strict decoding refuses.
 _TO_BASE64: Final = bytes.maketrans(b"-_+/=", b"+/!!!")
@@ -51,11 +51,14 @@ class HeaderFault(enum.Enum):
 
 
 def split(token: bytes) -> Compact | None:
-    """Cut a compact JWS. None: over 8 KiB, not three parts (a JWE has five), a part empty or badly encoded."""
+    """Cut a compact JWS. None: over 8 KiB, not three parts (a JWE has five), one of them empty or badly encoded.
+
+    The signature may be empty: that is how `alg: none` looks, and it should be named as such.
+    """
     if len(token) > MAX_PRESENTED_BYTES:
         return None
     parts = token.split(b".", 3)
-    if len(parts) != 3 or not all(parts) or len(parts[0]) > MAX_HEADER_BYTES:
+    if len(parts) != 3 or not parts[0] or not parts[1] or len(parts[0]) > MAX_HEADER_BYTES:
         return None
     signature = decode_part(parts[2])
     if signature is None:
