@@ -19,14 +19,7 @@ def test_full_mailbox_refuses_and_counts() -> None:
     mailbox.post_nowait(2)
     with pytest.raises(MailboxFull):
         mailbox.post_nowait(3)
-    statistics = mailbox.statistics()
-    assert (statistics.size, statistics.waiting, statistics.peak, statistics.posted, statistics.refused) == (
-        2,
-        2,
-        2,
-        2,
-        1,
-    )
+    assert mailbox.statistics() == MailboxStatistics(size=2, waiting=2, peak=2, posted=2, refused=1)
 
 
 def test_mailbox_without_bound_is_refused() -> None:

@@ -1,0 +1,36 @@
+"""Every metric of an engine process, by name, with its help. Children are made once and kept.
+
+Labels are small closed sets; no client, consent or token is ever a label. Whether values live in this process or
+in files shared with the supervisor was decided before this import (`metric_files.prepare`).
+"""
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_LATENCIES: Final = (0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
+
+ANSWERED: Final = Counter("ccs_http_answers", "HTTP answers of the introspection listener.", ["status"])
+HANDLING: Final = Histogram(
+    "ccs_http_handling_seconds", "Seconds a handler took; one request in eight is timed.", buckets=_LATENCIES
+)
+CONNECTIONS: Final = Gauge(
+    "ccs_connections", "Open connections of the introspection listener.", multiprocess_mode="livesum"
+)
+ACCEPTED: Final = Counter("ccs_connections_accepted", "Connections accepted.")
+HANDSHAKES_FAILED: Final = Counter("ccs_handshakes_failed", "TLS handshakes that failed.")
+OVERDUE: Final = Counter("ccs_connections_overdue", "Connections cut by a deadline.")
+HANDLER_ERRORS: Final = Counter("ccs_handler_errors", "Requests answered 500 because a handler raised.")
+
+OUTCOMES: Final = Counter("ccs_introspections", "Introspections by outcome.", ["outcome"])
+SECURITY_EVENTS: Final = Counter("ccs_security_events", "Security events by kind.", ["kind"])
+TOKENS_REMEMBERED: Final = Gauge(
+    "ccs_tokens_remembered", "Verified tokens remembered by workers.", multiprocess_mode="livesum"
+)
+MEMO_LOOKUPS: Final = Counter("ccs_token_memo_lookups", "Look-ups of verified tokens, by result.", ["result"])
+
+RESIDENT: Final = Gauge("ccs_resident_bytes", "Resident memory of one process.", ["role"], multiprocess_mode="liveall")
+CPU_SECONDS: Final = Counter("ccs_cpu_seconds", "CPU time used, user and system.", ["role"])
+APPLIED: Final = Gauge("ccs_feed_applied_position", "Feed position the replica holds.", multiprocess_mode="livemax")
+HEAD: Final = Gauge("ccs_feed_head_position", "Highest feed position heard of.", multiprocess_mode="livemax")
+FORGED: Final = Counter("ccs_feed_forged", "Entries and answers that failed their check.")
