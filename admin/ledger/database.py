@@ -52,6 +52,7 @@ class Database:
         self._writers = trio.CapacityLimiter(1 if self.is_sqlite else pool_size)
         self._readers = trio.CapacityLimiter(pool_size)
         self.engine = _sqlite_engine(self.url, pool_size) if self.is_sqlite else _postgres_engine(self.url, pool_size)
+        self._bare = self.engine.execution_options(isolation_level="AUTOCOMMIT", ccs_begin=None)
         self._reading = self.engine.execution_options(**_read_options(is_sqlite=self.is_sqlite))
 
     @classmethod
@@ -81,6 +82,19 @@ class Database:
         """`read` for callers that are in a thread already."""
         with self._translated(), self._reading.begin() as connection:
             return work(connection)
+
+    async def scrub(self) -> None:
+        """After an erasure: make the database let go of deleted rows that it still keeps for itself.
+
+        SQLite copies its log into the file, where deleted rows are overwritten, and empties it; PostgreSQL vacuums
+        `person_keys`. Old backups and archived logs are the operator's to expire.
+        """
+        await trio.to_thread.run_sync(self._scrub, limiter=self._writers)
+
+    def _scrub(self) -> None:
+        statement = "PRAGMA wal_checkpoint(TRUNCATE)" if self.is_sqlite else "VACUUM person_keys"
+        with self._translated(), self._bare.connect() as connection:
+            connection.exec_driver_sql(statement)
 
     def dispose(self) -> None:
         """Close the idle connections."""
@@ -160,7 +174,9 @@ def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 -
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
-    connection.exec_driver_sql(connection.get_execution_options().get("ccs_begin", "BEGIN IMMEDIATE"))
+    statement = connection.get_execution_options().get("ccs_begin", "BEGIN IMMEDIATE")
+    if statement is not None:
+        connection.exec_driver_sql(statement)
 
 
 def _prepare_postgres(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection has no type

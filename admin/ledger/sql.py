@@ -1,0 +1,153 @@
+"""The ledger on SQL: SQLite embedded, PostgreSQL in production, the same code but for `bulk`.
+
+`open_ledger` is the way in: it migrates, creates or checks the ledger, and runs its writer for as long as the
+context lasts. Several processes may have one ledger open; the head's lock puts their writers in one order.
+"""
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from time import time
+from typing import Final
+
+import sqlalchemy as sa
+import trio
+
+from admin.config import Ledger as LedgerConfig
+from admin.ledger import genesis
+from admin.ledger.admission import Write
+from admin.ledger.bulk import bulk_for
+from admin.ledger.checkpoints import CheckpointKey, CheckpointSigner
+from admin.ledger.database import Database
+from admin.ledger.personal import Safe
+from admin.ledger.reader import SqlLedgerReader
+from admin.ledger.schema import person_keys
+from admin.ledger.store import Append, Idempotency, LedgerUnavailable, Receipt
+from admin.ledger.transaction import Outcome, Transaction
+from admin.ledger.writer import GroupCommit
+from engine.clock import Clock
+
+CHECKPOINT_EVERY: Final = 10_000  # events: a signature a second at full load, and little to walk between two
+_LOOK_EVERY: Final = 0.1  # seconds between looks for other processes' commits: the pace of the freshness protocol
+_LONGEST_WAIT: Final = 1.0  # seconds
+_DRAIN: Final = 10.0  # seconds for what is queued when the ledger is closed
+
+
+class SqlLedger(SqlLedgerReader):
+    """Reading and writing. `run` must be running for `append` to be taken."""
+
+    def __init__(
+        self,
+        database: Database,
+        safe: Safe,
+        signer: CheckpointSigner,
+        clock: Clock,
+        *,
+        wall: Callable[[], float] = time,
+        checkpoint_every: int = CHECKPOINT_EVERY,
+    ) -> None:
+        """clock: dates the events. wall: the same with fractions, for receipts."""
+        super().__init__(database, safe)
+        self._transaction = Transaction(safe, signer, clock.now, wall, checkpoint_every)
+        self._writer = GroupCommit(self._commit)
+        self._committed = trio.Event()
+        self._known = 0  # the highest seq this process knows to be committed
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Write until `close` was called and the queue is empty, or until cancelled."""
+        await self._writer.run(task_status=task_status)
+
+    def close(self) -> None:
+        """Take no more writes; `run` returns when what is queued is written."""
+        self._writer.close()
+
+    async def append(self, events: Sequence[Append], idempotency: Idempotency | None = None) -> Receipt:
+        """Append all or none; returns after the commit. See `store.Ledger.append`. Raises InvalidWrite too."""
+        return await self._writer.submit(Write(tuple(events), idempotency))
+
+    async def wait_beyond(self, seq: int) -> None:
+        """Return once the head may be above seq: at once on a commit of this process, else by looking."""
+        with trio.move_on_after(_LONGEST_WAIT):
+            while self._known <= seq:
+                with trio.move_on_after(_LOOK_EVERY):
+                    await self._committed.wait()
+                    continue
+                self._note((await self.head()).position.seq)
+
+    async def erase_person(self, person_id: str) -> bool:
+        """Destroy the person's key. True if there was one. The chain stays whole."""
+        erased = await self.database.run(lambda connection: _erase(connection, person_id))
+        self._safe.forget()
+        if erased:
+            with suppress(LedgerUnavailable):  # the key is gone; its last copies go with the next checkpoint or vacuum
+                await self.database.scrub()
+        return erased
+
+    async def checkpoint(self) -> None:
+        """Sign a checkpoint of the head now, unless there is one."""
+        await self.database.run(self._transaction.checkpoint)
+
+    async def _commit(self, writes: list[Write]) -> list[Outcome]:
+        outcomes = await self.database.run(lambda connection: self._transaction.append(connection, writes))
+        self._note(max((o.position.seq for o in outcomes if isinstance(o, Receipt)), default=0))
+        return outcomes
+
+    def _note(self, seq: int) -> None:
+        if seq > self._known:
+            self._known = seq
+            self._committed.set()
+            self._committed = trio.Event()
+
+
+def _erase(connection: sa.Connection, person_id: str) -> bool:
+    bulk_for(connection).lock_head()  # no append that still uses the key is under way
+    return connection.execute(sa.delete(person_keys).where(person_keys.c.person_id == person_id)).rowcount > 0
+
+
+@asynccontextmanager
+async def open_ledger(
+    config: LedgerConfig,
+    clock: Clock,
+    *,
+    wall: Callable[[], float] = time,
+    checkpoint_every: int = CHECKPOINT_EVERY,
+) -> AsyncIterator[SqlLedger]:
+    """Open the ledger that the settings name, creating it if there is none; write until the context is left.
+
+    Leaving it writes what is queued (for a bounded time) and closes the connections. Raises BadConfig,
+    LedgerUnavailable, WrongLedger, UnsafeDatabase.
+    """
+    safe, signer = Safe.from_file(config.person_key_file), CheckpointKey.from_file(config.checkpoint_key_file)
+    database = Database.of(config)
+    try:
+        await database.run(lambda connection: genesis.open_or_create(connection, config.kind, clock.now()))
+        ledger = SqlLedger(database, safe, signer, clock, wall=wall, checkpoint_every=checkpoint_every)
+        async with _writing(ledger):
+            yield ledger
+    finally:
+        database.dispose()
+
+
+@asynccontextmanager
+async def open_reader(config: LedgerConfig) -> AsyncIterator[SqlLedgerReader]:
+    """Open an existing ledger for reading only: nothing is migrated or created. Raises as `open_ledger`."""
+    database = Database.of(config)
+    try:
+        yield SqlLedgerReader(database, Safe.from_file(config.person_key_file))
+    finally:
+        database.dispose()
+
+
+@asynccontextmanager
+async def _writing(ledger: SqlLedger) -> AsyncIterator[None]:
+    """Run the writer around a body whose own exception comes out as it is, not in a group."""
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        await nursery.start(ledger.run)
+        try:
+            yield
+        except Exception as error:
+            failure = error
+        ledger.close()
+        nursery.cancel_scope.deadline = trio.current_time() + _DRAIN
+    if failure is not None:
+        raise failure

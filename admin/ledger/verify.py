@@ -1,0 +1,180 @@
+"""Is the ledger what it was? Walks the whole chain and names the first entry that is wrong.
+
+First every event against its hash, its predecessor and the signed checkpoints, in batches, so that a ledger of any
+size is walked in little memory while it is written to. Then, in one snapshot, what is derived from the events:
+the head, the versions of subjects, the newest feed records.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy import func
+
+from admin.ledger.chain import Break, Walk
+from admin.ledger.checkpoints import Checkpoint, CheckpointKey, fault_in
+from admin.ledger.reader import SqlLedgerReader, read_events, read_head, stored_checkpoint
+from admin.ledger.schema import checkpoints, events, feed_records, subjects
+from admin.ledger.store import Head
+
+BATCH: Final = 2_000  # events read and hashed in one go: a few MB, some 30 ms
+_BEFORE_ALL: Final = -(2**62)  # numbers below 1 are found too
+
+Progress = Callable[[int, int], None]  # events walked, events in all
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """What was found. fault: None = the ledger is whole."""
+
+    events: int  # that were walked and found right
+    checkpoints: int  # likewise
+    head: Head
+    newest: Checkpoint | None  # to be kept elsewhere, for a later `against`
+    fault: Break | None
+
+
+async def verify(
+    reader: SqlLedgerReader,
+    key: CheckpointKey,
+    *,
+    against: Sequence[Checkpoint] = (),
+    progress: Progress = lambda _walked, _all: None,
+) -> Verdict:
+    """Check everything. against: checkpoints that were kept outside this database. Raises LedgerUnavailable."""
+    head = await reader.head()
+    inspection = _Inspection(key, against)
+    while inspection.fault is None and inspection.walk.seq < head.position.seq:
+        walked = await reader.database.read(inspection.step)
+        progress(min(inspection.walk.seq, head.position.seq), head.position.seq)
+        if not walked:
+            break
+    if inspection.fault is None:
+        await reader.database.read(inspection.finish)
+    return Verdict(inspection.events, inspection.checkpoints, head, inspection.newest, inspection.fault)
+
+
+class _Inspection:
+    """One walk over one ledger; its methods run in a thread, one after another."""
+
+    def __init__(self, key: CheckpointKey, against: Sequence[Checkpoint]) -> None:
+        self.walk = Walk()
+        self.events = 0
+        self.checkpoints = 0
+        self.newest: Checkpoint | None = None
+        self.fault: Break | None = None
+        self._after = _BEFORE_ALL
+        self._key = key
+        self._against = sorted(against, key=lambda checkpoint: checkpoint.seq)
+
+    def step(self, connection: sa.Connection) -> bool:
+        """Check the next batch. False when there was none."""
+        batch = read_events(connection, self._after, BATCH)
+        if not batch:
+            return False
+        last = batch[-1].position.seq
+        signed = self._signed(connection, self._after, last)
+        for event in batch:
+            self.fault = self.walk.first_break((event,))
+            for checkpoint in signed.pop(event.position.seq, ()):
+                self.fault = self.fault or self._compare(checkpoint, event.hash)
+            if self.fault is not None:
+                return True
+            self.events += 1
+        self._after = last
+        self.fault = _unmatched(signed)
+        return True
+
+    def finish(self, connection: sa.Connection) -> None:
+        """Check, in one snapshot, what is derived from the events. The walk has to catch up with it first."""
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql("SET LOCAL statement_timeout = 0")
+        while self.fault is None and self.step(connection):
+            pass
+        if self.fault is None:
+            self.fault = _unmatched(self._signed(connection, self._after, 2**62)) or self._head(connection)
+        for query, what in _DERIVED:
+            if self.fault is None and (seq := connection.execute(query).scalar()) is not None:
+                self.fault = Break(seq, what)
+
+    def _signed(self, connection: sa.Connection, after: int, last: int) -> dict[int, list[Checkpoint]]:
+        query = sa.select(checkpoints).where(checkpoints.c.seq.between(after + 1, last)).order_by(checkpoints.c.seq)
+        signed: dict[int, list[Checkpoint]] = {}
+        for checkpoint in [
+            *map(stored_checkpoint, connection.execute(query)),
+            *(kept for kept in self._against if after < kept.seq <= last),
+        ]:
+            signed.setdefault(checkpoint.seq, []).append(checkpoint)
+        return dict(sorted(signed.items()))
+
+    def _compare(self, checkpoint: Checkpoint, found: bytes) -> Break | None:
+        what = fault_in(checkpoint, self._key)
+        if what is None and (checkpoint.incarnation, checkpoint.hash) != (self.walk.incarnation, found):
+            what = "its hash is not the one that a checkpoint vouches for"
+        if what is not None:
+            return Break(checkpoint.seq, what)
+        self.checkpoints += 1
+        self.newest = checkpoint
+        return None
+
+    def _head(self, connection: sa.Connection) -> Break | None:
+        head = read_head(connection)
+        if self.walk.seq < head.position.seq:
+            return Break(self.walk.seq + 1, f"events {self.walk.seq + 1} to {head.position.seq} are missing at the end")
+        if self.walk.seq > head.position.seq:
+            return Break(head.position.seq + 1, "it stands behind the ledger's head")
+        if (self.walk.incarnation, self.walk.hash) != (head.position.incarnation, head.hash):
+            return Break(head.position.seq, "it is not what the ledger's head says")
+        return None
+
+
+def _unmatched(signed: dict[int, list[Checkpoint]]) -> Break | None:
+    for seq in signed:
+        return Break(seq, "a checkpoint vouches for this event, which is not there")
+    return None
+
+
+def _versions_in_order() -> sa.Select[Any]:
+    nth = func.row_number().over(partition_by=events.c.subject, order_by=events.c.seq).label("nth")
+    numbered = sa.select(events.c.seq, events.c.version, nth).subquery()
+    return sa.select(func.min(numbered.c.seq)).where(numbered.c.version != numbered.c.nth)
+
+
+def _subjects_agree() -> sa.Select[Any]:
+    newest = sa.select(
+        events.c.subject, func.max(events.c.version).label("version"), func.max(events.c.seq).label("seq")
+    ).group_by(events.c.subject)
+    return _differences(newest.subquery(), subjects, ("subject",), ("version", "seq"))
+
+
+def _records_agree() -> sa.Select[Any]:
+    newest = (
+        sa.select(func.max(events.c.seq).label("seq"))
+        .where(events.c.feed_kind.is_not(None))
+        .group_by(events.c.feed_kind, events.c.feed_key)
+        .subquery()
+    )
+    said = sa.select(
+        events.c.feed_kind.label("kind"),
+        events.c.feed_key.label("key"),
+        events.c.seq,
+        events.c.feed_record.label("record"),
+    ).join(newest, newest.c.seq == events.c.seq)
+    return _differences(said.subquery(), feed_records, ("kind", "key"), ("seq", "record"))
+
+
+def _differences(said: Any, kept: Any, key: Sequence[str], rest: Sequence[str]) -> sa.Select[Any]:  # noqa: ANN401 - table or subquery
+    """The smallest seq of a row that is only in one of the two, or differs."""
+    same = sa.and_(*(said.c[name] == kept.c[name] for name in key))
+    differs = sa.or_(*(said.c[name] != kept.c[name] for name in rest))
+    missing = sa.select(said.c.seq).outerjoin_from(said, kept, same).where(kept.c.seq.is_(None) | differs)
+    surplus = sa.select(kept.c.seq).outerjoin_from(kept, said, same).where(said.c.seq.is_(None))
+    found = sa.union_all(missing, surplus).subquery()
+    return sa.select(func.min(found.c.seq))
+
+
+_DERIVED: Final = (
+    (_versions_in_order(), "its subject's versions do not count up one by one"),
+    (_subjects_agree(), "the table of subjects does not say what the events say"),
+    (_records_agree(), "the table of feed records does not say what the events say"),
+)
