@@ -37,6 +37,10 @@ class Consents:
         append = self._granted(asked, await self.parties(_named(asked)), act)
         return await write(self._ledger, append.subject, lambda _: append, key)
 
+    async def replayed(self, key: Idempotency) -> Receipt | None:
+        """The receipt of an earlier `grant_all` under this key. Raises IdempotencyMismatch."""
+        return await self._ledger.replayed(key)
+
     async def grant_all(
         self, asked: Sequence[Grant], parties: Mapping[ClientId, ParticipantEvent], act: Act, key: Idempotency | None
     ) -> tuple[list[Append], Receipt]:
