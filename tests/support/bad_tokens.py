@@ -30,6 +30,12 @@ def as_json(value: object) -> bytes:
     return value if isinstance(value, bytes) else json.dumps(value, separators=(",", ":")).encode()
 
 
+def compact(key: TokenKey, header: object, payload: object) -> bytes:
+    """A JWS rightly signed over whatever it holds."""
+    text = f"{part(as_json(header))}.{part(as_json(payload))}".encode()
+    return text + b"." + part(sign_jws(key, text)).encode()
+
+
 class Forge:
     """Makes variations of one good token. keys: private token keys by algorithm; the good one is PS256."""
 
@@ -49,8 +55,7 @@ class Forge:
         """A token rightly signed over whatever it holds."""
         header = self.header if header is None else header
         payload = self.claims if payload is None else payload
-        text = f"{part(as_json(header))}.{part(as_json(payload))}".encode()
-        return text + b"." + part(sign_jws(self.keys[key], text)).encode()
+        return compact(self.keys[key], header, payload)
 
     def headed(self, **changes: object) -> bytes:
         """With header members changed or added; None takes one away."""
