@@ -1,0 +1,296 @@
+"""The introspection endpoint: a request of an EDP becomes an `Ask`, the decision's `Answer` becomes bytes.
+
+Checks run in the order of the sheet (introspection, section 8): method, query, media type, form, caller, token,
+content; nothing of the token is looked at before the caller is known. Bound and records of an answer come from one
+replica transaction, opened after the request's last byte, and the clocks are read inside it. Whenever something had
+to be awaited, a new transaction is opened and everything is decided anew, so that no answer rests on what was true
+before the waiting.
+"""
+
+import contextlib
+import enum
+import uuid
+from collections.abc import Mapping
+from typing import ClassVar, Final, Protocol, assert_never
+
+import msgspec
+import trio
+
+from engine.clock import Clock, Seconds, UnixTime
+from engine.consent.records import (
+    ClientId,
+    ConsentId,
+    ConsentKey,
+    ConsentRecord,
+    ParticipantRecord,
+    PolicyRecord,
+    Role,
+)
+from engine.decision.answers import INACTIVE, render
+from engine.decision.decide import ASK_AGAIN, NOT_SERVING, decide
+from engine.decision.freshness import Freshness, FreshnessState, freshness_of
+from engine.decision.questions import (
+    Active,
+    ClaimFirst,
+    ClaimResult,
+    Inactive,
+    LookFurther,
+    Miss,
+    Records,
+    Step,
+    Unavailable,
+)
+from engine.errors import Fault, Kind
+from engine.listener.forms import Form
+from engine.listener.http1 import Headers, Request, Response
+from engine.listener.introspection_request import check_form_of_answer, read_ask, read_request
+from engine.listener.media import Head, HeadReader
+from engine.listener.read_through import Found, ReadThrough, newer_consent
+from engine.listener.refusals import INVALID_CLIENT, Refusal, unavailable, with_headers
+from engine.listener.security import DIGEST_SHOWN, SecurityEvent, SecurityEventKind, SecurityEvents
+from engine.listener.tls import Peer
+from engine.replica.reader import Replica, View
+from engine.tokens.claims import VerifiedToken
+from engine.tokens.keys import BadKeySet, KeySet
+from engine.tokens.memo import VerifiedTokens
+from engine.tokens.verify import TokenRefusal, token_digest, verify
+
+PATH: Final = b"/introspect"
+MAX_PASSES: Final = 4  # decide, look further, claim, decide; one more for a consent that moved meanwhile
+LOOK_TIMEOUT: Final = Seconds(0.25)  # Redis answers in a millisecond; the EDP's own time-out must not run out here
+
+
+class Outcome(enum.Enum):
+    """What requests are counted by."""
+
+    ACTIVE = "active"
+    INACTIVE = "inactive"
+    UNAVAILABLE = "unavailable"
+    REFUSED = "refused"
+
+
+class Count(Protocol):
+    """One more; a metric's own `inc`."""
+
+    def __call__(self) -> object: ...
+
+
+class Claims(Protocol):
+    """Claims one-off consents through the feed service."""
+
+    async def claim(self, consent_id: ConsentId, edp: ClientId, share_id: str) -> ClaimResult:
+        """HELD, TAKEN or UNREACHABLE, within a time of its own. Raises nothing; cancelling it must be safe."""
+
+
+class NotServing(Fault):
+    """This node cannot tell; 503, and another node may."""
+
+    kind: ClassVar[Kind] = Kind.UNAVAILABLE
+
+
+class _Gathered(msgspec.Struct, frozen=True):
+    """What the steps of one request have brought so far."""
+
+    looked: tuple[ConsentKey, ...]
+    found: Found
+    claimed: ConsentKey | None = None
+    claim: ClaimResult = ClaimResult.UNASKED
+
+
+_NOTHING_YET: Final = _Gathered((), {})
+
+
+class Introspection:
+    """`Handler` for `POST /introspect`. One per worker; keeps verified tokens and readings of heads between requests.
+
+    issuer: whose tokens are taken. meter_key: 32 bytes. boot_id: of this boot (`telemetry.host`).
+    counts: one `Count` for each Outcome.
+    """
+
+    def __init__(
+        self,
+        *,
+        replica: Replica,
+        memo: VerifiedTokens,
+        issuer: str,
+        meter_key: bytes,
+        clock: Clock,
+        boot_id: str,
+        read_through: ReadThrough,
+        claims: Claims,
+        security: SecurityEvents,
+        counts: Mapping[Outcome, Count],
+    ) -> None:
+        self._replica = replica
+        self._memo = memo
+        self._issuer = issuer
+        self._meter_key = meter_key
+        self._clock = clock
+        self._boot_id = boot_id
+        self._read_through = read_through
+        self._claims = claims
+        self._security = security
+        self._heads = HeadReader()
+        self._raw_keys: bytes | None = None
+        self._keys: KeySet | None = None
+        self._count_active = counts[Outcome.ACTIVE]
+        self._count_inactive = counts[Outcome.INACTIVE]
+        self._count_unavailable = counts[Outcome.UNAVAILABLE]
+        self._count_refused = counts[Outcome.REFUSED]
+
+    async def __call__(self, request: Request, peer: Peer) -> Response:
+        """Answer one request. Raises nothing that is not a bug."""
+        head = self._heads.read(request.headers)
+        try:
+            form = read_request(request, head)
+            step = await self._conclude(form, head, peer)
+        except Refusal as refusal:
+            self._count_refused()
+            return with_headers(refusal.response, head.echo)
+        return self._respond(step, head.echo)
+
+    async def _conclude(self, form: Form, head: Head, peer: Peer) -> Active | Inactive | Unavailable:
+        gathered = _NOTHING_YET
+        for _ in range(MAX_PASSES):
+            try:
+                step = self._decide(form, head, peer, gathered)
+            except Fault:  # ours, or the replica cannot be read: either way no answer about the token
+                return NOT_SERVING
+            if isinstance(step, LookFurther):
+                gathered = await self._look_further(step, gathered)
+            elif isinstance(step, ClaimFirst):
+                gathered = await self._claim(step, gathered)
+            else:
+                return step
+        return ASK_AGAIN
+
+    def _decide(self, form: Form, head: Head, peer: Peer, gathered: _Gathered) -> Step:
+        """One pass: everything from one transaction, the clocks read inside it."""
+        with self._replica.transaction() as view:
+            now = self._clock.now()
+            policy = view.policy()
+            bound = view.bound
+            freshness = freshness_of(bound, policy, boot_id=self._boot_id, boot=self._clock.boot(), now=now)
+            if bound is None or freshness.state is FreshnessState.BLIND:
+                return NOT_SERVING
+            caller = self._caller(view, peer, form, freshness, now)
+            check_form_of_answer(caller, head)
+            ask, presented = read_ask(caller, form)
+            token = self._token(view, caller, presented, now)
+            records = _records(view, policy, caller, token, gathered)
+            return decide(ask, token, records, freshness, now)
+
+    def _caller(self, view: View, peer: Peer, form: Form, freshness: Freshness, now: UnixTime) -> ParticipantRecord:
+        """Whose certificate it is (rows 2 and 3). Raises Refusal, NotServing."""
+        if not peer.thumbprint:
+            raise Refusal(400, INVALID_CLIENT)
+        caller = view.participant_by_thumbprint(peer.thumbprint)
+        if caller is None:
+            if freshness.state is not FreshnessState.CURRENT:
+                raise NotServing("a caller that this node does not know may have been registered since")
+            raise Refusal(401, INVALID_CLIENT)
+        if form.client_id is not None and form.client_id != caller.client_id:
+            self._report(SecurityEventKind.WRONG_CLIENT, caller)
+            raise Refusal(401, INVALID_CLIENT)
+        if caller.suspended or not _certificate_is_in_time(caller, peer, now):
+            raise Refusal(401, INVALID_CLIENT)
+        return caller
+
+    def _token(self, view: View, caller: ParticipantRecord, presented: bytes, now: UnixTime) -> VerifiedToken | None:
+        """The token, if it is one of ours. Raises NotServing when there are no keys to tell by."""
+        if caller.role is not Role.EDP:
+            self._report(SecurityEventKind.PROBE, caller, token_digest(presented))
+            return None
+        keys = self._current_keys(view)
+        digest = token_digest(presented)
+        token = self._memo.get(digest, keys, now)
+        if token is not None:
+            return token
+        verified = verify(presented, keys, self._meter_key, now)
+        if isinstance(verified, VerifiedToken):
+            self._memo.put(verified)
+            return verified
+        if verified.is_attack:
+            self._report_forged(caller, digest, verified)
+        return None
+
+    def _current_keys(self, view: View) -> KeySet:
+        """The issuer's keys as the replica has them. Raises NotServing when it has none that can be used."""
+        raw = view.keys()
+        if raw is not None and raw != self._raw_keys:
+            with contextlib.suppress(BadKeySet):  # then the set before it stays in use
+                self._keys = KeySet.from_published(raw, self._issuer)
+            self._raw_keys = raw
+        if raw is None or self._keys is None:
+            raise NotServing("the replica holds no key set that can be used")
+        return self._keys
+
+    async def _look_further(self, step: LookFurther, gathered: _Gathered) -> _Gathered:
+        found: Found = {}
+        with trio.move_on_after(LOOK_TIMEOUT):
+            try:
+                found = await self._read_through.find(step.keys)
+            except Fault:
+                found = {}  # nobody could be asked: the decision treats that as nothing found
+        return msgspec.structs.replace(gathered, looked=gathered.looked + step.keys, found={**gathered.found, **found})
+
+    async def _claim(self, step: ClaimFirst, gathered: _Gathered) -> _Gathered:
+        result = await self._claims.claim(ConsentId(str(uuid.UUID(bytes=step.consent))), step.edp, step.share_id)
+        return msgspec.structs.replace(gathered, claimed=step.consent, claim=result)
+
+    def _respond(self, answer: Active | Inactive | Unavailable, echo: Headers) -> Response:
+        match answer:
+            case Inactive():
+                self._count_inactive()
+                return _INACTIVE if not echo else Response(200, INACTIVE, headers=echo)
+            case Active():
+                self._count_active()
+                return Response(200, render(answer), headers=echo)
+            case Unavailable():
+                self._count_unavailable()
+                return with_headers(unavailable(answer).response, echo)
+            case _:
+                assert_never(answer)
+
+    def _report_forged(self, caller: ParticipantRecord, digest: bytes, refusal: TokenRefusal) -> None:
+        self._report(SecurityEventKind.FORGED_TOKEN, caller, digest, refusal.value)
+
+    def _report(
+        self, kind: SecurityEventKind, caller: ParticipantRecord, digest: bytes = b"", detail: str = ""
+    ) -> None:
+        self._security.record(SecurityEvent(kind, caller.client_id, digest[:DIGEST_SHOWN].hex(), detail))
+
+
+_INACTIVE: Final = Response(200, INACTIVE)
+
+
+def _certificate_is_in_time(caller: ParticipantRecord, peer: Peer, now: UnixTime) -> bool:
+    registered = next((held for held in caller.certificates if held.thumbprint == peer.thumbprint), None)
+    return registered is not None and now < registered.not_after and now < peer.not_after
+
+
+def _records(
+    view: View, policy: PolicyRecord, caller: ParticipantRecord, token: VerifiedToken | None, gathered: _Gathered
+) -> Records:
+    """What the decision may know. Of a token that is not for this caller: nothing."""
+    if token is None or token.claims.aud != caller.client_id:
+        return Records(caller, None, (), False, policy)  # noqa: FBT003 - token_revoked
+    return Records(
+        caller,
+        view.participant(token.claims.client_id),
+        tuple([_consent(view, grant.key, gathered) for grant in token.grants]),
+        view.token_revoked(token.revocation_key),
+        policy,
+        gathered.claim,
+        gathered.claimed,
+    )
+
+
+def _consent(view: View, key: ConsentKey, gathered: _Gathered) -> ConsentRecord | Miss:
+    """From the transaction; else what was found beyond it, if that is newer; else why there is none."""
+    record = view.consent(key)
+    if record is not None:
+        return record
+    if key not in gathered.looked:
+        return Miss.UNREAD
+    return newer_consent(gathered.found, key, view.bound) or Miss.UNKNOWN

@@ -1,0 +1,102 @@
+"""What the head of an introspection request says: the body's media type, the answers taken, credentials, the id.
+
+Pure, and remembered by the header tuple: a client's heads repeat, and the reader of heads hands out the same
+tuple for the same bytes.
+"""
+
+import re
+from typing import Final
+
+import msgspec
+
+from engine.listener.http1 import Headers
+
+FORM: Final = b"application/x-www-form-urlencoded"
+JSON: Final = b"application/json"
+SIGNED: Final = b"application/token-introspection+jwt"  # RFC 9701 section 4
+
+_MAX_KEPT: Final = 1024  # bytes of values: ordinary heads have a few hundred
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:-]{1,128}")  # safe to echo and to log
+_WEIGHT: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")  # RFC 9110 section 12.4.2
+
+
+class Head(msgspec.Struct, frozen=True, gc=False):
+    """The judgement. echo: the header fields to send back, none or `X-Request-ID`."""
+
+    is_form: bool
+    takes_json: bool
+    takes_signed: bool
+    authorization: bytes | None  # the scheme in lower case; credentials themselves are not kept
+    authorizations: int
+    echo: Headers
+
+
+class HeadReader:
+    """Reads heads and remembers the judgements; emptied when full, as `http1.HeadMemo` is."""
+
+    def __init__(self, size: int = 1024) -> None:
+        self._size = size
+        self._heads: dict[Headers, Head] = {}
+
+    def read(self, headers: Headers) -> Head:
+        """Judge the header fields of a request (names in lower case)."""
+        head = self._heads.get(headers)
+        if head is None:
+            head = read_head(headers)
+            if _is_worth_keeping(head, headers):
+                if len(self._heads) >= self._size:
+                    self._heads.clear()
+                self._heads[headers] = head
+        return head
+
+
+def _is_worth_keeping(head: Head, headers: Headers) -> bool:
+    """Not credentials; not what will not come again; nothing large."""
+    return not head.authorizations and not head.echo and sum(len(value) for _, value in headers) <= _MAX_KEPT
+
+
+def read_head(headers: Headers) -> Head:
+    """Judge the header fields of a request (names in lower case)."""
+    types = [value for name, value in headers if name == b"content-type"]
+    accepted = [value for name, value in headers if name == b"accept"]
+    credentials = [value for name, value in headers if name == b"authorization"]
+    ids = [value for name, value in headers if name == b"x-request-id"]
+    return Head(
+        is_form=len(types) == 1 and media_type(types[0]) == FORM,
+        takes_json=accepts(accepted, JSON),
+        takes_signed=accepts(accepted, SIGNED),
+        authorization=credentials[0].partition(b" ")[0].lower() if credentials else None,
+        authorizations=len(credentials),
+        echo=((b"X-Request-ID", ids[0]),) if len(ids) == 1 and _REQUEST_ID.fullmatch(ids[0]) else (),
+    )
+
+
+def media_type(value: bytes) -> bytes:
+    """Type and subtype in lower case, parameters left out (RFC 9110 section 8.3.1)."""
+    return value.partition(b";")[0].strip(b" \t").lower()
+
+
+def accepts(fields: list[bytes], wanted: bytes) -> bool:
+    """Whether `Accept` fields admit a media type (RFC 9110 section 12.5.1). No field, or only empty ones: anything.
+
+    The most specific range decides; a weight of 0 excludes; an unreadable weight counts as 0.
+    """
+    ranges = [part for part in b",".join(fields).split(b",") if part.strip(b" \t")]
+    if not ranges:
+        return True
+    kind = wanted.partition(b"/")[0]
+    ranks = {wanted: 3, kind + b"/*": 2, b"*/*": 1}
+    best, allowed = 0, False
+    for part in ranges:
+        rank = ranks.get(media_type(part), 0)
+        if rank > best or (rank == best and rank and not allowed):
+            best, allowed = rank, _weight(part) > 0
+    return allowed
+
+
+def _weight(part: bytes) -> float:
+    for parameter in part.split(b";")[1:]:
+        name, _, value = parameter.strip(b" \t").partition(b"=")
+        if name.lower() == b"q":
+            return float(value) if _WEIGHT.fullmatch(value) else 0.0
+    return 1.0
