@@ -49,7 +49,7 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaul
     data_to: Midnight | None = None
     meter_points: Annotated[tuple[MeterPointText, ...], Meta(min_length=1, max_length=10)] | None = None
     locations: Annotated[tuple[LocationText, ...], Meta(min_length=1, max_length=10)] | None = None
-    actions: Annotated[tuple[Literal["read"]], Meta(min_length=1, max_length=1)] = ("read",)
+    actions: tuple[Literal["read"]] = ("read",)
     lawful_basis: Literal["consent"] = "consent"
     atp_reference: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]{1,64}$")] | None = None
     renews: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{16,64}$")] | None = None
