@@ -24,16 +24,22 @@ class BadKeyFile(Fault):
 def read_private(path: Path) -> bytes:
     """The bytes of a key file. Raises BadKeyFile, also when anybody but its owner may read or write it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hold up the start
+        try:
+            # Of the file that was opened, whatever stands under the name by now.
+            _refuse_open_to_others(os.fstat(descriptor).st_mode, path)
+            return os.read(descriptor, _MAX_KEY_BYTES)
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise BadKeyFile(f"{path}: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(file.fileno())  # of the file that was opened, whatever stands under the name by now
-        if not stat.S_ISREG(status.st_mode):
-            raise BadKeyFile(f"{path}: not a file")
-        if stat.S_IMODE(status.st_mode) & 0o077:
-            raise BadKeyFile(f"{path}: others than its owner may read this key; run: chmod 600 {path}")
-        return file.read(_MAX_KEY_BYTES)
+
+
+def _refuse_open_to_others(mode: int, path: Path) -> None:
+    if not stat.S_ISREG(mode):
+        raise BadKeyFile(f"{path}: not a file")
+    if stat.S_IMODE(mode) & 0o077:
+        raise BadKeyFile(f"{path}: others than its owner may read this key; run: chmod 600 {path}")
 
 
 def write_private(path: Path, content: bytes) -> None:

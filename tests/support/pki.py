@@ -56,16 +56,17 @@ class Pki:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.authority = Authority.create(directory / "authority", UnixTime(int(time.time())))
+        self.issued_at = UnixTime(int(time.time()))
+        self.authority = Authority.create(directory / "authority", self.issued_at)
         self.ca_file = directory / "authority" / "ca.pem"
         self.server_certificate_file = directory / "server.pem"
         self.server_key_file = directory / "server.key"
-        issued = self.authority.issue_server(UnixTime(int(time.time())))
+        issued = self.authority.issue_server(self.issued_at)
         issued.write(self.server_certificate_file, self.server_key_file)
         self.client = functools.cache(self._client)
 
     def _client(self, client_id: str) -> ClientFiles:
-        issued = self.authority.issue_client(ClientId(client_id), UnixTime(int(time.time())))
+        issued = self.authority.issue_client(ClientId(client_id), self.issued_at)
         certificate_file, key_file = self.directory / f"{client_id}.pem", self.directory / f"{client_id}.key"
         issued.write(certificate_file, key_file)
         return ClientFiles(ClientId(client_id), certificate_file, key_file, issued.registered)
