@@ -32,7 +32,7 @@ def read_request(request: Request, head: Head) -> Form:
     if not head.is_form:
         raise Refusal(415, INVALID_REQUEST, (b"Accept", FORM))
     if len(request.body) > MAX_BODY:
-        raise Refusal(413, INVALID_REQUEST)
+        raise Refusal(413, INVALID_REQUEST, close=True)
     try:
         form = read_form(request.body)
     except BadForm as fault:

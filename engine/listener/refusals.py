@@ -16,9 +16,9 @@ TRY_LATER: Final = b'{"error":"temporarily_unavailable"}'
 class Refusal(Exception):
     """Raised inside the endpoint, answered by it; never leaves it."""
 
-    def __init__(self, status: int, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    def __init__(self, status: int, body: bytes, *headers: tuple[bytes, bytes], close: bool = False) -> None:
         super().__init__(status)
-        self.response = Response(status, body, headers=headers)
+        self.response = Response(status, body, headers=headers, close=close)
 
 
 def unavailable(answer: Unavailable) -> Refusal:

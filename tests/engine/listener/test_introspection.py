@@ -1,0 +1,712 @@
+"""The endpoint on a real replica: each row of the sheet's section 8 that concerns plain answers, by its number."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlencode
+
+import msgspec
+import pytest
+import trio
+
+from admin.pki.keys import FileTokenSigner, TokenKey
+from engine.clock import BootTime, UnixTime
+from engine.consent.records import (
+    AccessMode,
+    Answers,
+    ClientId,
+    ConsentId,
+    ConsentKey,
+    ConsentRecord,
+    OnSilence,
+    ParticipantRecord,
+    PolicyRecord,
+    Role,
+    Thumbprint,
+)
+from engine.consent.states import State
+from engine.decision.freshness import MAX_SILENCE, Bound
+from engine.decision.questions import ClaimResult
+from engine.errors import Fault
+from engine.feed.entries import Entry, EntryKind
+from engine.listener.http1 import Headers, Request, Response
+from engine.listener.introspection import Introspection, Outcome
+from engine.listener.read_through import Found
+from engine.listener.security import SecurityEvent, SecurityEventKind
+from engine.listener.tls import Peer
+from engine.replica.reader import View, view_of
+from engine.replica.store import ReplicaStore
+from engine.tokens.grants import consent_key
+from engine.tokens.keys import JwkSet, PublishedKeys
+from engine.tokens.memo import VerifiedTokens
+from engine.tokens.verify import revocation_key
+from tests.support.bad_tokens import BAD_TOKENS, Forge
+from tests.support.pki import (
+    CONSENT_ID,
+    DAY,
+    ISSUER,
+    METER_KEY,
+    METER_POINT,
+    NOW,
+    MakeToken,
+    Pki,
+    consent_record,
+    granted_consent,
+)
+from tests.support.replicas import BOOT, INCARNATION, entry, open_store, participant_entry, policy_entry
+from tests.support.replicas import bound as unproven
+
+INACTIVE = Response(200, b'{"active":false}')
+FORM: tuple[bytes, bytes] = (b"content-type", b"application/x-www-form-urlencoded")
+UPTIME = BootTime(5000.0)
+KEY = consent_key(CONSENT_ID)
+WINDOW = {
+    "ccs_dataset_id": "hh-electricity-import",
+    "ccs_mpxn": METER_POINT,
+    "ccs_from": "2026-10-01T00:00:00Z",
+    "ccs_to": "2026-11-01T00:00:00Z",
+}
+
+
+class FrozenClock:
+    """Both clocks, moved by hand."""
+
+    def __init__(self) -> None:
+        self.at, self.up = NOW, UPTIME
+
+    def now(self) -> UnixTime:
+        return self.at
+
+    def boot(self) -> BootTime:
+        return self.up
+
+    def pass_seconds(self, seconds: int) -> None:
+        self.at, self.up = UnixTime(self.at + seconds), BootTime(self.up + seconds)
+
+
+class KeptEvents:
+    def __init__(self) -> None:
+        self.events: list[SecurityEvent] = []
+
+    def record(self, event: SecurityEvent) -> None:
+        self.events.append(event)
+
+
+class Beyond:
+    """Redis, as far as read-through goes: what it holds, and what happens while it is asked."""
+
+    def __init__(self) -> None:
+        self.held: dict[ConsentKey, Entry] = {}
+        self.asked: list[ConsentKey] = []
+        self.broken = False
+        self.silent = False
+        self.meanwhile = lambda: None
+
+    async def find(self, keys: Sequence[ConsentKey]) -> Found:
+        self.asked += keys
+        if self.silent:
+            await trio.sleep_forever()
+        if self.broken:
+            raise Fault("no Redis")
+        self.meanwhile()
+        return {key: self.held[key] for key in keys if key in self.held}
+
+
+class Ledgered:
+    """The claims of the feed service."""
+
+    def __init__(self) -> None:
+        self.held: dict[tuple[ConsentId, ClientId], str] = {}
+        self.reachable = True
+
+    async def claim(self, consent_id: ConsentId, edp: ClientId, share_id: str) -> ClaimResult:
+        await trio.lowlevel.checkpoint()
+        if not self.reachable:
+            return ClaimResult.UNREACHABLE
+        holder = self.held.setdefault((consent_id, edp), share_id)
+        return ClaimResult.HELD if holder == share_id else ClaimResult.TAKEN
+
+
+class OwnReplica:
+    """The writer's own open file as a reader sees it: LMDB allows a process to open a file once only."""
+
+    def __init__(self, store: ReplicaStore) -> None:
+        self._store = store
+
+    def transaction(self) -> View:
+        environment = self._store.environment
+        return View(None) if environment is None else view_of(environment)
+
+
+class Node:
+    """A worker's endpoint over a replica of its own."""
+
+    def __init__(self, directory: Path, pki: Pki, keys: bytes) -> None:
+        self.pki = pki
+        self.clock = FrozenClock()
+        self.security = KeptEvents()
+        self.beyond = Beyond()
+        self.claims = Ledgered()
+        self.counted: Counter[Outcome] = Counter()
+        self.store: ReplicaStore = open_store(directory)
+        self.directory = directory
+        self.seq = 0
+        self.replica = OwnReplica(self.store)
+        self.endpoint = self.make_endpoint()
+        self.keys = keys
+
+    def make_endpoint(self) -> Introspection:
+        def counter(outcome: Outcome) -> object:
+            return lambda: self.counted.update([outcome])
+
+        return Introspection(
+            replica=self.replica,
+            memo=VerifiedTokens(100),
+            issuer=ISSUER,
+            meter_key=METER_KEY,
+            clock=self.clock,
+            boot_id=BOOT,
+            read_through=self.beyond,
+            claims=self.claims,
+            security=self.security,
+            counts={outcome: counter(outcome) for outcome in Outcome},
+        )
+
+    def open(self, keys: bytes | None = None) -> None:
+        generation = self.store.begin_generation()
+        generation.seal(unproven(0))
+        self.store.adopt(generation)
+        self.store.put_keys(self.keys if keys is None else keys)
+
+    def apply(self, *entries: Entry) -> None:
+        """Apply and earn `current` as of this second."""
+        numbered = []
+        for item in entries:
+            self.seq += 1
+            numbered.append(msgspec.structs.replace(item, seq=self.seq))
+        self.store.apply(numbered, self.bound())
+
+    def bound(self) -> Bound:
+        return Bound(INCARNATION, self.seq, BOOT, BootTime(self.clock.up + MAX_SILENCE), self.clock.at)
+
+    def register(self, client_id: str, role: Role, **fields: object) -> ParticipantRecord:
+        # The made-up authority issues for the machine's time, the test lives at NOW.
+        record = self.pki.participant(client_id, role)
+        held = tuple(msgspec.structs.replace(item, not_after=UnixTime(NOW + 30 * DAY)) for item in record.certificates)
+        record = msgspec.structs.replace(record, **({"certificates": held} | fields))
+        self.apply(participant_entry(0, record))
+        return record
+
+    def grant(self, record: ConsentRecord | None = None, key: ConsentKey = KEY) -> None:
+        self.apply(entry(0, EntryKind.CONSENT, key, record or consent_record()))
+
+    def peer(self, client_id: str, not_after: int = NOW + 30 * DAY) -> Peer:
+        return Peer(self.pki.client(client_id).certificate.thumbprint, UnixTime(not_after))
+
+    async def ask(
+        self,
+        token: bytes | None,
+        caller: str = "edp-1",
+        *,
+        method: bytes = b"POST",
+        target: bytes = b"/introspect",
+        headers: Headers = (FORM,),
+        body: bytes | None = None,
+        peer: Peer | None = None,
+        **parameters: str,
+    ) -> Response:
+        form = ({} if token is None else {"token": token.decode()}) | parameters
+        sent = urlencode(form).encode() if body is None else body
+        request = Request(method, target, headers, sent, keep_alive=True)
+        return await self.endpoint(request, peer or self.peer(caller))
+
+
+@pytest.fixture(scope="session")
+def published(token_signer: FileTokenSigner) -> bytes:
+    return msgspec.json.encode(PublishedKeys(ISSUER, JwkSet((token_signer.public,))))
+
+
+@pytest.fixture
+def bare(tmp_path: Path, pki: Pki, published: bytes) -> Iterator[Node]:
+    """A node without a replica."""
+    node = Node(tmp_path / "replica", pki, published)
+    yield node
+    node.store.close()
+
+
+@pytest.fixture
+def node(bare: Node) -> Node:
+    """A current node that knows edp-1, atp-1 and the consent of the good token."""
+    bare.open()
+    bare.register("edp-1", Role.EDP)
+    bare.register("atp-1", Role.ATP)
+    bare.grant()
+    return bare
+
+
+@pytest.fixture(scope="session")
+def good(make_token: MakeToken) -> bytes:
+    return make_token().token
+
+
+def refused(status: int, error: bytes, headers: Mapping[bytes, bytes] | None = None) -> Response:
+    return Response(status, b'{"error":"%b"}' % error, headers=tuple((headers or {}).items()))
+
+
+INVALID = refused(400, b"invalid_request")
+LATER = b"temporarily_unavailable"
+
+
+def is_unavailable(response: Response) -> bool:
+    return (response.status, response.body) == (503, b'{"error":"temporarily_unavailable"}') and any(
+        name == b"Retry-After" and int(value) >= 1 for name, value in response.headers
+    )
+
+
+def one_off(node: Node, make_token: MakeToken) -> bytes:
+    fields = {"access_mode": AccessMode.ONE_OFF, "expires_at": UnixTime(NOW + DAY), "data_to": NOW}
+    node.grant(consent_record(**fields))
+    return make_token(consents=(granted_consent(**fields),)).token
+
+
+class TestYes:
+    async def test_a_good_token_is_active_with_what_it_stands_for(self, node: Node, good: bytes) -> None:
+        response = await node.ask(good)
+        answer = json.loads(response.body)
+        assert (response.status, response.content_type) == (200, b"application/json")
+        assert answer["active"] is True
+        assert (answer["aud"], answer["client_id"], answer["ccs_freshness"]) == ("edp-1", "atp-1", "current")
+        assert answer["ccs_as_of"] == NOW
+        assert answer["authorization_details"][0]["consent_id"] == CONSENT_ID
+        assert node.counted == {Outcome.ACTIVE: 1}
+
+    async def test_a_repeat_is_decided_anew_on_what_the_replica_says_by_then(self, node: Node, good: bytes) -> None:
+        assert json.loads((await node.ask(good)).body)["active"] is True
+        node.grant(consent_record(state=State.REVOKED, consent_version=2))
+        assert await node.ask(good) == INACTIVE
+
+    async def test_a_sane_request_id_comes_back_with_every_kind_of_answer(self, node: Node, good: bytes) -> None:
+        headers = (FORM, (b"x-request-id", b"abc-1"))
+        for response in (
+            await node.ask(good, headers=headers),
+            await node.ask(b"junk", headers=headers),
+            await node.ask(None, headers=headers),
+            await node.ask(good, headers=headers, method=b"GET"),
+        ):
+            assert (b"X-Request-ID", b"abc-1") in response.headers
+
+    async def test_a_renewed_certificate_speaks_for_the_same_client(self, node: Node, good: bytes) -> None:
+        old = node.register("edp-1", Role.EDP)
+        new = node.pki.client("edp-1-renewed").certificate
+        both = (*old.certificates, msgspec.structs.replace(new, not_after=UnixTime(NOW + DAY)))
+        node.apply(participant_entry(0, msgspec.structs.replace(old, certificates=both)))
+        answer = await node.ask(good, "edp-1-renewed")
+        assert json.loads(answer.body)["active"] is True
+
+
+class TestMessage:
+    @pytest.mark.parametrize("method", [b"GET", b"PUT", b"HEAD", b"DELETE", b"OPTIONS", b"PATCH"])
+    async def test_row_10_other_methods(self, node: Node, good: bytes, method: bytes) -> None:
+        assert await node.ask(good, method=method) == refused(405, b"invalid_request", {b"Allow": b"POST"})
+
+    @pytest.mark.parametrize("query", [b"?token=abc", b"?", b"?x=1"])
+    async def test_row_9_a_query_string(self, node: Node, good: bytes, query: bytes) -> None:
+        assert await node.ask(good, target=b"/introspect" + query) == INVALID
+
+    @pytest.mark.parametrize("headers", [(), ((b"content-type", b"application/json"),), (FORM, FORM)])
+    async def test_row_11_another_content_type(self, node: Node, good: bytes, headers: Headers) -> None:
+        expected = refused(415, b"invalid_request", {b"Accept": b"application/x-www-form-urlencoded"})
+        assert await node.ask(good, headers=headers) == expected
+
+    async def test_row_12_a_body_over_the_cap(self, node: Node) -> None:
+        response = await node.ask(None, body=b"token=" + b"a" * 16_379)
+        assert (response.status, response.body, response.close) == (413, b'{"error":"invalid_request"}', True)
+        assert await node.ask(None, body=b"token=" + b"a" * 16_378) == INACTIVE
+
+    @pytest.mark.parametrize("body", [b"", b"token=", b"token", b"token_type_hint=access_token"])
+    async def test_row_7_no_token(self, node: Node, body: bytes) -> None:
+        assert await node.ask(None, body=body) == INVALID
+
+    @pytest.mark.parametrize("again", ["token", "client_id", "ccs_from"])
+    async def test_row_8_a_repeated_parameter(self, node: Node, good: bytes, again: str) -> None:
+        value = urlencode([("token", good.decode()), (again, "a"), (again, "a")]).encode()
+        assert await node.ask(None, body=value) == INVALID
+
+    @pytest.mark.parametrize("tail", [b"%", b"%zz", b"%00", b"\0", b"\xc3\xa9", b"%C3%A9"])
+    async def test_row_14_broken_bytes(self, node: Node, good: bytes, tail: bytes) -> None:
+        assert await node.ask(None, body=b"token=" + good + tail) == INVALID
+
+    async def test_row_16_an_unknown_hint_changes_nothing(self, node: Node, good: bytes) -> None:
+        plain = await node.ask(good)
+        for hint in ("refresh_token", "access_token", "nonsense"):
+            assert await node.ask(good, token_type_hint=hint) == plain
+
+    async def test_unknown_parameters_are_ignored(self, node: Node, good: bytes) -> None:
+        assert await node.ask(good, shoe_size="44") == await node.ask(good)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"ccs_from": None},
+            {"ccs_to": None},
+            {"ccs_mpxn": None},
+            {"ccs_dataset_id": None},
+            {"ccs_from": "2026-11-01T00:00:00Z"},
+            {"ccs_from": "2026-12-01T00:00:00Z"},
+            {"ccs_from": "2026-10-01T00:00:00"},
+            {"ccs_from": "2026-10-01T00:00:00+00:00"},
+            {"ccs_from": "2026-10-01"},
+            {"ccs_from": "2026-02-30T00:00:00Z"},
+            {"ccs_from": "2026-10-01T00:00:00Z\n"},
+            {"ccs_mpxn": "1000000000012"},
+            {"ccs_mpxn": "mpan:12"},
+            {"ccs_mpxn": "mpan:100000000001x"},
+            {"ccs_dataset_id": "No Such Form"},
+            {"ccs_purpose_code": "Two Words"},
+            {"ccs_share_id": "two words"},
+            {"ccs_share_id": "x" * 129},
+        ],
+    )
+    async def test_row_17_context_that_is_incomplete_or_unreadable(
+        self, node: Node, good: bytes, change: dict[str, str | None]
+    ) -> None:
+        context = {name: value for name, value in (WINDOW | change).items() if value is not None}
+        assert await node.ask(good, **context) == INVALID
+
+    async def test_row_17_a_purpose_code_without_the_four(self, node: Node, good: bytes) -> None:
+        assert await node.ask(good, ccs_purpose_code="switching") == INVALID
+
+
+class TestCaller:
+    async def test_row_2_no_certificate(self, node: Node, good: bytes) -> None:
+        nobody = Peer(Thumbprint(b""), UnixTime(2**62))
+        assert await node.ask(good, peer=nobody) == refused(400, b"invalid_client")
+
+    async def test_row_3_an_unknown_certificate(self, node: Node, good: bytes) -> None:
+        assert await node.ask(good, "stranger") == refused(401, b"invalid_client")
+
+    async def test_row_3_the_client_id_of_another(self, node: Node, good: bytes) -> None:
+        node.register("edp-2", Role.EDP)
+        assert await node.ask(good, client_id="edp-2") == refused(401, b"invalid_client")
+        assert node.security.events == [SecurityEvent(SecurityEventKind.WRONG_CLIENT, ClientId("edp-1"))]
+
+    async def test_the_own_client_id_is_welcome(self, node: Node, good: bytes) -> None:
+        assert await node.ask(good, client_id="edp-1") == await node.ask(good)
+
+    async def test_row_3_a_suspended_edp_on_an_open_connection(self, node: Node, good: bytes) -> None:
+        assert (await node.ask(good)).status == 200
+        node.register("edp-1", Role.EDP, suspended=True)
+        assert await node.ask(good) == refused(401, b"invalid_client")
+
+    async def test_row_3_a_certificate_no_longer_registered(self, node: Node, good: bytes) -> None:
+        node.register("edp-1", Role.EDP, certificates=())
+        assert await node.ask(good) == refused(401, b"invalid_client")
+
+    async def test_row_3_a_certificate_that_ran_out_on_an_open_connection(self, node: Node, good: bytes) -> None:
+        assert await node.ask(good, peer=node.peer("edp-1", not_after=NOW)) == refused(401, b"invalid_client")
+        node.clock.pass_seconds(30 * DAY)  # to the registered end
+        node.apply()
+        late = node.peer("edp-1", not_after=NOW + 99 * DAY)
+        assert await node.ask(good, peer=late) == refused(401, b"invalid_client")
+
+    async def test_row_3_basic_credentials(self, node: Node, good: bytes) -> None:
+        response = await node.ask(good, headers=(FORM, (b"authorization", b"Basic ZWRwOjE=")))
+        assert (response.status, response.body) == (401, b'{"error":"invalid_client"}')
+        assert b"WWW-Authenticate" in dict(response.headers)
+
+    async def test_row_4_a_bearer_token_as_credentials(self, node: Node, good: bytes) -> None:
+        response = await node.ask(good, headers=(FORM, (b"authorization", b"Bearer " + good)))
+        expected = {b"WWW-Authenticate": b'Bearer error="invalid_token"'}
+        assert response == refused(401, b"invalid_token", expected)
+
+    @pytest.mark.parametrize("role", [Role.ATP, Role.NODE, Role.OPERATOR])
+    async def test_row_5_a_caller_that_is_no_edp(self, node: Node, good: bytes, role: Role) -> None:
+        node.register("prober", role)
+        for token in (good, b"junk"):
+            assert await node.ask(token, "prober") == INACTIVE
+        assert [event.kind for event in node.security.events] == [SecurityEventKind.PROBE] * 2
+        assert node.security.events[0].token_digest == hashlib.sha256(good).hexdigest()[:16]
+
+    @pytest.mark.parametrize(
+        "credentials",
+        [
+            {"client_assertion": "x"},
+            {"client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"},
+            {"client_secret": "x"},
+        ],
+    )
+    async def test_row_6_credentials_in_the_body(self, node: Node, good: bytes, credentials: dict[str, str]) -> None:
+        assert await node.ask(good, **credentials) == INVALID
+        assert await node.ask(good, headers=(FORM, (b"authorization", b"Basic eA==")), **credentials) == INVALID
+
+    async def test_row_6_two_authorization_fields(self, node: Node, good: bytes) -> None:
+        twice = (FORM, (b"authorization", b"Basic eA=="), (b"authorization", b"Basic eA=="))
+        assert await node.ask(good, headers=twice) == INVALID
+
+    async def test_row_15_plain_answers_never_reach_an_edp_registered_for_signed_ones(
+        self, node: Node, good: bytes
+    ) -> None:
+        node.register("edp-1", Role.EDP, answers=Answers.SIGNED)
+        plain_only = (FORM, (b"accept", b"application/json"))
+        assert await node.ask(good, headers=plain_only) == INVALID
+        for headers in ((FORM,), (FORM, (b"accept", b"*/*")), (FORM, (b"accept", b"application/*"))):
+            for token in (good, b"junk"):
+                assert await node.ask(token, headers=headers) == refused(406, b"invalid_request")
+
+    @pytest.mark.parametrize("accept", [b"text/html", b"application/json;q=0", b"application/token-introspection+jwt"])
+    async def test_row_15a_no_answer_that_is_accepted(self, node: Node, good: bytes, accept: bytes) -> None:
+        response = await node.ask(good, headers=(FORM, (b"accept", accept)))
+        assert response == refused(406, b"invalid_request")
+
+
+class TestToken:
+    @pytest.mark.parametrize("token", [b"random", b"2YotnFZFEjr1zCsicMWpAA", b"a" * 8193, b"a.b.c", b"\n", b".."])
+    async def test_rows_18_and_23_what_was_never_issued(self, node: Node, token: bytes) -> None:
+        assert await node.ask(token) == INACTIVE
+        assert node.security.events == []
+
+    async def test_row_19_a_token_for_another_edp(self, node: Node, make_token: MakeToken) -> None:
+        node.register("edp-2", Role.EDP)
+        foreign = make_token(edp="edp-2").token
+        assert await node.ask(foreign) == INACTIVE
+        assert node.beyond.asked == []
+
+    async def test_row_19_no_consent_is_looked_up_for_a_foreign_token(self, node: Node, make_token: MakeToken) -> None:
+        unknown = "11111111-1111-4111-8111-111111111111"
+        foreign = make_token(edp="edp-2", consents=(granted_consent(unknown, edps=(ClientId("edp-2"),)),)).token
+        assert await node.ask(foreign) == INACTIVE
+        assert node.beyond.asked == []
+
+    async def test_row_20_an_expired_token_also_when_it_was_remembered(self, node: Node, good: bytes) -> None:
+        assert json.loads((await node.ask(good)).body)["active"] is True
+        node.clock.pass_seconds(600)
+        node.apply()
+        assert await node.ask(good) == INACTIVE
+
+    @pytest.mark.parametrize("state", sorted(set(State) - {State.ACTIVE}))
+    async def test_row_21_a_consent_that_is_not_active(self, node: Node, good: bytes, state: State) -> None:
+        node.grant(consent_record(state=state, consent_version=2))
+        assert await node.ask(good) == INACTIVE
+
+    async def test_row_21_a_revoked_token(self, node: Node, make_token: MakeToken) -> None:
+        minted = make_token()
+        key = revocation_key(minted.claims.jti)
+        node.apply(Entry(INCARNATION, 0, EntryKind.TOKEN_REVOCATION, key, msgspec.msgpack.encode([NOW + DAY])))
+        assert await node.ask(minted.token) == INACTIVE
+
+    async def test_row_21_a_suspended_atp(self, node: Node, good: bytes) -> None:
+        node.register("atp-1", Role.ATP, suspended=True)
+        assert await node.ask(good) == INACTIVE
+
+    async def test_row_22_a_token_from_the_future(self, node: Node, make_token: MakeToken) -> None:
+        assert await node.ask(make_token(now=UnixTime(NOW + 11)).token) == INACTIVE
+
+    @pytest.mark.parametrize("name", sorted(BAD_TOKENS))
+    async def test_rows_23_to_27_tokens_of_attackers(
+        self, node: Node, make_token: MakeToken, token_keys: dict[str, TokenKey], name: str
+    ) -> None:
+        make, refusal = BAD_TOKENS[name]
+        bad = make(Forge(make_token(), token_keys))
+        response = await node.ask(None, body=urlencode({"token": bad}).encode())
+        if response != INACTIVE:  # what is not ASCII, or is larger than any request, does not get so far
+            assert not bad.isascii() or len(bad) > 8192
+            assert response.status in (400, 413)
+        kinds = [event.kind for event in node.security.events]
+        assert kinds == ([SecurityEventKind.FORGED_TOKEN] if refusal.is_attack else [])
+
+    async def test_a_security_event_shows_eight_bytes_of_the_digest(self, node: Node, good: bytes) -> None:
+        forged = good[:-4] + (b"AAAA" if not good.endswith(b"AAAA") else b"BBBB")
+        assert await node.ask(forged) == INACTIVE
+        (event,) = node.security.events
+        assert event.token_digest == hashlib.sha256(forged).hexdigest()[:16]
+
+    async def test_rows_18_to_28_look_alike_with_a_request_id_too(self, node: Node, make_token: MakeToken) -> None:
+        headers = (FORM, (b"x-request-id", b"id-1"))
+        answers = [
+            await node.ask(b"junk", headers=headers),
+            await node.ask(make_token(edp="edp-2").token, headers=headers),
+            await node.ask(make_token(now=UnixTime(NOW - 9999)).token, headers=headers),
+        ]
+        assert answers == [Response(200, b'{"active":false}', headers=((b"X-Request-ID", b"id-1"),))] * 3
+
+
+class TestShare:
+    async def test_a_covered_share_is_active(self, node: Node, good: bytes) -> None:
+        assert json.loads((await node.ask(good, **WINDOW)).body)["active"] is True
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"ccs_dataset_id": "hh-gas"},
+            {"ccs_mpxn": "mpan:2000000000024"},
+            {"ccs_from": "2020-01-01T00:00:00Z"},
+            {"ccs_to": "2031-01-01T00:00:00Z"},
+            {"ccs_purpose_code": "marketing"},
+        ],
+    )
+    async def test_a_share_outside_the_consent_is_inactive(
+        self, node: Node, good: bytes, change: dict[str, str]
+    ) -> None:
+        assert await node.ask(good, **(WINDOW | change)) == INACTIVE
+
+
+class TestSilence:
+    """Row 30: what a node says of itself."""
+
+    async def test_row_30_no_replica(self, bare: Node, good: bytes) -> None:
+        assert is_unavailable(await bare.ask(good))
+        assert bare.counted == {Outcome.UNAVAILABLE: 1}
+
+    async def test_row_30_never_current(self, bare: Node, good: bytes) -> None:
+        bare.open()
+        assert is_unavailable(await bare.ask(good))
+
+    async def test_row_30_last_known_and_an_edp_that_does_not_handle_it(self, node: Node, good: bytes) -> None:
+        node.clock.pass_seconds(3)
+        assert is_unavailable(await node.ask(good))
+        assert is_unavailable(await node.ask(b"junk"))
+
+    async def test_row_30_last_known_and_the_policy_is_halt(self, node: Node, good: bytes) -> None:
+        node.register("edp-1", Role.EDP, handles_last_known=True)
+        node.apply(policy_entry(0, PolicyRecord(on_silence=OnSilence.HALT)))
+        node.clock.pass_seconds(3)
+        assert is_unavailable(await node.ask(good))
+
+    async def test_row_30_silence_beyond_the_cap(self, node: Node, good: bytes) -> None:
+        node.register("edp-1", Role.EDP, handles_last_known=True)
+        node.clock.pass_seconds(DAY + 1)
+        assert is_unavailable(await node.ask(good))
+
+    async def test_row_30_a_caller_registered_since_the_silence_began(self, node: Node, good: bytes) -> None:
+        node.clock.pass_seconds(3)
+        assert is_unavailable(await node.ask(good, "stranger"))
+
+    async def test_row_30_no_keys_to_verify_by(self, bare: Node, good: bytes) -> None:
+        bare.open(keys=b"")
+        bare.register("edp-1", Role.EDP)
+        assert is_unavailable(await bare.ask(good))
+
+    async def test_a_bad_key_set_leaves_the_one_before_in_use(self, node: Node, good: bytes) -> None:
+        before = await node.ask(good)
+        node.store.put_keys(b'{"issuer":"https://elsewhere.example","jwks":{"keys":[]}}')
+        assert await node.ask(good) == before
+
+    async def test_row_30a_last_known_says_so_with_its_true_age(self, node: Node, good: bytes) -> None:
+        node.register("edp-1", Role.EDP, handles_last_known=True)
+        node.clock.pass_seconds(60)
+        answer = json.loads((await node.ask(good)).body)
+        assert (answer["active"], answer["ccs_freshness"], answer["ccs_as_of"]) == (True, "last_known", NOW)
+
+    async def test_row_30a_a_token_younger_than_the_view_with_an_unseen_consent(
+        self, node: Node, make_token: MakeToken
+    ) -> None:
+        node.register("edp-1", Role.EDP, handles_last_known=True)
+        unseen = "11111111-1111-4111-8111-111111111111"
+        node.clock.pass_seconds(60)
+        token = make_token(consents=(granted_consent(unseen),), now=UnixTime(NOW + 30)).token
+        assert is_unavailable(await node.ask(token))
+
+    async def test_a_replica_that_cannot_be_read_is_no_answer(self, node: Node, good: bytes) -> None:
+        environment = node.store.environment
+        assert environment is not None
+        with environment.lmdb.begin(write=True) as txn:
+            txn.put(KEY, b"\0\0\0\0\0\x01not a record", db=environment.consents)
+        assert is_unavailable(await node.ask(good))
+
+
+class TestLookingFurther:
+    """A consent that the replica does not have (yet)."""
+
+    UNSEEN = "11111111-1111-4111-8111-111111111111"
+
+    def beyond(self, seq: int, record: ConsentRecord | None = None, incarnation: str = INCARNATION) -> Entry:
+        stored = msgspec.msgpack.encode(record or consent_record(self.UNSEEN))
+        return Entry(incarnation, seq, EntryKind.CONSENT, consent_key(self.UNSEEN), stored)
+
+    def hold(self, node: Node, entry: Entry) -> None:
+        node.beyond.held[entry.key] = entry
+
+    @pytest.fixture
+    def fresh(self, make_token: MakeToken) -> bytes:
+        return make_token(consents=(granted_consent(self.UNSEEN),)).token
+
+    async def test_a_newer_record_in_redis_is_used_and_not_kept(self, node: Node, fresh: bytes) -> None:
+        self.hold(node, self.beyond(node.seq + 1))
+        assert json.loads((await node.ask(fresh)).body)["active"] is True
+        assert json.loads((await node.ask(fresh)).body)["active"] is True
+        assert node.beyond.asked == [consent_key(self.UNSEEN)] * 2
+
+    async def test_a_record_not_above_the_view_is_not_used(self, node: Node, fresh: bytes) -> None:
+        self.hold(node, self.beyond(node.seq))
+        assert is_unavailable(await node.ask(fresh))
+
+    async def test_a_record_of_another_incarnation_is_not_used(self, node: Node, fresh: bytes) -> None:
+        self.hold(node, self.beyond(node.seq + 1, incarnation="00000000000000b2"))
+        assert is_unavailable(await node.ask(fresh))
+
+    async def test_a_newer_end_in_redis_is_an_end(self, node: Node, fresh: bytes) -> None:
+        self.hold(node, self.beyond(node.seq + 1, consent_record(self.UNSEEN, state=State.REVOKED)))
+        assert await node.ask(fresh) == INACTIVE
+
+    async def test_a_settled_miss_is_inactive_and_a_young_one_is_not(self, node: Node, fresh: bytes) -> None:
+        assert is_unavailable(await node.ask(fresh))
+        node.clock.pass_seconds(10)
+        node.apply()
+        assert await node.ask(fresh) == INACTIVE
+
+    async def test_without_redis_the_same_rule_holds(self, node: Node, fresh: bytes) -> None:
+        node.beyond.broken = True
+        assert is_unavailable(await node.ask(fresh))
+        node.clock.pass_seconds(10)
+        node.apply()
+        assert await node.ask(fresh) == INACTIVE
+
+    @pytest.mark.usefixtures("autojump_clock")
+    async def test_a_silent_redis_is_not_waited_for(self, node: Node, fresh: bytes) -> None:
+        node.beyond.silent = True
+        started = trio.current_time()
+        assert is_unavailable(await node.ask(fresh))
+        assert trio.current_time() - started < 1
+
+    async def test_what_came_to_the_replica_meanwhile_is_what_counts(self, node: Node, fresh: bytes) -> None:
+        self.hold(node, self.beyond(node.seq + 1))
+        revoked = consent_record(self.UNSEEN, state=State.REVOKED, consent_version=2)
+        node.beyond.meanwhile = lambda: node.grant(revoked, consent_key(self.UNSEEN))
+        assert await node.ask(fresh) == INACTIVE
+
+    async def test_a_node_that_fell_silent_meanwhile_does_not_answer_current(self, node: Node, fresh: bytes) -> None:
+        self.hold(node, self.beyond(node.seq + 1))
+        node.beyond.meanwhile = lambda: node.clock.pass_seconds(3)
+        assert is_unavailable(await node.ask(fresh))
+
+
+class TestOneOff:
+    async def test_the_first_share_holds_it_and_may_repeat(self, node: Node, make_token: MakeToken) -> None:
+        token = one_off(node, make_token)
+        for _ in range(2):
+            answer = json.loads((await node.ask(token, ccs_share_id="share-1")).body)
+            assert answer["active"] is True
+        assert node.claims.held == {(CONSENT_ID, "edp-1"): "share-1"}
+
+    async def test_another_share_is_inactive(self, node: Node, make_token: MakeToken) -> None:
+        token = one_off(node, make_token)
+        await node.ask(token, ccs_share_id="share-1")
+        assert await node.ask(token, ccs_share_id="share-2") == INACTIVE
+
+    async def test_without_a_share_id_the_token_itself_is_the_share(self, node: Node, make_token: MakeToken) -> None:
+        token = one_off(node, make_token)
+        assert json.loads((await node.ask(token)).body)["active"] is True
+        assert await node.ask(token, ccs_share_id="share-1") == INACTIVE
+
+    async def test_an_unreachable_ledger_is_no_answer(self, node: Node, make_token: MakeToken) -> None:
+        token = one_off(node, make_token)
+        node.claims.reachable = False
+        assert is_unavailable(await node.ask(token, ccs_share_id="share-1"))
+
+
+async def test_a_forged_caller_costs_no_look_at_the_token(node: Node, good: bytes) -> None:
+    """Section 8: nothing about the token is looked at before the caller is known."""
+    await node.ask(good, "stranger")
+    assert node.endpoint._memo.statistics().misses == 0

@@ -1,0 +1,97 @@
+"""What heads say: the media type, the answers taken, the id to echo."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.listener.media import JSON, SIGNED, HeadReader, accepts, read_head
+
+FORM = (b"content-type", b"application/x-www-form-urlencoded")
+
+
+@pytest.mark.parametrize(
+    ("value", "is_form"),
+    [
+        (b"application/x-www-form-urlencoded", True),
+        (b"Application/X-WWW-Form-Urlencoded", True),
+        (b"application/x-www-form-urlencoded; charset=UTF-8", True),
+        (b"application/x-www-form-urlencoded ;charset=utf-8", True),
+        (b"application/json", False),
+        (b"application/x-www-form-urlencodedx", False),
+        (b"text/plain; application/x-www-form-urlencoded", False),
+        (b"", False),
+    ],
+)
+def test_only_forms_are_forms(value: bytes, is_form: bool) -> None:
+    assert read_head(((b"content-type", value),)).is_form is is_form
+
+
+def test_a_missing_or_doubled_content_type_is_no_form() -> None:
+    assert not read_head(()).is_form
+    assert not read_head((FORM, FORM)).is_form
+
+
+@pytest.mark.parametrize(
+    ("fields", "json", "signed"),
+    [
+        ([], True, True),
+        ([b""], True, True),
+        ([b"*/*"], True, True),
+        ([b"application/*"], True, True),
+        ([b"application/json"], True, False),
+        ([b"APPLICATION/JSON"], True, False),
+        ([b"application/json;q=0.5, */*;q=0"], True, False),
+        ([b"application/token-introspection+jwt"], False, True),
+        ([b"application/token-introspection+jwt, application/json;q=0.1"], True, True),
+        ([b"text/html", b"application/json"], True, False),
+        ([b"text/html"], False, False),
+        ([b"text/*"], False, False),
+        ([b"application/json;q=0"], False, False),
+        ([b"*/*, application/json;q=0"], False, True),
+        ([b"*/*;q=0, application/json"], True, False),
+        ([b"application/json;q=2"], False, False),
+        ([b"application/json;q=x"], False, False),
+        ([b"application/json; charset=utf-8; q=0.001"], True, False),
+    ],
+)
+def test_accept_is_read_as_http_says(fields: list[bytes], json: bool, signed: bool) -> None:
+    assert (accepts(fields, JSON), accepts(fields, SIGNED)) == (json, signed)
+
+
+@given(st.lists(st.binary(max_size=40), max_size=4))
+def test_no_accept_field_breaks_the_reader(fields: list[bytes]) -> None:
+    assert accepts(fields, JSON) in (True, False)
+
+
+@pytest.mark.parametrize("sane", [b"5f1b0f5e-8c0a-4b3e-9a39-30f8d4d9f6b0", b"a", b"x" * 128, b"trace:1.2~3_4"])
+def test_a_sane_request_id_is_echoed(sane: bytes) -> None:
+    assert read_head((FORM, (b"x-request-id", sane))).echo == ((b"X-Request-ID", sane),)
+
+
+@pytest.mark.parametrize("odd", [b"", b"x" * 129, b"a b", b"a\tb", b"<script>", b"a,b", b"\xc3\xa9"])
+def test_any_other_request_id_is_not(odd: bytes) -> None:
+    assert read_head((FORM, (b"x-request-id", odd))).echo == ()
+
+
+def test_two_request_ids_are_none() -> None:
+    assert read_head((FORM, (b"x-request-id", b"a"), (b"x-request-id", b"b"))).echo == ()
+
+
+def test_readings_are_remembered_without_credentials_ids_or_bulk() -> None:
+    reader = HeadReader(size=2)
+    plain = (FORM, (b"accept", b"*/*"))
+    assert reader.read(plain) is reader.read(plain)
+    for passing in (
+        (FORM, (b"authorization", b"Bearer abc")),
+        (FORM, (b"x-request-id", b"abc")),
+        (FORM, (b"accept", b"text/html, " * 200)),
+    ):
+        assert reader.read(passing) is not reader.read(passing)
+        assert reader.read(passing) == reader.read(passing)
+
+
+def test_what_is_remembered_has_a_bound() -> None:
+    reader = HeadReader(size=4)
+    for number in range(50):
+        reader.read((FORM, (b"user-agent", b"%d" % number)))
+    assert len(reader._heads) <= 4
