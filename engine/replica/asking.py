@@ -115,9 +115,10 @@ def bound_of(previous: Bound, applied: int, earned: Asked | None, boot_id: str) 
     return Bound(previous.incarnation, applied, boot_id, fresh_until, earned.wall)
 
 
-def withdrawn(previous: Bound) -> Bound:
-    """The bound without its claim to be current; what was known stays known as of then."""
-    return Bound(previous.incarnation, previous.applied, "", BootTime(0.0), previous.as_of)
+def withdrawn(previous: Bound, now: BootTime) -> Bound:
+    """The bound without its claim to be current from now on; what was known stays known as of then."""
+    fresh_until = min(previous.fresh_until, now)
+    return Bound(previous.incarnation, previous.applied, previous.boot_id, BootTime(fresh_until), previous.as_of)
 
 
 def disowned(previous: Bound) -> Bound:

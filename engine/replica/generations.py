@@ -2,7 +2,7 @@
 
     lock            held (flock) by the one writer as long as it lives; the kernel lets go when it dies
     current         symbolic link to the generation readers open; swapped in one rename
-    generation-N/   an LMDB environment and its `mark`
+    generation-*/   an LMDB environment and its `mark`
 
 The file is written without waiting for the disk (sync=False): it survives the death of any process, because the
 kernel has the pages, but not the death of the machine. The mark tells the two apart: `open <boot id>` while a
@@ -12,6 +12,7 @@ writer is at work, `clean` after an orderly end. Whatever else a start finds is 
 import fcntl
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -72,11 +73,12 @@ class Generations:
         return None if name is None else self.directory / name
 
     def create(self) -> Path:
-        """An empty directory for the next generation, numbered above all there are."""
+        """An empty directory for the next generation.
+
+        Its name was never used before: readers tell by the name whether what they have open is still the one in use.
+        """
         with translated(self.directory):
-            path = self.directory / f"{_PREFIX}{max(self._numbers(), default=0) + 1}"
-            path.mkdir(mode=PRIVATE_DIRECTORY)
-        return path
+            return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=self.directory))
 
     def switch_to(self, generation: Path) -> None:
         """Make a generation the one that readers open, in one step."""
@@ -92,14 +94,9 @@ class Generations:
         with translated(self.directory):
             if keep is None:
                 (self.directory / CURRENT).unlink(missing_ok=True)
-            for number in self._numbers():
-                path = self.directory / f"{_PREFIX}{number}"
+            for path in self.directory.glob(_PREFIX + "*"):
                 if path != keep:
                     shutil.rmtree(path)
-
-    def _numbers(self) -> list[int]:
-        names = (path.name.removeprefix(_PREFIX) for path in self.directory.glob(_PREFIX + "*"))
-        return [int(name) for name in names if name.isdecimal()]
 
 
 def current_name(directory: Path) -> str | None:

@@ -8,11 +8,10 @@ is newer than the snapshot's position is not undone by the older entries that fo
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import msgspec
 
-from engine.clock import BootTime, Seconds, UnixTime
+from engine.clock import Seconds, UnixTime
 from engine.consent.records import ConsentRecord, ParticipantRecord, TokenRevocation
 from engine.consent.states import ENDED
 from engine.decision.freshness import Bound
@@ -26,8 +25,6 @@ from engine.replica.layout import STAMP_BYTES, BrokenReplica, stamp, stamped_at
 _consent = msgspec.msgpack.Decoder(ConsentRecord).decode
 _participant = msgspec.msgpack.Decoder(ParticipantRecord).decode
 _revocation = msgspec.msgpack.Decoder(TokenRevocation).decode
-
-UNCLAIMED: Final = BootTime(0.0)  # a bound that was never current
 
 
 class OutOfOrder(Fault):
@@ -49,10 +46,12 @@ class Generation:
             bound, _ = layout.unpack_bound(txn.get(layout.BOUND_KEY, b"", db=self.environment.meta))
         return bound
 
-    def seal(self, bound: Bound) -> None:
-        """Write format and bound: from here on the generation is complete."""
+    def seal(self, bound: Bound, keys: bytes | None = None) -> None:
+        """Write format, bound and the verification keys known so far: from here on the generation is complete."""
         with self.environment.writing() as txn:
             txn.put(layout.FORMAT_KEY, layout.FORMAT, db=self.environment.meta)
+            if keys is not None:
+                txn.put(layout.KEYS_KEY, keys, db=self.environment.meta)
             txn.put(layout.BOUND_KEY, layout.pack_bound(bound), db=self.environment.meta)
 
     def close(self, *, clean: bool) -> None:
@@ -124,9 +123,13 @@ class ReplicaStore:
         """
         generation, held = self._held()
         _refuse_gaps(held, entries, bound)
-        with generation.environment.writing() as txn:
-            write_entries(generation.environment, txn, entries)
-            txn.put(layout.BOUND_KEY, layout.pack_bound(bound), db=generation.environment.meta)
+        try:
+            with generation.environment.writing() as txn:
+                write_entries(generation.environment, txn, entries)
+                txn.put(layout.BOUND_KEY, layout.pack_bound(bound), db=generation.environment.meta)
+        except BrokenReplica:
+            generations.mark_trial(generation.path)  # the next start takes a snapshot
+            raise
         self.bound = bound
 
     def put_keys(self, raw: bytes) -> None:
@@ -136,8 +139,10 @@ class ReplicaStore:
             txn.put(layout.KEYS_KEY, raw, db=generation.environment.meta)
 
     def keys(self) -> bytes | None:
-        """The verification keys kept."""
-        generation, _ = self._held()
+        """The verification keys kept; None: none yet."""
+        if self._generation is None:
+            return None
+        generation = self._generation
         with generation.environment.lmdb.begin() as txn:
             return txn.get(layout.KEYS_KEY, db=generation.environment.meta)
 

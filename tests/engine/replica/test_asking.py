@@ -101,7 +101,8 @@ def test_without_an_answer_only_the_position_moves() -> None:
 
 def test_a_withdrawn_bound_is_known_as_of_then_and_a_disowned_one_not_at_all() -> None:
     previous = Bound(INCARNATION, 4, BOOT, BootTime(9_000.0), NOW)
-    assert withdrawn(previous) == Bound(INCARNATION, 4, "", BootTime(0.0), NOW)
+    assert withdrawn(previous, BootTime(10.0)) == Bound(INCARNATION, 4, BOOT, BootTime(10.0), NOW)
+    assert withdrawn(previous, BootTime(9_001.0)) == previous
     assert disowned(previous) == bound(4)
 
 

@@ -165,6 +165,24 @@ def test_a_replica_swapped_without_a_word_is_found_within_the_look_interval(writ
     replica.close()
 
 
+def test_a_replica_that_was_thrown_away_is_let_go(writer: Writer, tmp_path: Path) -> None:
+    writer.do("filled(store)")
+    time = Time()
+    replica = reader(tmp_path, time)
+    writer.end()
+    (mark,) = tmp_path.glob("generation-*/mark")
+    mark.write_text("trial")
+    successor = Writer(tmp_path)
+    successor.do("assert store.discarded; filled(store, [nothing(1)])")
+    time.now += LOOK_EVERY
+    for _ in range(2):
+        with replica.transaction() as view:
+            seen = view.bound
+    assert seen == bound(1)
+    replica.close()
+    successor.end()
+
+
 def test_refresh_finds_a_swapped_in_replica_without_any_request(writer: Writer, tmp_path: Path) -> None:
     writer.do("filled(store)")
     replica = reader(tmp_path)

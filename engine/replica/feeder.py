@@ -1,0 +1,211 @@
+"""The feeder: the one task that keeps a node's replica, from nothing to current and through every loss.
+
+    no replica                      -> snapshot over HTTPS
+    a replica                       -> follow through Redis; over HTTPS whenever Redis does not answer
+    a gap, entries that do not come -> fetch them over HTTPS
+    another incarnation             -> leave `current`, ask the feed service; if it is so, new snapshot, keeping ends
+
+While a snapshot loads, the replica of the same incarnation goes on answering as last known.
+"""
+
+import enum
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+import structlog
+import trio
+
+from engine.backoff import Backoff
+from engine.clock import Clock, Seconds
+from engine.decision.freshness import MAX_SILENCE
+from engine.errors import Fault
+from engine.feed.entries import EntryKind, Position
+from engine.replica.follower import Follower
+from engine.replica.housekeeping import keep_house
+from engine.replica.over_https import HttpsWay
+from engine.replica.over_redis import RedisLinks, RedisWay
+from engine.replica.service import FeedService
+from engine.replica.snapshot import SnapshotLoader, bound_after, keep_ends
+from engine.replica.store import Generation, ReplicaStore
+
+KEYS_EVERY: Final = Seconds(30.0)  # should the entry that announces new keys be withheld
+SNAPSHOT_RETRY: Final = Backoff(first=Seconds(0.2), limit=Seconds(5.0))
+PROGRESS_EVERY: Final = 100_000  # records a log line
+
+_log = structlog.get_logger("ccs.feeder")
+
+
+class FeederState(enum.StrEnum):
+    """What the feeder is doing."""
+
+    STARTING = "starting"
+    LOADING = "loading"  # a snapshot
+    FOLLOWING = "following"
+
+
+class Way(enum.StrEnum):
+    """By which way answers come now."""
+
+    REDIS = "redis"
+    HTTPS = "https"
+    NONE = "none"
+
+
+class FeederStatistics(msgspec.Struct, frozen=True):
+    """For metrics and the status page."""
+
+    state: FeederState
+    way: Way
+    instance: str
+    position: Position  # applied
+    head: int  # the highest position of the ledger an answer spoke of
+    silence: Seconds  # since the newest fulfilled question was asked; infinite: none yet
+    forged: int
+    healed: int  # gaps closed over HTTPS
+    snapshots: int  # adopted
+    loaded: int  # records of the snapshot under way or last loaded
+    full: bool  # the replica has no room
+    last_fault: str
+
+
+class Feeder:
+    """Keeps `store` until cancelled. The store is open and stays the caller's to close.
+
+    redis: None = the node lives on the HTTPS feed alone. mac_keys: newest first. instance: drawn for this start.
+    draw: gives nonces, 16-64 lower-case hexadecimal digits. jitter: gives numbers in [0, 1).
+    kept: told which ends were carried into a new incarnation that has not got them, to be reported.
+    """
+
+    def __init__(
+        self,
+        store: ReplicaStore,
+        service: FeedService,
+        redis: RedisLinks | None,
+        *,
+        node_id: str,
+        instance: str,
+        boot_id: str,
+        mac_keys: tuple[bytes, ...],
+        clock: Clock,
+        draw: Callable[[], str],
+        jitter: Callable[[], float],
+        kept: Callable[[list[tuple[EntryKind, bytes]]], None] = lambda _: None,
+    ) -> None:
+        self.follower = Follower(store, node_id=node_id, instance=instance, boot_id=boot_id, clock=clock, draw=draw)
+        self._store, self._service, self._clock = store, service, clock
+        self._boot_id, self._mac_keys, self._jitter, self._kept = boot_id, mac_keys, jitter, kept
+        self._redis = None if redis is None else RedisWay(redis, self.follower, mac_keys=mac_keys, clock=clock)
+        self._https = HttpsWay(
+            service, self.follower, mac_keys=mac_keys, redis_silence=self._redis_silence, jitter=jitter
+        )
+        self._state = FeederState.STARTING
+        self._snapshots = self._loaded = 0
+        self._last_fault = ""
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Until cancelled. Ready at once: `statistics` says how far it has come."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(keep_house, self._store, self._clock)
+            task_status.started()
+            if self._store.bound is None:
+                await self._take_snapshot()
+            self._state = FeederState.FOLLOWING
+            nursery.start_soon(self._keep_keys)
+            nursery.start_soon(self._https.run)
+            if self._redis is not None:
+                nursery.start_soon(self._redis.run)
+            await self._renew()
+
+    def statistics(self) -> FeederStatistics:
+        """A snapshot."""
+        return FeederStatistics(
+            state=self._state,
+            way=self._way(),
+            instance=self.follower.instance,
+            position=self.follower.position,
+            head=self.follower.head,
+            silence=self.follower.silence(),
+            forged=0 if self._redis is None else self._redis.forged,
+            healed=self._https.healed,
+            snapshots=self._snapshots,
+            loaded=self._loaded,
+            full=self.follower.full,
+            last_fault=self._last_fault or self._https.last_fault,
+        )
+
+    def _redis_silence(self) -> Seconds:
+        return Seconds(float("inf")) if self._redis is None else self._redis.silence()
+
+    def _way(self) -> Way:
+        if not self._https.needed():
+            return Way.REDIS
+        return Way.HTTPS if self.follower.silence() < MAX_SILENCE else Way.NONE
+
+    async def _renew(self) -> None:
+        while True:
+            await self._https.renew.wait_beyond(self._https.renew.rings)
+            await self._take_snapshot()
+
+    async def _take_snapshot(self) -> None:
+        state, self._state, failures = self._state, FeederState.LOADING, 0
+        while True:
+            try:
+                await self._load()
+                break
+            except Fault as fault:
+                failures += 1
+                self._last_fault = fault.text
+                _log.warning("a snapshot failed", text=fault.text, detail=fault.detail, failures=failures)
+            await trio.sleep(SNAPSHOT_RETRY.delay(failures, self._jitter()))
+        self._last_fault = ""
+        self._state = state
+
+    async def _load(self) -> None:
+        generation = self._store.begin_generation()
+        try:
+            kept = await self._fill(generation)
+        except BaseException:
+            self._store.abandon(generation)
+            raise
+        self._store.adopt(generation)  # no await since the bound was worked out: nothing was applied meanwhile
+        self._snapshots += 1
+        self.follower.begin_anew()
+        self.follower.keys_changed.ring()
+        _log.info("a snapshot was adopted", position=self.follower.position, records=self._loaded, kept=len(kept))
+        if kept:
+            self._kept(kept)
+
+    async def _fill(self, generation: Generation) -> list[tuple[EntryKind, bytes]]:
+        asked_at, asked_wall = self._clock.boot(), self._clock.now()
+        loader = SnapshotLoader(generation, self._mac_keys)
+        async with self._service.snapshot() as pieces:
+            async for sealed in pieces:
+                loader.take(sealed)
+                self._tell_progress(loader.count)
+        position, previous, old = loader.finish(), self._store.bound, self._store.environment
+        bound = bound_after(position, previous, self._boot_id, asked_at, asked_wall)
+        kept = []
+        if previous is not None and old is not None and previous.incarnation != position.incarnation:
+            kept = keep_ends(old, generation.environment)
+        generation.seal(bound, self._store.keys())
+        return kept
+
+    def _tell_progress(self, count: int) -> None:
+        if count != self._loaded and count % PROGRESS_EVERY == 0:
+            _log.info("loading a snapshot", records=count)
+        self._loaded = count
+
+    async def _keep_keys(self) -> None:
+        """Hold the verification keys of the feed service, so that a start without it knows them."""
+        while True:
+            rings = self.follower.keys_changed.rings
+            try:
+                raw = await self._service.keys()
+                if raw != self._store.keys():
+                    self._store.put_keys(raw)
+                    _log.info("verification keys were fetched")
+            except Fault as fault:
+                _log.warning("the verification keys could not be fetched", text=fault.text)
+            with trio.move_on_after(KEYS_EVERY):
+                await self.follower.keys_changed.wait_beyond(rings)

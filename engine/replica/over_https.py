@@ -1,0 +1,143 @@
+"""The feed over HTTPS, when Redis is silent or absent: a long poll for entries, a check for their freshness.
+
+It steps in when no counting answer has come by way of Redis for a while, long before the bound runs out, and
+steps back as soon as Redis answers again. It is also what settles which incarnation is the true one. Calls are
+never cut off from here: each ends by its own limit.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import structlog
+import trio
+
+from engine.backoff import Backoff
+from engine.clock import Seconds
+from engine.errors import Fault, Kind
+from engine.feed.entries import Entry, ForgedEntry, unseal
+from engine.replica.bell import Bell
+from engine.replica.follower import Follower
+from engine.replica.service import FeedService
+
+REDIS_PATIENCE: Final = Seconds(0.5)  # a quarter of MAX_SILENCE: five questions unanswered
+POLL_WAIT: Final = Seconds(5.0)
+CHECK_EVERY: Final = Seconds(0.4)  # a fifth of MAX_SILENCE; entries applied are reported at once all the same
+CHECK_NOT_BEFORE: Final = Seconds(0.02)
+LOOK_EVERY: Final = Seconds(0.05)
+FAR_BEHIND: Final = 200_000  # entries; beyond that a snapshot is quicker
+RETRY: Final = Backoff(first=Seconds(0.1), limit=Seconds(2.0))
+
+_log = structlog.get_logger("ccs.feeder")
+
+
+class HttpsWay:
+    """Follows the feed over HTTPS while it is needed.
+
+    redis_silence: seconds since Redis last brought an answer that counts. jitter: numbers in [0, 1).
+    """
+
+    def __init__(
+        self,
+        service: FeedService,
+        follower: Follower,
+        *,
+        mac_keys: tuple[bytes, ...],
+        redis_silence: Callable[[], Seconds],
+        jitter: Callable[[], float],
+    ) -> None:
+        self.renew = Bell()  # rings when only a snapshot can help
+        self.healed = 0  # gaps closed
+        self.last_fault = ""
+        self._service = service
+        self._follower = follower
+        self._mac_keys = mac_keys
+        self._redis_silence = redis_silence
+        self._jitter = jitter
+
+    def needed(self) -> bool:
+        """Whether Redis does not do, or something is in doubt."""
+        return self._follower.in_doubt or self._redis_silence() > REDIS_PATIENCE
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._for_ever, self._poll)
+            nursery.start_soon(self._for_ever, self._check)
+            nursery.start_soon(self._for_ever, self._heal)
+
+    async def _for_ever(self, turn: Callable[[], Awaitable[None]]) -> None:
+        failures = 0
+        while True:
+            try:
+                await turn()
+                failures = 0
+            except Fault as fault:
+                failures += 1
+                self._note(fault)
+                await trio.sleep(max(LOOK_EVERY, RETRY.delay(failures, self._jitter())))
+
+    def _note(self, fault: Fault) -> None:
+        if fault.kind is Kind.CONFLICT:
+            self._follower.doubt("")  # the feed service does not know our incarnation; the check will settle it
+        if fault.text != self.last_fault:
+            _log.warning("the feed over HTTPS failed", text=fault.text, detail=fault.detail)
+        self.last_fault = fault.text
+
+    async def _wait_needed(self) -> None:
+        while not self.needed():  # noqa: ASYNC110 - silence grows by itself: no event marks its limit
+            await trio.sleep(LOOK_EVERY)
+
+    async def _poll(self) -> None:
+        await self._wait_needed()
+        sealed = await self._service.entries(self._follower.position, POLL_WAIT)
+        self._follower.take_entries(self._genuine(sealed))
+        if not sealed:
+            await trio.sleep(LOOK_EVERY)
+
+    async def _check(self) -> None:
+        await self._wait_needed()
+        rings = self._follower.applied.rings
+        question = self._follower.ask()
+        answer = await self._service.check(question)
+        position = self._follower.position
+        if question.incarnation != position.incarnation:
+            return  # another generation was adopted meanwhile
+        if answer.incarnation != position.incarnation:
+            self._follower.disown()
+            self.renew.ring()
+        else:
+            self._follower.trust()
+            self._follower.take_answer(answer)
+        await trio.sleep(CHECK_NOT_BEFORE)
+        with trio.move_on_after(CHECK_EVERY * (0.75 + self._jitter() / 2)):
+            await self._follower.applied.wait_beyond(rings)
+
+    async def _heal(self) -> None:
+        """Close a gap when one was seen, or when an answer speaks of entries that do not come."""
+        rings = self._follower.missing.rings
+        with trio.move_on_after(LOOK_EVERY):
+            await self._follower.missing.wait_beyond(rings)
+        if self._follower.missing.rings > rings or self._follower.overdue():
+            await self._close_gap()
+
+    async def _close_gap(self) -> None:
+        follower = self._follower
+        while not follower.in_doubt:
+            if follower.head - follower.position.seq > FAR_BEHIND:
+                self.renew.ring()
+                return
+            before = follower.position
+            follower.take_entries(self._genuine(await self._service.entries(before, Seconds(0.0))))
+            if follower.position == before:
+                return
+            self.healed += 1
+            _log.info("a gap was closed", after=before.seq, to=follower.position.seq)
+
+    def _genuine(self, sealed: Sequence[bytes]) -> list[Entry]:
+        entries = []
+        for item in sealed:
+            try:
+                entries.append(unseal(item, self._mac_keys))
+            except ForgedEntry as fault:
+                raise ForgedEntry("the feed service sent an entry that no key of ours has sealed") from fault
+        return entries
