@@ -80,9 +80,9 @@ class Supervision:
         self._life = Life.STARTING
         self._since = 0.0
         self._restarts = self._failures = 0
-        self._was_ready = False
         self._last_fault = ""
         self._changed = trio.Event()
+        self._first_ready = trio.Event()
 
     async def run(self, *, task_status: trio.TaskStatus[Any] = trio.TASK_STATUS_IGNORED) -> None:
         """Run the service until it returns. The first readiness is passed on. Raises GaveUp."""
@@ -103,6 +103,10 @@ class Supervision:
         while self._life is not life:
             await self._changed.wait()
 
+    async def wait_ready(self) -> None:
+        """Wait until the service was ready for the first time."""
+        await self._first_ready.wait()
+
     def statistics(self) -> SupervisionStatistics:
         """How it stands now."""
         return SupervisionStatistics(
@@ -111,8 +115,8 @@ class Supervision:
 
     def ready(self) -> bool:
         """The service said so; returns whether it was the first time."""
-        first = not self._was_ready
-        self._was_ready = True
+        first = not self._first_ready.is_set()
+        self._first_ready.set()
         self._enter(Life.RUNNING)
         return first
 
@@ -126,13 +130,20 @@ class Supervision:
         healthy = self._life is Life.RUNNING and trio.current_time() - self._since >= self._patience.healthy_after
         self._failures = 1 if healthy else self._failures + 1
         self._last_fault = error.text if isinstance(error, Fault) else type(error).__name__
-        limit = self._patience.after_ready if self._was_ready else self._patience.before_ready
-        if limit is not None and self._failures >= limit:
+        if self._must_give_up(error):
             self._enter(Life.GAVE_UP)
             _log.critical("gave_up", service=self.name, failures=self._failures, exc_info=error)
-            raise GaveUp(f"{self.name} failed {self._failures} times in a row: {self._last_fault}") from error
+            times = f" {self._failures} times in a row" if self._failures > 1 else ""
+            raise GaveUp(f"{self.name} failed{times}: {self._last_fault}") from error
         self._enter(Life.WAITING)
         _log.error("failed", service=self.name, failures=self._failures, exc_info=error)
+
+    def _must_give_up(self, error: Exception) -> bool:
+        was_ready = self._first_ready.is_set()
+        if not was_ready and isinstance(error, Fault) and error.kind is Kind.INVALID:
+            return True  # it was told something wrong; trying again does not make it right
+        limit = self._patience.after_ready if was_ready else self._patience.before_ready
+        return limit is not None and self._failures >= limit
 
 
 class _Readiness:

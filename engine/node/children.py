@@ -1,0 +1,160 @@
+"""A child process as a supervised service: start, wait until it reports, wait until it ends, leave none behind.
+
+Children are started by `subprocess.Popen` from the main thread, never by trio's worker threads. Each leads a
+process group of its own, so that Ctrl-C in a terminal reaches only the supervisor, which then drains.
+"""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, Final
+
+import trio
+
+from engine.clock import Seconds
+from engine.errors import Fault, Kind
+from engine.node.orders import Order, Report, decode_report, write_order
+
+START_TIMEOUT: Final = Seconds(30.0)
+KILL_MARGIN: Final = Seconds(2.0)  # beyond the drain's own bound, before a child that hangs is killed
+
+
+class ChildEnded(Fault):
+    """The process ended, or did not start."""
+
+    kind = Kind.UNAVAILABLE
+
+
+class ChildHopeless(ChildEnded):
+    """The process says that it cannot start as it was told to."""
+
+    kind = Kind.INVALID
+
+
+class Child:
+    """One place in the node and whatever process holds it now.
+
+    order: made anew for each start, after which `changed` is called, as it is at each end. ended: told the pid of
+    a process that is gone.
+    """
+
+    def __init__(
+        self,
+        module: str,
+        order: Callable[[], Order],
+        *,
+        changed: Callable[[], None],
+        ended: Callable[[int], None],
+    ) -> None:
+        self._module = module
+        self._order = order
+        self._changed = changed
+        self._ended = ended
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        """Of the running process; 0 = there is none."""
+        return self._process.pid if self._process else 0
+
+    def reload(self) -> None:
+        """Ask the process to read its certificates again (SIGHUP)."""
+        if self._process:
+            self._process.send_signal(signal.SIGHUP)
+
+    async def run(self, *, task_status: trio.TaskStatus[Any]) -> None:
+        """One life of the process. Raises ChildEnded; when cancelled the process is drained first."""
+        order = self._order()
+        process, lifeline, reports = self._spawn(order)
+        self._process = process
+        self._changed()
+        try:
+            await _wait_ready(reports)
+            task_status.started()
+            self._changed()
+            await _wait_end(process)
+            raise ChildEnded(f"the process ended {_how(process.returncode)}")
+        finally:
+            with trio.CancelScope(shield=True):  # bounded inside: ask, wait, kill
+                await _end(process, Seconds(order.config.drain_timeout + KILL_MARGIN))
+            os.close(lifeline)
+            os.close(reports)
+            self._process = None
+            self._ended(process.pid)
+            self._changed()
+
+    def _spawn(self, order: Order) -> tuple[subprocess.Popen[bytes], int, int]:
+        """Returns the process, our end of its lifeline and our end of its reports."""
+        order_read, order_write = os.pipe()
+        report_read, report_write = os.pipe()
+        try:
+            process = subprocess.Popen(  # noqa: S603 - our own module, no shell
+                [sys.executable, "-m", self._module, str(order_read), str(report_write)],
+                stdin=subprocess.DEVNULL,
+                pass_fds=(order_read, report_write, *order.sockets),
+                process_group=0,
+            )
+        except OSError as error:
+            os.close(order_write)
+            os.close(report_read)
+            raise ChildEnded("the process could not be started", detail=str(error)) from error
+        finally:
+            os.close(order_read)
+            os.close(report_write)
+        with contextlib.suppress(BrokenPipeError):  # it is gone already; its end is noticed in due course
+            write_order(order_write, order)
+        os.set_blocking(report_read, False)
+        return process, order_write, report_read
+
+
+async def _wait_ready(reports: int) -> None:
+    line = b""
+    with trio.move_on_after(START_TIMEOUT) as waiting:
+        while not line.endswith(b"\n"):
+            await trio.lowlevel.wait_readable(reports)
+            piece = os.read(reports, 65536)
+            if not piece:
+                break
+            line += piece
+    if waiting.cancelled_caught:
+        raise ChildEnded(f"the process was not ready within {START_TIMEOUT:.0f} s")
+    _raise_unless_ready(decode_report(line))
+
+
+def _raise_unless_ready(report: Report) -> None:
+    if report.hopeless:
+        raise ChildHopeless(report.fault)
+    if not report.ready:
+        raise ChildEnded(report.fault)
+
+
+async def _wait_end(process: subprocess.Popen[bytes]) -> None:
+    """The process stays a zombie until it is asked for, so the descriptor is of this process and no other."""
+    if process.poll() is not None:
+        return
+    descriptor = os.pidfd_open(process.pid)
+    try:
+        while process.poll() is None:
+            await trio.lowlevel.wait_readable(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+async def _end(process: subprocess.Popen[bytes], within: Seconds) -> None:
+    if process.poll() is not None:
+        return
+    process.terminate()
+    with trio.move_on_after(within):
+        await _wait_end(process)
+    if process.poll() is None:
+        process.kill()
+        await _wait_end(process)
+
+
+def _how(code: int) -> str:
+    if code < 0:
+        return f"by signal {signal.Signals(-code).name}"
+    return f"with exit code {code}"

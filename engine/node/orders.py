@@ -1,0 +1,85 @@
+"""What the supervisor tells a child, and what the child tells back.
+
+The order travels as the first line of the *lifeline*, a pipe whose writing end only the supervisor holds and
+keeps open: when the supervisor dies, however it dies, the kernel closes it and the child sees the end. (Asking
+the kernel for a signal at the parent's death would not do: it is tied to a thread, and is lost by exec of others.)
+The child's reports travel as lines on a second pipe.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+
+from engine.config import NodeConfig
+from engine.errors import Fault, Kind
+
+_LINE: Final = 1 << 20
+
+
+class NoOrder(Fault):
+    """The lifeline ended before an order came: the supervisor is gone."""
+
+    kind = Kind.UNAVAILABLE
+
+
+class Order(msgspec.Struct, frozen=True):
+    """sockets: descriptors of listening sockets that the child has inherited. name: `worker-1`, `feeder`."""
+
+    name: str
+    config: NodeConfig
+    sockets: tuple[int, ...] = ()
+
+
+class Report(msgspec.Struct, frozen=True):
+    """ready: serving. Otherwise it cannot start; fault: one sentence; hopeless: trying again will not help."""
+
+    ready: bool
+    fault: str = ""
+    hopeless: bool = False
+
+
+def write_order(lifeline: int, order: Order) -> None:
+    """Supervisor's side. The pipe takes it at once: an order is far below its 64 KiB."""
+    os.write(lifeline, msgspec.json.encode(order, enc_hook=_write_path) + b"\n")
+
+
+def read_order(lifeline: int) -> Order:
+    """Child's side; blocks. Raises NoOrder."""
+    return msgspec.json.decode(_read_line(lifeline), type=Order, dec_hook=_read_path)
+
+
+def write_report(reports: int, report: Report) -> None:
+    """Child's side. A supervisor that is gone does not hear it."""
+    os.write(reports, msgspec.json.encode(report) + b"\n")
+
+
+def decode_report(line: bytes) -> Report:
+    """Supervisor's side. A child that was killed in the middle of its line has reported nothing."""
+    try:
+        return msgspec.json.decode(line, type=Report)
+    except msgspec.MsgspecError:
+        return Report(ready=False, fault="it ended before it was ready")
+
+
+def _read_line(descriptor: int) -> bytes:
+    read = b""
+    while not read.endswith(b"\n"):
+        piece = os.read(descriptor, _LINE)
+        if not piece:
+            raise NoOrder("the supervisor is gone")
+        read += piece
+    return read
+
+
+def _write_path(value: Any) -> Any:  # noqa: ANN401 - msgspec's own signature
+    if isinstance(value, Path):
+        return str(value)
+    raise NotImplementedError(f"no encoder for {type(value)}")
+
+
+def _read_path(kind: type, value: Any) -> Any:  # noqa: ANN401 - msgspec's own signature
+    if kind is Path and isinstance(value, str):
+        return Path(value)
+    raise NotImplementedError(f"no decoder for {kind}")

@@ -1,0 +1,151 @@
+"""What every child process of a node does around its own work: take its order, watch its lifeline, report, drain.
+
+SIGTERM and the end of the lifeline both mean: drain and go. SIGHUP means: read certificates again.
+"""
+
+import contextlib
+import gc
+import os
+import resource
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from engine.clock import Seconds
+from engine.errors import Fault, Kind
+from engine.node.orders import NoOrder, Order, Report, read_order, write_report
+from engine.telemetry import logs
+
+MEASURE_EVERY: Final = Seconds(1.0)
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+
+_log = logs.logger("node")
+
+
+class Process:
+    """This child process, as its work sees it."""
+
+    def __init__(self, order: Order, reports: int) -> None:
+        self.order = order
+        self.draining = trio.Event()
+        self._reports = reports
+        self._on_reload: list[Callable[[], None]] = []
+
+    def ready(self) -> None:
+        """Tell the supervisor, and take what was made so far out of the garbage collector's rounds."""
+        with contextlib.suppress(BrokenPipeError):
+            write_report(self._reports, Report(ready=True))
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 50, 100)  # requests make no cycles; rounds would only add to the slowest of them
+
+    def on_reload(self, reload: Callable[[], None]) -> None:
+        """Call this at SIGHUP. A Fault it raises is logged, and things stay as they were."""
+        self._on_reload.append(reload)
+
+    def reload(self) -> None:
+        """Do what SIGHUP asks for."""
+        for reload in self._on_reload:
+            try:
+                reload()
+            except Fault as fault:
+                _log.error("reload_failed", text=fault.text, detail=fault.detail)
+        _log.info("reloaded")
+
+
+Work = Callable[[Process], Awaitable[None]]
+
+
+def run_child(work: Work, argv: list[str]) -> int:
+    """Main of a child process. argv: program, descriptor of the lifeline, of the reports. Returns the exit code.
+
+    work: serves until `draining` is set and then ends by itself, within the drain timeout.
+    """
+    lifeline, reports = int(argv[1]), int(argv[2])
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the drain is ready for it: just end
+    try:
+        order = read_order(lifeline)
+        logs.configure(order.config.log_level, role=order.name, node_id=order.config.node_id)
+        trio.run(_run, work, Process(order, reports), lifeline)
+    except (NoOrder, KeyboardInterrupt):
+        return 0
+    except Fault as fault:
+        return _failed(reports, fault)
+    return 0
+
+
+def _failed(reports: int, fault: Fault) -> int:
+    _log.critical("cannot_run", text=fault.text, detail=fault.detail)
+    with contextlib.suppress(BrokenPipeError):
+        write_report(reports, Report(ready=False, fault=fault.text, hopeless=fault.kind is Kind.INVALID))
+    return 1
+
+
+async def _run(work: Work, process: Process, lifeline: int) -> None:
+    fault: Fault | None = None
+    try:
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_obey, process, signals)
+                nursery.start_soon(_watch_lifeline, process, lifeline)
+                nursery.start_soon(_measure, process.order.name.partition("-")[0])
+                await work(process)
+                nursery.cancel_scope.cancel()
+    except* Fault as group:
+        fault = _first(group)
+    if fault is not None:
+        raise fault
+
+
+def _first(group: BaseExceptionGroup[Fault]) -> Fault:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner
+
+
+async def _obey(process: Process, signals: AsyncIterator[int]) -> None:
+    async for number in signals:
+        if number == signal.SIGHUP:
+            process.reload()
+        else:
+            process.draining.set()
+
+
+async def _watch_lifeline(process: Process, lifeline: int) -> None:
+    os.set_blocking(lifeline, False)
+    while True:
+        await trio.lowlevel.wait_readable(lifeline)
+        if not os.read(lifeline, 4096):
+            _log.warning("supervisor_gone")
+            process.draining.set()
+            return
+
+
+async def _measure(role: str) -> None:
+    from engine.telemetry import metrics  # noqa: PLC0415 - only in a process whose metrics live in files
+
+    resident, seconds = metrics.RESIDENT.labels(role), metrics.CPU_SECONDS.labels(role)
+    before = 0.0
+    while True:
+        resident.set(resident_bytes())
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        now = used.ru_utime + used.ru_stime
+        seconds.inc(now - before)
+        before = now
+        await trio.sleep(MEASURE_EVERY)
+
+
+def resident_bytes(pid: int | str = "self") -> int:
+    """Resident memory of a process; 0 when it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def end_with(work: Work) -> None:
+    """`if __name__ == "__main__"` of a child's module."""
+    sys.exit(run_child(work, sys.argv))

@@ -1,0 +1,210 @@
+"""The supervisor of a node: owns the listening sockets, keeps a feeder and N workers running, serves the status.
+
+It does no work that could fail with them. A dead child is started again at once (later ones with back-off); its
+connections are lost, nobody else's. All workers share the accept queue, so a stopped worker holds no new
+connections. A drain goes workers first, then the feeder, so that the last answers are still fresh.
+"""
+
+import contextlib
+import fcntl
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import trio
+
+from engine.actors.supervisor import GaveUp, Patience, Supervision
+from engine.clock import Seconds
+from engine.config import BadConfig, NodeConfig, load_node_config
+from engine.errors import Fault, Kind
+from engine.listener.serve import Limits, serve
+from engine.node.children import Child
+from engine.node.orders import Order
+from engine.node.process import resident_bytes
+from engine.node.sockets import listen, port_of
+from engine.node.status import FreshnessReader, StatusPages, check_loopback, status_of
+from engine.replica.reader import Replica
+from engine.telemetry import logs, metric_files
+from engine.telemetry.health import ChildStatus, NodeStatus
+from engine.telemetry.host import SystemClock, boot_id
+
+# Children are never given up once they were ready: the node would rather serve with what is left.
+PATIENCE: Final = Patience(before_ready=10, after_ready=None)
+STATUS_LIMITS: Final = Limits(max_connections=100, idle_timeout=Seconds(30.0), drain_timeout=Seconds(1.0))
+
+_log = logs.logger("node")
+
+
+class NodeFailed(Fault):
+    """The node cannot run; the text is one sentence for the operator."""
+
+    kind = Kind.UNAVAILABLE
+
+
+class Modules(msgspec.Struct, frozen=True):
+    """The mains of the child processes."""
+
+    worker: str = "engine.node.worker"
+    feeder: str = "engine.node.feeder"
+
+
+def run_node(config: NodeConfig, path: Path | None = None, modules: Modules = Modules()) -> None:  # noqa: B008 - frozen
+    """Run a node until SIGTERM or SIGINT, then drain. path: read again at SIGHUP. Raises Fault."""
+    logs.configure(config.log_level, role="supervisor", node_id=config.node_id)
+    check_loopback(config.status)
+    with _own(config.runtime_directory):
+        metric_files.prepare(config.runtime_directory / "metrics")
+        with Node(config, path, modules) as node:
+            trio.run(node.run)
+
+
+@contextlib.contextmanager
+def _own(directory: Path) -> Iterator[None]:
+    """Two nodes in one runtime directory would overwrite each other's files."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = (directory / "node.lock").open("w")
+    except OSError as error:
+        raise NodeFailed(f"runtime-directory {directory}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise NodeFailed(f"another node runs in {directory}") from error
+        yield
+
+
+class Node:
+    """One node. Entered, it holds its sockets."""
+
+    def __init__(self, config: NodeConfig, path: Path | None, modules: Modules) -> None:
+        self._config = config
+        self._path = path
+        self._modules = modules
+        self._runtime = config.runtime_directory
+        self._draining = trio.Event()
+        self._children: list[tuple[Supervision, Child]] = []
+
+    def __enter__(self) -> "Node":
+        listener, status = self._config.listener, self._config.status
+        with contextlib.ExitStack() as opened:
+            self._sockets = [opened.enter_context(bound) for bound in listen(listener.host, listener.port)]
+            self._status_sockets = [opened.enter_context(bound) for bound in listen(status.host, status.port)]
+            self._ports = {"introspection": port_of(self._sockets), "status": port_of(self._status_sockets)}
+            replica = Replica(self._config.replica.directory, map_size=self._config.replica.map_size)
+            opened.callback(replica.close)
+            opened.callback(partial((self._runtime / "node.json").unlink, missing_ok=True))
+            self._freshness = FreshnessReader(replica, boot_id=boot_id(), clock=SystemClock())
+            self._opened = opened.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    async def run(self) -> None:
+        """Until a signal asks for the end and everything has drained. Raises NodeFailed, BadConfig."""
+        given_up: Fault | None = None
+        try:
+            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+                await self._run(signals)
+        except* GaveUp as group:
+            given_up = _first(group)
+        if given_up is not None:
+            raise NodeFailed(given_up.text) from given_up
+
+    async def _run(self, signals: AsyncIterator[int]) -> None:
+        workers = [self._child("worker", number) for number in range(1, self._worker_count() + 1)]
+        feeder = self._child("feeder", 0)
+        async with trio.open_nursery() as lasting:
+            pages = StatusPages(self.status, self._runtime / "metrics")
+            await lasting.start(partial(serve, pages, self._status_sockets, None, STATUS_LIMITS, clock=SystemClock()))
+            lasting.start_soon(feeder.run)
+            async with trio.open_nursery() as working:
+                for worker in workers:
+                    working.start_soon(worker.run)
+                lasting.start_soon(self._announce, workers)
+                await self._obey(signals)
+                _log.info("draining")
+                self._draining.set()
+                working.cancel_scope.cancel()
+            lasting.cancel_scope.cancel()
+        _log.info("ended")
+
+    def _worker_count(self) -> int:
+        return self._config.workers or len(os.sched_getaffinity(0))
+
+    def _child(self, role: str, number: int) -> Supervision:
+        """number: 0 for the only one of its role, which gets no sockets."""
+        name = f"{role}-{number}" if number else role
+        sockets = tuple(bound.fileno() for bound in self._sockets) if number else ()
+        child = Child(
+            self._modules.worker if number else self._modules.feeder,
+            lambda: Order(name, self._config, sockets),
+            changed=self._describe,
+            ended=partial(metric_files.forget_process, self._runtime / "metrics"),
+        )
+        supervision = Supervision(name, child.run, PATIENCE)
+        self._children.append((supervision, child))
+        return supervision
+
+    async def _announce(self, workers: list[Supervision]) -> None:
+        for worker in workers:
+            await worker.wait_ready()
+        _log.info("node_ready", ports=self._ports, workers=len(workers))
+
+    async def _obey(self, signals: AsyncIterator[int]) -> None:
+        async for number in signals:
+            if number != signal.SIGHUP:
+                return
+            self._reload()
+
+    def _reload(self) -> None:
+        """Certificates at once, everywhere; other settings for children started from now on."""
+        if self._path is not None:
+            try:
+                self._config = load_node_config(self._path)
+            except BadConfig as fault:
+                _log.error("reload_failed", text=fault.text)
+        for _, child in self._children:
+            child.reload()
+
+    def status(self) -> NodeStatus:
+        """At this moment."""
+        return status_of(
+            self._config.node_id,
+            self._freshness.read(),
+            tuple(_child_status(supervision, child) for supervision, child in self._children),
+            draining=self._draining.is_set(),
+            ports=self._ports,
+        )
+
+    def _describe(self) -> None:
+        """Write `node.json` anew, whole or not at all."""
+        by_name = {known.name: child.pid for known, child in self._children}
+        workers = [pid for name, pid in by_name.items() if name != "feeder"]
+        pids = {"node": os.getpid(), "workers": workers, "feeder": by_name.get("feeder", 0)}
+        fresh = self._runtime / "node.json.new"
+        fresh.write_bytes(msgspec.json.encode({"pids": pids, "ports": self._ports}) + b"\n")
+        fresh.replace(self._runtime / "node.json")
+
+
+def _child_status(supervision: Supervision, child: Child) -> ChildStatus:
+    known = supervision.statistics()
+    return ChildStatus(
+        name=known.name,
+        life=known.life,
+        pid=child.pid,
+        restarts=known.restarts,
+        failures=known.failures,
+        resident=resident_bytes(child.pid) if child.pid else 0,
+        last_fault=known.last_fault,
+    )
+
+
+def _first(group: BaseExceptionGroup[GaveUp]) -> GaveUp:
+    inner = group.exceptions[0]
+    return _first(inner) if isinstance(inner, BaseExceptionGroup) else inner

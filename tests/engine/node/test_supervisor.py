@@ -1,0 +1,385 @@
+"""A node of real processes: children that are killed come back, nothing is left behind, whoever dies."""
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import h11
+import pytest
+
+from tests.support.mutual_tls import Authority
+
+ROOT = Path(__file__).parents[3]
+WITHIN = 20.0
+MAIN = """
+import sys
+from pathlib import Path
+from engine.config import load_node_config
+from engine.errors import Fault
+from engine.node.supervisor import Modules, run_node
+path = Path(sys.argv[1])
+try:
+    run_node(load_node_config(path), path, Modules("tests.support.node_children", "tests.support.node_children"))
+except Fault as fault:
+    sys.exit(fault.text)
+"""
+
+
+def eventually(condition: Callable[[], Any]) -> Any:
+    """Wait for the processes under test; they are not ours to await."""
+    deadline = time.monotonic() + WITHIN
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.01)
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Running:
+    """A node under test."""
+
+    def __init__(self, directory: Path, authority: Authority, environment: dict[str, str], **settings: object) -> None:
+        self.authority = authority
+        self.runtime = directory / "run"
+        self.config = directory / "node.toml"
+        self.files = authority.issue("server")
+        self.config.write_text(self.settings(directory, **settings))
+        self.log = (directory / "log").open("wb")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", MAIN, str(self.config)],
+            cwd=ROOT,
+            stderr=self.log,
+            stdout=self.log,
+            env={**os.environ, **environment},
+            process_group=0,
+        )
+        self.client = authority.client_context(authority.issue("edp"))
+
+    def settings(self, directory: Path, *, port: int = 0, host: str = "127.0.0.1", drain: float = 5.0) -> str:
+        certificate, key = self.files
+        return f"""
+node-id = "node-a"
+runtime-directory = "{self.runtime}"
+workers = 2
+drain-timeout = {drain}
+[listener]
+port = {port}
+[listener.tls]
+certificate-file = "{certificate}"
+key-file = "{key}"
+client-ca-file = "{self.authority.file}"
+[status]
+host = "{host}"
+port = 0
+[feed]
+url = "https://localhost:1/feed"
+ca-file = "{self.authority.file}"
+certificate-file = "{certificate}"
+key-file = "{key}"
+mac-key-files = []
+meter-key-file = "{key}"
+[replica]
+directory = "{directory / "replica"}"
+map-size = 1048576
+[tokens]
+issuer = "https://localhost"
+[redis]
+url = "unix:///nowhere"
+"""
+
+    def described(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((self.runtime / "node.json").read_bytes())
+        except OSError:
+            return {}
+        return found
+
+    def wait_ready(self) -> "Running":
+        eventually(lambda: self.process.poll() is not None or self.workers_run(2))
+        assert self.process.poll() is None, self.said()
+        return self
+
+    def workers_run(self, count: int) -> bool:
+        children = self.status("/statusz")[1].get("children", []) if self.described() else []
+        return sum(c["life"] == "running" and c["name"].startswith("worker") for c in children) == count
+
+    def pids(self) -> list[int]:
+        pids = self.described()["pids"]
+        return [pids["node"], pids["feeder"], *pids["workers"]]
+
+    def said(self) -> str:
+        return Path(self.log.name).read_text()
+
+    def status(self, page: str) -> tuple[int, dict[str, Any]]:
+        status, body = self.get(page)
+        return status, json.loads(body)
+
+    def get(self, page: str) -> tuple[int, bytes]:
+        url = f"http://127.0.0.1:{self.described()['ports']['status']}{page}"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def connect(self) -> "Caller":
+        return Caller(self.described()["ports"]["introspection"], self.client)
+
+    def stop(self) -> None:
+        """Kill what this test started, by pid."""
+        for pid in {self.process.pid, *(self.pids() if self.described() else [])}:
+            if pid and alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+
+
+class Caller:
+    """One keep-alive connection over mutual TLS."""
+
+    def __init__(self, port: int, context: ssl.SSLContext, host: str = "127.0.0.1") -> None:
+        plain = socket.create_connection((host, port), timeout=WITHIN)
+        self.socket = context.wrap_socket(plain, server_hostname="localhost")
+
+    def send(self, target: bytes = b"/") -> None:
+        self.socket.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    def receive(self) -> tuple[int, bytes]:
+        connection = h11.Connection(h11.CLIENT)
+        connection.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+        connection.send(h11.EndOfMessage())
+        status, body = 0, b""
+        while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+            if event is h11.NEED_DATA:
+                connection.receive_data(self.socket.recv(65536))
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+        return status, body
+
+    def ask(self) -> int:
+        """Returns the pid of the worker that answered."""
+        self.send()
+        status, body = self.receive()
+        assert status == 200
+        return int(body)
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+@pytest.fixture
+def authority(tmp_path: Path) -> Authority:
+    return Authority(tmp_path)
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start(tmp_path: Path, authority: Authority) -> Iterator[Start]:
+    started: list[Running] = []
+
+    def run(environment: dict[str, str] | None = None, **settings: object) -> Running:
+        directory = tmp_path / f"node-{len(started)}"
+        directory.mkdir()
+        started.append(Running(directory, authority, environment or {}, **settings))
+        return started[-1]
+
+    yield run
+    for running in started:
+        running.stop()
+
+
+@pytest.fixture
+def callers() -> Iterator[Callable[[Running], Caller]]:
+    opened: list[Caller] = []
+
+    def connect(running: Running) -> Caller:
+        opened.append(running.connect())
+        return opened[-1]
+
+    yield connect
+    for caller in opened:
+        caller.close()
+
+
+Connect = Callable[[Running], Caller]
+
+
+def caller_on(running: Running, connect: Connect, pid: int) -> Caller:
+    """A connection that this very worker has accepted."""
+    for _ in range(200):
+        caller = connect(running)
+        if caller.ask() == pid:
+            return caller
+    raise AssertionError("that worker accepts nothing")
+
+
+def test_killed_worker_comes_back_and_other_connections_go_on(start: Start, callers: Connect) -> None:
+    running = start().wait_ready()
+    victim, other = running.described()["pids"]["workers"]
+    kept = caller_on(running, callers, other)
+    killed_at = time.monotonic()
+    os.kill(victim, signal.SIGKILL)
+    eventually(lambda: victim not in running.pids() and running.workers_run(2))
+    assert kept.ask() == other
+    assert time.monotonic() - killed_at < WITHIN
+    (fresh,) = set(running.described()["pids"]["workers"]) - {other}
+    assert caller_on(running, callers, fresh).ask() == fresh
+
+
+def test_killed_feeder_comes_back(start: Start) -> None:
+    running = start().wait_ready()
+    feeder = running.described()["pids"]["feeder"]
+    os.kill(feeder, signal.SIGKILL)
+    fresh = eventually(lambda: (pid := running.described()["pids"]["feeder"]) not in (0, feeder) and pid)
+    assert alive(fresh)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_ends_everything(start: Start, number: signal.Signals) -> None:
+    running = start().wait_ready()
+    pids = running.pids()
+    running.process.send_signal(number)
+    assert running.process.wait(WITHIN) == 0
+    assert [pid for pid in pids if alive(pid)] == []
+    assert not (running.runtime / "node.json").exists()
+
+
+def test_request_under_way_is_answered_before_the_end(start: Start, callers: Connect) -> None:
+    running = start().wait_ready()
+    caller = callers(running)
+    caller.ask()
+    caller.send(b"/slow")
+    running.process.send_signal(signal.SIGTERM)
+    assert caller.receive()[0] == 200
+    assert running.process.wait(WITHIN) == 0
+
+
+def test_children_end_when_the_supervisor_is_killed(start: Start) -> None:
+    running = start().wait_ready()
+    pids = running.pids()
+    os.kill(running.process.pid, signal.SIGKILL)
+    eventually(lambda: not any(alive(pid) for pid in pids))
+    assert running.process.wait() == -signal.SIGKILL
+
+
+def test_node_starts_again_after_it_was_killed(start: Start, tmp_path: Path) -> None:
+    running = start().wait_ready()
+    pids = running.pids()
+    os.kill(running.process.pid, signal.SIGKILL)
+    running.process.wait()
+    eventually(lambda: not any(alive(pid) for pid in pids))
+    again = subprocess.Popen(
+        [sys.executable, "-c", MAIN, str(running.config)], cwd=ROOT, stderr=running.log, process_group=0
+    )
+    running.process = again
+    eventually(lambda: running.described()["pids"]["node"] == again.pid and running.workers_run(2))
+    assert tmp_path.exists()
+
+
+def test_stopped_worker_holds_no_new_connections(start: Start, callers: Connect) -> None:
+    running = start().wait_ready()
+    stopped, other = running.described()["pids"]["workers"]
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        assert {callers(running).ask() for _ in range(10)} == {other}
+    finally:
+        os.kill(stopped, signal.SIGCONT)
+
+
+def test_port_in_use_is_one_sentence(start: Start) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        running = start(port=port)
+        assert running.process.wait(WITHIN) == 1
+    assert running.said().strip() == f"port {port} on 127.0.0.1 is in use by another program"
+
+
+def test_status_beyond_loopback_is_refused(start: Start) -> None:
+    running = start(host="0.0.0.0")  # noqa: S104 - what must be refused
+    assert running.process.wait(WITHIN) == 1
+    assert running.said().strip() == "status.host must be a loopback address, not 0.0.0.0"
+
+
+def test_second_node_in_the_same_directory_is_refused(start: Start) -> None:
+    running = start().wait_ready()
+    second = subprocess.run(
+        [sys.executable, "-c", MAIN, str(running.config)], cwd=ROOT, capture_output=True, timeout=WITHIN, check=False
+    )
+    assert second.returncode == 1
+    assert f"another node runs in {running.runtime}" in second.stderr.decode()
+
+
+@pytest.mark.parametrize("role", ["worker", "feeder"])
+def test_child_that_cannot_start_as_told_ends_the_node_with_its_sentence(start: Start, role: str) -> None:
+    running = start({"CCS_TEST_CHILD": f"hopeless:{role}"})
+    assert running.process.wait(WITHIN) == 1
+    assert running.said().strip().splitlines()[-1].endswith("failed: the key file is not a key")
+
+
+def test_listener_answers_on_ipv6_too(start: Start) -> None:
+    running = start().wait_ready()
+    if not Path("/proc/net/if_inet6").exists():
+        pytest.skip("no IPv6 here")
+    caller = Caller(running.described()["ports"]["introspection"], running.client, "::1")
+    assert caller.ask() in running.described()["pids"]["workers"]
+    caller.close()
+
+
+def test_reload_takes_new_certificates_and_keeps_connections(start: Start, callers: Connect) -> None:
+    running = start().wait_ready()
+    kept = callers(running)
+    kept.ask()
+    before = kept.socket.getpeercert(binary_form=True)
+    running.authority.issue("server")
+    running.process.send_signal(signal.SIGHUP)
+
+    def renewed() -> bool:
+        return callers(running).socket.getpeercert(binary_form=True) != before
+
+    eventually(renewed)
+    assert kept.ask() in running.described()["pids"]["workers"]
+
+
+def test_status_pages(start: Start) -> None:
+    running = start().wait_ready()
+    assert running.status("/healthz") == (200, {"node_id": "node-a"})
+    assert running.status("/readyz") == (503, {"state": "blind", "draining": False})  # there is no replica
+    assert running.status("/readyz/current")[0] == 503
+    status, page = running.status("/statusz")
+    assert (status, page["state"], page["applied"]) == (200, "blind", -1)
+    assert [child["name"] for child in page["children"]] == ["worker-1", "worker-2", "feeder"]
+    assert all(child["resident"] > 0 for child in page["children"])
+    assert running.get("/nothing")[0] == 404
+
+
+def test_metrics_of_all_processes_come_together(start: Start, callers: Connect) -> None:
+    running = start().wait_ready()
+    caller = callers(running)
+    for _ in range(20):
+        caller.ask()
+    text = eventually(
+        lambda: b'ccs_http_answers_total{status="200"} 20.0' in (found := running.get("/metrics")[1]) and found
+    )
+    assert b"ccs_connections 1.0" in text
+    assert text.count(b'ccs_resident_bytes{pid="') == 3
