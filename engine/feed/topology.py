@@ -162,6 +162,12 @@ def topology_of(
     return SentinelTopology(rest, [_host_port(sentinel, SENTINEL_PORT) for sentinel in sentinels], connecting)
 
 
+def is_over_tls(url: str) -> bool:
+    """Whether an address asks for TLS, and so for a context."""
+    scheme = url.partition("://")[0]
+    return scheme == "rediss" or scheme.endswith("+tls")
+
+
 def _host_port(place: str, default: int) -> tuple[str, int]:
     try:
         parts = urllib.parse.urlsplit(f"//{place}")
