@@ -1,0 +1,63 @@
+"""What a ledger must hold before anybody can speak to the service: the first participants and the issuer's keys."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+
+import msgspec
+from cryptography import x509
+
+from admin.config import Bootstrap
+from admin.ledger.events import (
+    Act,
+    Initiator,
+    IssuerKeysPublished,
+    Organisation,
+    ParticipantRegistered,
+    Route,
+    append_of,
+    event_of,
+)
+from admin.ledger.store import Append, Ledger, VersionConflict
+from admin.pki.authority import registered
+from engine.clock import UnixTime
+from engine.config import BadConfig
+from engine.consent.records import ClientId, ParticipantRecord, Role
+
+ACTOR = "bootstrap"
+
+
+def first_participants(bootstrap: Sequence[Bootstrap], now: UnixTime) -> list[Append]:
+    """The registrations that the settings name. Raises BadConfig where a certificate cannot be read."""
+    act = Act(Initiator.SYSTEM, ACTOR, Route.SYSTEM, now)
+    return [append_of(ParticipantRegistered(_record(one), Organisation(one.client_id), act), 0) for one in bootstrap]
+
+
+async def register_first(ledger: Ledger, appends: Sequence[Append]) -> None:
+    """Write the first participants into a ledger that holds nothing but its creation; all of them or none."""
+    if appends and (await ledger.head()).position.seq == 1:
+        with suppress(VersionConflict):  # another instance is starting on the same ledger
+            await ledger.append(appends)
+
+
+async def publish_keys(ledger: Ledger, issuer: str, jwks: bytes, now: UnixTime) -> None:
+    """Tell engines that the issuer's keys are other ones than before, if they are."""
+    state = await ledger.subject("issuer")
+    before = None if state is None else event_of(state.event)
+    if isinstance(before, IssuerKeysPublished) and (before.issuer, before.jwks) == (issuer, jwks):
+        return
+    version = 0 if state is None else state.version
+    with suppress(VersionConflict):
+        await ledger.append([append_of(IssuerKeysPublished(issuer, jwks, now), version)])
+
+
+def _record(one: Bootstrap) -> ParticipantRecord:
+    try:
+        certificate = x509.load_pem_x509_certificate(one.certificate_file.read_bytes())
+    except OSError as error:
+        raise BadConfig(f"{one.certificate_file}: {error.strerror}") from error
+    except ValueError as error:
+        raise BadConfig(f"{one.certificate_file}: holds no PEM certificate") from error
+    role = Role[one.role.upper()]
+    record = ParticipantRecord(ClientId(one.client_id), role, suspended=False, certificates=(registered(certificate),))
+    # Whoever bootstraps also seeds and measures: the limits of an ordinary participant would be in its way.
+    return msgspec.structs.replace(record, max_connections=1_000, max_requests_per_second=100_000)

@@ -1,0 +1,297 @@
+"""The consents' API over real mutual TLS and a real ledger: the whole life of a consent, and every refusal."""
+
+from typing import Any
+
+import httpx2
+import pytest
+
+from admin.consents.revocations import Conclusion
+from admin.ledger.store import StoredEvent
+from admin.pki.keys import FileTokenSigner
+from engine.clock import Seconds, format_utc, parse_utc
+from engine.consent.meter_points import meter_digest
+from engine.consent.records import ConsentId, consent_key
+from engine.feed.entries import EntryKind
+from engine.telemetry.host import SystemClock
+from tests.support.admin_service import Site, grant_form, machine_site
+from tests.support.pki import METER_KEY, Pki
+
+REVOKE = {"reason": "withdrawn"}
+NOBODYS = "7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10"
+
+
+def renewal(**members: Any) -> dict[str, Any]:
+    later = format_utc(type(SystemClock().now())(SystemClock().now() + 364 * 86_400))
+    return {"consent_expires_at": later, "address_confirmed": True, "wording": "renew-1", **members}
+
+
+async def newest(site: Site) -> StoredEvent:
+    return (await site.ledger.events((await site.ledger.head()).position.seq - 1, 1))[0]
+
+
+async def test_a_consent_is_granted_read_renewed_and_revoked(site: Site) -> None:
+    status, granted = await site.call("atp-1", "POST", "/consents", grant_form())
+    assert (status, granted["state"], granted["consent_version"]) == (201, "active", 1)
+    path = f"/consents/{granted['consent_id']}"
+
+    status, shown = await site.call("atp-1", "GET", path)
+    assert (status, shown["state"], shown["edps"], shown["client_id"]) == (200, "active", ["edp-1"], "atp-1")
+    assert shown["consent"]["meter_points"] == grant_form()["authorization_details"]["meter_points"]
+    assert shown["position"] == granted["position"]
+
+    form = renewal()
+    status, renewed = await site.call("atp-1", "POST", f"{path}/renew", form)
+    assert (status, renewed["consent_version"], renewed["consent_expires_at"]) == (200, 2, form["consent_expires_at"])
+
+    status, revoked = await site.call("atp-1", "POST", f"{path}/revoke", REVOKE)
+    assert (status, revoked["state"], revoked["how"], revoked["nodes"]) == (200, "recorded", "pending", ["node-1"])
+    assert revoked["position"]["seq"] == renewed["position"]["seq"] + 1
+    status, shown = await site.call("atp-1", "GET", path)
+    assert (shown["state"], shown["consent_version"]) == ("revoked", 3)
+
+
+async def test_the_location_of_a_new_consent_is_told(site: Site) -> None:
+    async with site.client("atp-1") as http:
+        response = await http.post("/consents", json=grant_form(), headers={"Idempotency-Key": "key-00001"})
+        shown = await http.get(response.headers["Location"])
+    assert (response.status_code, shown.status_code) == (201, 200)
+
+
+async def test_an_end_reaches_the_feed_without_person_or_meter_point(site: Site) -> None:
+    consent_id = await site.granted()
+    await site.call("atp-1", "POST", f"/consents/{consent_id}/revoke", REVOKE)
+    event = await newest(site)
+    assert event.feed is not None
+    assert (event.feed.kind, event.feed.key) == (EntryKind.CONSENT, consent_key(ConsentId(consent_id)))
+    form = grant_form()
+    (point,) = form["authorization_details"]["meter_points"]
+    digest = meter_digest(METER_KEY, event.feed.key, point)
+    assert digest in event.feed.record
+    for secret in (form["person"]["name"], form["person"]["address"], point[5:]):
+        assert secret.encode() not in event.feed.record + event.body
+
+
+async def test_a_revocation_waits_as_long_as_asked_and_tells_how_it_was_concluded(site: Site) -> None:
+    consent_id = await site.granted()
+    site.barrier.conclusion = Conclusion(effective=True, how="acknowledged", nodes=(), seconds=Seconds(0.0123))
+    status, revoked = await site.call("atp-1", "POST", f"/consents/{consent_id}/revoke?wait=2.5", REVOKE)
+    assert (status, revoked["state"], revoked["how"], revoked["milliseconds"]) == (200, "effective", "acknowledged", 12)
+    assert [within for _, within in site.barrier.asked] == [2.5]
+    status, later = await site.call("atp-1", "GET", f"/consents/{consent_id}/revocation")
+    assert (status, later) == (200, revoked)
+
+
+@pytest.mark.parametrize("wait", ["-1", "31", "x", "1e1", "nan", "", "1&wait=2", "٣"])
+async def test_a_wait_that_is_no_number_of_seconds_is_refused_before_anything_is_done(site: Site, wait: str) -> None:
+    consent_id = await site.granted()
+    status, problem = await site.call("atp-1", "POST", f"/consents/{consent_id}/revoke?wait={wait}", REVOKE)
+    assert (status, problem["code"], problem["errors"][0]["pointer"]) == (400, "invalid_fields", "#/wait")
+    assert (await site.call("atp-1", "GET", f"/consents/{consent_id}"))[1]["state"] == "active"
+
+
+async def test_a_consent_that_stands_has_no_revocation(site: Site) -> None:
+    consent_id = await site.granted()
+    status, problem = await site.call("atp-1", "GET", f"/consents/{consent_id}/revocation")
+    assert (status, problem["code"]) == (404, "not_revoked")
+
+
+async def test_the_same_key_and_body_get_the_same_answer(site: Site) -> None:
+    form = grant_form()
+    first = await site.call("atp-1", "POST", "/consents", form, key="the-same-key")
+    head = (await site.ledger.head()).position
+    assert await site.call("atp-1", "POST", "/consents", form, key="the-same-key") == first
+    path = f"/consents/{first[1]['consent_id']}"
+    revoked = await site.call("atp-1", "POST", f"{path}/revoke", REVOKE, key="revoke-key")
+    assert await site.call("atp-1", "POST", f"{path}/revoke", REVOKE, key="revoke-key") == revoked
+    assert await site.call("atp-1", "POST", "/consents", form, key="the-same-key") == first  # though it has ended
+    assert (await site.ledger.head()).position.seq == head.seq + 1
+
+
+async def test_another_body_under_a_used_key_is_refused(site: Site) -> None:
+    await site.call("atp-1", "POST", "/consents", grant_form(1), key="the-same-key")
+    status, problem = await site.call("atp-1", "POST", "/consents", grant_form(2), key="the-same-key")
+    assert (status, problem["code"]) == (409, "idempotency_mismatch")
+
+
+async def test_keys_are_each_callers_own(site: Site) -> None:
+    one = await site.call("atp-1", "POST", "/consents", grant_form(1, "atp-1"), key="the-same-key")
+    two = await site.call("atp-2", "POST", "/consents", grant_form(1, "atp-2"), key="the-same-key")
+    assert (one[0], two[0]) == (201, 201)
+    assert one[1]["consent_id"] != two[1]["consent_id"]
+
+
+@pytest.mark.parametrize("key", ["", "short", "x" * 65, "spaces in it", "näh-näh-näh"])
+async def test_a_write_without_a_good_key_is_refused(site: Site, key: str) -> None:
+    headers = {"Idempotency-Key": key.encode()}
+    async with site.client("atp-1") as http:
+        response = await http.post("/consents", json=grant_form(), headers=headers)  # type: ignore[arg-type] - bytes pass too
+    assert (response.status_code, response.json()["code"]) == (400, "missing_idempotency_key")
+
+
+async def test_a_write_without_any_key_is_refused(site: Site) -> None:
+    async with site.client("atp-1") as http:
+        response = await http.post("/consents", json=grant_form())
+    assert (response.status_code, response.json()["code"]) == (400, "missing_idempotency_key")
+
+
+@pytest.mark.parametrize(
+    ("change", "pointer"),
+    [
+        ({"colour": "red"}, "#/colour"),
+        ({"wording": 5}, "#/wording"),
+        ({"wording": None}, "#/wording"),
+        ({"edps": []}, "#/edps"),
+        ({"edps": ["nobody"]}, "#/edps/0"),
+        ({"edps": ["atp-1"]}, "#/edps/0"),
+        ({"address_confirmed": False}, "#/address_confirmed"),
+        ({"readings": [1.5, 2.5]}, "#/readings"),
+    ],
+)
+async def test_a_bad_member_is_named(site: Site, change: dict[str, Any], pointer: str) -> None:
+    status, problem = await site.call("atp-1", "POST", "/consents", grant_form(**change))
+    assert status == 400
+    assert pointer in [error["pointer"] for error in problem["errors"]]
+
+
+async def test_all_bad_members_are_named_at_once(site: Site) -> None:
+    form = grant_form(colour="red", wording=5)
+    form["person"] = {"name": "Ada Yeo"}
+    _, problem = await site.call("atp-1", "POST", "/consents", form)
+    assert {"#/colour", "#/wording", "#/person/person_id", "#/person/address"} <= {
+        error["pointer"] for error in problem["errors"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("content", "headers", "status", "code"),
+    [
+        (b"{", {}, 400, "invalid_text"),
+        (b'{"wording": "a", "wording": "b"}', {}, 400, "invalid_text"),
+        (b"[]", {}, 400, "invalid_fields"),
+        (b" " * 20_000, {}, 413, "request_entity_too_large"),
+        (b"{}", {"Content-Type": "text/plain"}, 415, "unsupported_media_type"),
+        (b"{}", {"Content-Type": "application/x-www-form-urlencoded"}, 415, "unsupported_media_type"),
+        (b"x", {"Content-Encoding": "gzip"}, 415, "unsupported_media_type"),
+    ],
+)
+async def test_a_body_that_cannot_be_read_is_refused(
+    site: Site, content: bytes, headers: dict[str, str], status: int, code: str
+) -> None:
+    sent = {"Content-Type": "application/json", "Idempotency-Key": "key-00001", **headers}
+    async with site.client("atp-1") as http:
+        response = await http.post("/consents", content=content, headers=sent)
+    assert (response.status_code, response.json()["code"]) == (status, code)
+    assert response.headers["Content-Type"] == "application/problem+json"
+
+
+async def test_a_body_without_a_length_is_bounded_too(site: Site) -> None:
+    async def endless() -> Any:
+        for _ in range(2_000):
+            yield b" " * 1_000
+
+    headers = {"Content-Type": "application/json", "Idempotency-Key": "key-00001"}
+    async with site.client("atp-1") as http:
+        try:
+            response = await http.post("/consents", content=endless(), headers=headers)
+        except httpx2.TransportError:
+            return  # cut off while it was still sending: as good
+    assert response.status_code == 413
+
+
+async def test_another_atps_consent_looks_like_none(site: Site) -> None:
+    consent_id = await site.granted(1, "atp-1")
+    for method, path, body in (
+        ("GET", f"/consents/{consent_id}", None),
+        ("GET", f"/consents/{consent_id}/revocation", None),
+        ("POST", f"/consents/{consent_id}/renew", renewal()),
+        ("POST", f"/consents/{consent_id}/revoke", REVOKE),
+    ):
+        theirs = await site.call("atp-2", method, path, body)
+        nobodys = await site.call("atp-2", method, path.replace(consent_id, NOBODYS), body)
+        assert theirs == nobodys
+        assert theirs[0] == 404
+    await site.call("atp-1", "POST", f"/consents/{consent_id}/revoke", REVOKE)
+    assert (await site.call("atp-2", "POST", f"/consents/{consent_id}/revoke", REVOKE))[0] == 404
+
+
+@pytest.mark.parametrize("consent_id", ["x", NOBODYS.upper(), "%00", f"{NOBODYS}%0a", "é"])
+async def test_an_id_that_is_none_is_unknown(site: Site, consent_id: str) -> None:
+    assert (await site.call("atp-1", "GET", f"/consents/{consent_id}"))[0] == 404
+
+
+async def test_an_ended_consent_cannot_be_changed(site: Site) -> None:
+    consent_id = await site.granted()
+    await site.call("atp-1", "POST", f"/consents/{consent_id}/revoke", REVOKE)
+    for path, body in (("revoke", REVOKE), ("renew", renewal())):
+        status, problem = await site.call("atp-1", "POST", f"/consents/{consent_id}/{path}", body)
+        assert (status, problem["code"]) == (409, "illegal_transition")
+        assert "revoked" in problem["detail"]
+
+
+async def test_a_renewal_keeps_its_rules(site: Site) -> None:
+    consent_id = await site.granted()
+    earlier = format_utc(parse_utc("2020-01-01T00:00:00Z"))
+    for form in (renewal(consent_expires_at=earlier), renewal(address_confirmed=False), renewal(purpose="other")):
+        assert (await site.call("atp-1", "POST", f"/consents/{consent_id}/renew", form))[0] == 400
+
+
+async def test_without_a_certificate_no_word_is_spoken(site: Site) -> None:
+    with pytest.raises(httpx2.TransportError):
+        await site.call(None, "GET", f"/consents/{NOBODYS}")
+
+
+async def test_a_certificate_that_nobody_registered_is_refused(site: Site) -> None:
+    status, problem = await site.call("stranger", "POST", "/consents", grant_form())
+    assert (status, problem["code"]) == (401, "unknown_caller")
+
+
+@pytest.mark.parametrize("client_id", ["edp-1", "node-1"])
+async def test_other_roles_have_no_business_here(site: Site, client_id: str) -> None:
+    consent_id = await site.granted()
+    for method, path, body in (("POST", "/consents", grant_form()), ("GET", f"/consents/{consent_id}", None)):
+        status, problem = await site.call(client_id, method, path, body)
+        assert (status, problem["code"]) == (403, "wrong_role")
+
+
+async def test_an_atp_grants_to_itself_only(site: Site) -> None:
+    status, problem = await site.call("atp-2", "POST", "/consents", grant_form(1, "atp-1"))
+    assert (status, problem["code"]) == (403, "wrong_role")
+
+
+async def test_a_suspended_caller_is_refused_on_its_open_connection(site: Site) -> None:
+    consent_id = await site.granted()
+    async with site.client("atp-1") as http:
+        assert (await http.get(f"/consents/{consent_id}")).status_code == 200
+        assert (await site.call("operator-1", "POST", "/participants/atp-1/suspend"))[0] == 200
+        response = await http.get(f"/consents/{consent_id}")
+    assert (response.status_code, response.json()["code"]) == (403, "suspended_caller")
+
+
+async def test_a_consent_with_a_suspended_party_is_not_granted(site: Site) -> None:
+    await site.call("operator-1", "POST", "/participants/edp-1/suspend")
+    status, problem = await site.call("atp-1", "POST", "/consents", grant_form())
+    assert (status, problem["errors"][0]["pointer"]) == (400, "#/edps/0")
+
+
+async def test_unknown_methods_and_paths_are_told_apart(site: Site) -> None:
+    assert (await site.call("atp-1", "DELETE", f"/consents/{NOBODYS}"))[0] == 405
+    assert (await site.call("atp-1", "GET", "/consent"))[0] == 404
+
+
+async def test_an_erased_persons_consent_can_still_be_read_and_ended(site: Site) -> None:
+    consent_id = await site.granted()
+    assert await site.ledger.erase_person(grant_form()["person"]["person_id"])
+    status, shown = await site.call("atp-1", "GET", f"/consents/{consent_id}")
+    assert (status, shown["consent"]["meter_points"]) == (200, [])
+    assert (await site.call("atp-1", "POST", f"/consents/{consent_id}/revoke", REVOKE))[0] == 200
+
+
+async def test_production_has_no_direct_grants(pki: Pki, token_signer: FileTokenSigner, tmp_path: Any) -> None:
+    async with machine_site(pki, token_signer, tmp_path, kind="production") as production:
+        for path, body in (
+            ("/consents", grant_form()),
+            ("/sandbox/tokens", {"count": 1, "edp": "edp-1", "atp": "atp-1"}),
+            ("/sandbox/consents", {"first": 0, "count": 1, "edps": ["edp-1"], "atps": ["atp-1"]}),
+        ):
+            status, problem = await production.call("operator-1", "POST", path, body)
+            assert (status, problem["code"]) == (403, "sandbox_only")

@@ -1,0 +1,162 @@
+"""The machine API on a real mTLS listener over a real SQLite ledger, with registered participants to call it."""
+
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+import trio
+
+from admin.app import machine_app
+from admin.authorization.minting import Minter
+from admin.authorization.sandbox import Sandbox
+from admin.authorization.views import sandbox_views
+from admin.callers import Callers
+from admin.client_certificates import serve
+from admin.config import Ledger as LedgerConfig
+from admin.consents.made_people import made_grant
+from admin.consents.revocations import Conclusion
+from admin.consents.service import Consents
+from admin.consents.views import consent_views
+from admin.directory.service import Directory
+from admin.directory.views import directory_views
+from admin.ledger.events import Act, Initiator, Organisation, ParticipantRegistered, Route, append_of
+from admin.ledger.sql import SqlLedger, open_ledger
+from admin.listeners import listen, port_of, tls_context
+from admin.pki.key_files import generate_secret
+from admin.pki.keys import FileTokenSigner, generate_p256_key
+from admin.sandbox_only import LedgerKind
+from engine.clock import Seconds, UnixTime
+from engine.config import Tls
+from engine.consent.records import Role
+from engine.feed.entries import Position
+from engine.telemetry.host import SystemClock
+from tests.support.pki import METER_KEY, Pki
+
+DATASET = "hh-electricity-import"
+ROLES = {
+    "operator-1": Role.OPERATOR,
+    "node-1": Role.NODE,
+    "atp-1": Role.ATP,
+    "atp-2": Role.ATP,
+    "edp-1": Role.EDP,
+    "edp-2": Role.EDP,
+}
+Reply = tuple[int, dict[str, Any]]
+
+
+class ToldBarrier:
+    """Says what a test told it to; the real one has tests of its own."""
+
+    def __init__(self) -> None:
+        self.conclusion = Conclusion(effective=False, how="pending", nodes=("node-1",), seconds=Seconds(0.004))
+        self.asked: list[tuple[Position, Seconds]] = []
+
+    async def wait_effective(self, position: Position, committed_at: float, within: Seconds) -> Conclusion:
+        assert committed_at <= time.time() + 1
+        self.asked.append((position, within))
+        return self.conclusion
+
+
+class Site:
+    """A running machine API and clients for it."""
+
+    def __init__(self, pki: Pki, ledger: SqlLedger, port: int, barrier: ToldBarrier) -> None:
+        self.pki, self.ledger, self.port, self.barrier = pki, ledger, port, barrier
+
+    def client(self, client_id: str | None, **settings: Any) -> httpx2.AsyncClient:
+        return httpx2.AsyncClient(
+            base_url=f"https://localhost:{self.port}", verify=self.pki.client_context(client_id), **settings
+        )
+
+    async def call(
+        self, client_id: str | None, method: str, path: str, body: Any = None, key: str | None = None, **settings: Any
+    ) -> Reply:
+        """One call: status and decoded body. key: of idempotency; drawn for writes where none is given."""
+        async with self.client(client_id) as http:
+            headers = dict(settings.pop("headers", {}))
+            if method != "GET":
+                headers.setdefault("Idempotency-Key", key or str(uuid.uuid4()))
+            if body is not None:
+                settings["json"] = body
+            response = await http.request(method, path, headers=headers, **settings)
+        return response.status_code, msgspec.json.decode(response.content)
+
+    async def granted(self, number: int = 1, atp: str = "atp-1", edp: str = "edp-1") -> str:
+        """The id of a new consent."""
+        status, body = await self.call("operator-1", "POST", "/consents", grant_form(number, atp, edp))
+        assert status == 201, body
+        consent_id: str = body["consent_id"]
+        return consent_id
+
+
+def grant_form(number: int = 1, atp: str = "atp-1", edp: str = "edp-1", **members: Any) -> dict[str, Any]:
+    """The form of a direct grant by a made person."""
+    now = SystemClock().now()
+    form: dict[str, Any] = msgspec.json.decode(made_grant(number, atp=atp, edp=edp, dataset_id=DATASET, now=now))
+    return {**form, **members}
+
+
+def ledger_config(directory: Path, kind: LedgerKind = "sandbox") -> LedgerConfig:
+    """A SQLite ledger and its keys, in a directory of its own."""
+    generate_secret(directory / "person.key")
+    generate_p256_key(directory / "checkpoint.pem")
+    return LedgerConfig(
+        url=f"sqlite:///{directory / 'ledger.db'}",
+        kind=kind,
+        person_key_file=directory / "person.key",
+        checkpoint_key_file=directory / "checkpoint.pem",
+    )
+
+
+def tls_of(pki: Pki) -> Tls:
+    """The session's server certificate and authority as settings."""
+    return Tls(certificate_file=pki.server_certificate_file, key_file=pki.server_key_file, client_ca_file=pki.ca_file)
+
+
+async def register_all(ledger: SqlLedger, pki: Pki) -> None:
+    """Everybody in ROLES."""
+    act = Act(Initiator.SYSTEM, "test", Route.SYSTEM, UnixTime(int(time.time())))
+    appends = []
+    for client_id, role in ROLES.items():
+        record = pki.participant(client_id, role, datasets=(DATASET,) if role is Role.EDP else ())
+        locations = (f"https://api.{client_id}.example/hh",) if role is Role.EDP else ()
+        appends.append(append_of(ParticipantRegistered(record, Organisation(client_id, locations), act), 0))
+    await ledger.append(appends)
+
+
+@asynccontextmanager
+async def machine_site(
+    pki: Pki, signer: FileTokenSigner, directory: Path, kind: LedgerKind = "sandbox"
+) -> AsyncIterator[Site]:
+    """Everything of the machine listener that needs no Redis."""
+    clock, barrier, stop = SystemClock(), ToldBarrier(), trio.Event()
+    async with open_ledger(ledger_config(directory, kind), clock) as ledger:
+        await register_all(ledger, pki)
+        callers = Callers(ledger, clock.now)
+        consents = Consents(ledger, METER_KEY, clock.now)
+        sandbox = Sandbox(consents, Minter("https://localhost:8450", signer, Seconds(600.0)), clock.now)
+        app = machine_app(
+            directory_views(Directory(ledger, callers), callers, clock.now),
+            consent_views(consents, callers, barrier, kind, clock.now),
+            sandbox_views(sandbox, callers, kind, clock.now),
+        )
+        listeners = await listen("127.0.0.1", 0)
+        context = tls_context(tls_of(pki), client_certificates=True)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(partial(serve, app, listeners, context, stop=stop))
+            yield Site(pki, ledger, port_of(listeners), barrier)
+            stop.set()
+
+
+@pytest.fixture
+async def site(pki: Pki, token_signer: FileTokenSigner, tmp_path: Path) -> AsyncIterator[Site]:
+    """A sandbox's machine API."""
+    async with machine_site(pki, token_signer, tmp_path) as running:
+        yield running
