@@ -108,7 +108,7 @@ def test_person_and_meter_points_stand_only_in_the_personal_part() -> None:
     assert append.feed is not None
     personal = decode_personal(append.personal.plaintext)
     assert (personal.person.name, personal.meter_points) == ("Ann Made-Up", ("mpan:1000000000012",))
-    for marked in (b"Made-Up", b"Nowhere", b"1000000000012", b"p-1"):
+    for marked in (b"Made-Up", b"Nowhere", b"1000000000012", b"person-77"):
         assert marked not in append.body
         assert marked not in append.feed.record
 

@@ -57,11 +57,11 @@ async def until(holds: Callable[[], bool]) -> None:
             await trio.sleep(0.005)
 
 
-async def even(ledger: SqlLedger, server: Valkey) -> Position:
+async def even(projector: Projector, ledger: SqlLedger, server: Valkey) -> Position:
     """Wait until Redis says and holds what the ledger does, records included."""
     head = (await ledger.head()).position
-    whole = head.incarnation.encode()
-    await until(lambda: server.call("GET", HEAD) == head_text(head) and server.call("GET", WHOLE) == whole)
+    due = [head_text(head), head.incarnation.encode()]
+    await until(lambda: server.call("MGET", HEAD, WHOLE) == due and projector.state is ProjectorState.FOLLOWING)
     return head
 
 
@@ -98,32 +98,31 @@ async def require_honest_copy(ledger: SqlLedger, server: Valkey) -> None:
     assert stream == await expected_stream(ledger, first - 1)
 
 
-@pytest.mark.usefixtures("projector")
-async def test_every_event_becomes_one_entry_in_order(ledger: SqlLedger, valkey: Valkey) -> None:
+async def test_every_event_becomes_one_entry_in_order(ledger: SqlLedger, projector: Projector, valkey: Valkey) -> None:
     """Also those that mean nothing to engines: the numbering stays gap-free."""
     await append_all(ledger, [*new_consents(3), silent_event(), participant_event("node-1")])
-    head = await even(ledger, valkey)
+    head = await even(projector, ledger, valkey)
     entries = [unseal(sealed, (MAC_KEY,)) for _, sealed in stream_of(valkey)]
     assert [entry.seq for entry in entries] == list(range(1, head.seq + 1))
     assert [entry.kind for entry in entries[-2:]] == [EntryKind.NOTHING, EntryKind.PARTICIPANT]
     await require_honest_copy(ledger, valkey)
 
 
-@pytest.mark.usefixtures("projector")
-async def test_the_newest_record_of_a_consent_wins(ledger: SqlLedger, valkey: Valkey) -> None:
+async def test_the_newest_record_of_a_consent_wins(ledger: SqlLedger, projector: Projector, valkey: Valkey) -> None:
     consent_id = "6f9619ff-8b86-4d01-b42d-00cf4fc964ff"
     for version in range(4):
         await ledger.append([consent_event(consent_id, consent_record(consent_version=version + 1), version)])
-    await even(ledger, valkey)
+    await even(projector, ledger, valkey)
     await require_honest_copy(ledger, valkey)
 
 
-@pytest.mark.usefixtures("projector")
-async def test_a_burst_of_ten_thousand_arrives_in_order_and_without_a_gap(ledger: SqlLedger, valkey: Valkey) -> None:
+async def test_a_burst_of_ten_thousand_arrives_in_order_and_without_a_gap(
+    ledger: SqlLedger, projector: Projector, valkey: Valkey
+) -> None:
     async with trio.open_nursery() as writers:
         for _ in range(20):
             writers.start_soon(append_all, ledger, new_consents(500))
-    head = await even(ledger, valkey)
+    head = await even(projector, ledger, valkey)
     assert head.seq == 10_001
     stream = stream_of(valkey)
     assert stream == await expected_stream(ledger, int(stream[0][0].split(b"-")[0]) - 1)
@@ -133,10 +132,10 @@ async def test_a_burst_of_ten_thousand_arrives_in_order_and_without_a_gap(ledger
 
 async def test_a_flushed_redis_is_filled_again(ledger: SqlLedger, projector: Projector, valkey: Valkey) -> None:
     await append_all(ledger, new_consents(2_500))
-    await even(ledger, valkey)
+    await even(projector, ledger, valkey)
     valkey.call("FLUSHALL")
     await append_all(ledger, new_consents(10))
-    await even(ledger, valkey)
+    await even(projector, ledger, valkey)
     await require_honest_copy(ledger, valkey)
     assert projector.statistics().restarts >= 2  # the first one found Redis empty
 
@@ -145,13 +144,13 @@ async def test_a_rolled_back_redis_gets_its_missing_tail_and_nothing_else(
     ledger: SqlLedger, projector: Projector, valkey: Valkey
 ) -> None:
     await append_all(ledger, new_consents(20))
-    await even(ledger, valkey)
+    await even(projector, ledger, valkey)
     older = {key: valkey.call("DUMP", key) for key in valkey.call("KEYS", "*")}
     await append_all(ledger, new_consents(30))
-    await even(ledger, valkey)
+    await even(projector, ledger, valkey)
     restarts = projector.statistics().restarts
     valkey.call("EVAL", RESTORE, len(older), *older.keys(), *older.values())
-    await even(ledger, valkey)
+    await even(projector, ledger, valkey)
     await require_honest_copy(ledger, valkey)
     assert projector.statistics().restarts == restarts
 
@@ -169,13 +168,13 @@ async def test_a_replaced_server_is_filled(ledger: SqlLedger, doomed_valkey: Val
     projector = projector_of(ledger, client)
     await nursery.start(projector.run)
     await append_all(ledger, new_consents(50))
-    await even(ledger, doomed_valkey)
+    await even(projector, ledger, doomed_valkey)
     doomed_valkey.kill()
     for path in (doomed_valkey.directory / "appendonlydir").iterdir():
         path.unlink()
     await append_all(ledger, new_consents(50))
     doomed_valkey.restart()
-    await even(ledger, doomed_valkey)
+    await even(projector, ledger, doomed_valkey)
     await require_honest_copy(ledger, doomed_valkey)
 
 
@@ -187,12 +186,12 @@ async def test_a_killed_redis_is_caught_up_when_it_is_back(
     projector = projector_of(ledger, client)
     await nursery.start(projector.run)
     await append_all(ledger, new_consents(50))
-    await even(ledger, doomed_valkey)
+    await even(projector, ledger, doomed_valkey)
     doomed_valkey.kill()
     await append_all(ledger, new_consents(50))
     await until(lambda: projector.state is ProjectorState.REDIS_AWAY)
     doomed_valkey.restart()
-    await even(ledger, doomed_valkey)
+    await even(projector, ledger, doomed_valkey)
     await require_honest_copy(ledger, doomed_valkey)
     await until(lambda: projector.state is ProjectorState.FOLLOWING)
 
@@ -219,28 +218,28 @@ def attacks(last: Entry) -> dict[str, list[tuple[Any, ...]]]:
     }
 
 
-@pytest.mark.usefixtures("projector")
 @pytest.mark.parametrize("attack", attacks(Entry("0" * 16, 9, EntryKind.NOTHING)))
-async def test_what_somebody_wrote_into_redis_is_thrown_out(ledger: SqlLedger, valkey: Valkey, attack: str) -> None:
+async def test_what_somebody_wrote_into_redis_is_thrown_out(
+    ledger: SqlLedger, projector: Projector, valkey: Valkey, attack: str
+) -> None:
     await append_all(ledger, new_consents(20))
-    await even(ledger, valkey)
+    await even(projector, ledger, valkey)
     last = unseal(stream_of(valkey)[-1][1], (MAC_KEY,))
     for command in attacks(last)[attack]:
         valkey.call(*command)
     await until(lambda: stream_of(valkey)[-1:] == [(stream_id(last.seq), seal(last, MAC_KEY))])
     await append_all(ledger, new_consents(5))
-    await even(ledger, valkey)
+    await even(projector, ledger, valkey)
     await require_honest_copy(ledger, valkey)
 
 
-@pytest.mark.usefixtures("projector")
-async def test_forged_records_do_not_survive_a_refill(ledger: SqlLedger, valkey: Valkey) -> None:
+async def test_forged_records_do_not_survive_a_refill(ledger: SqlLedger, projector: Projector, valkey: Valkey) -> None:
     await append_all(ledger, new_consents(5))
-    await even(ledger, valkey)
+    await even(projector, ledger, valkey)
     valkey.call("SET", record_key(EntryKind.CONSENT, b"made up"), b"forged")
     valkey.call("SET", next(iter(await expected_records(ledger))), b"forged")
     valkey.call("DEL", WHOLE)
-    await even(ledger, valkey)
+    await even(projector, ledger, valkey)
     await require_honest_copy(ledger, valkey)
 
 
@@ -257,7 +256,7 @@ async def test_two_projectors_do_no_harm(
         await append_all(ledger, new_consents(400), group=20)
         valkey.call("FLUSHALL")
     await append_all(ledger, new_consents(100), group=7)
-    await even(ledger, valkey)
+    await even(pair[0], ledger, valkey)
     await require_honest_copy(ledger, valkey)
 
 
@@ -267,7 +266,7 @@ async def test_the_stream_is_trimmed(
     projector = projector_of(ledger, redis_client, bound=200)
     await nursery.start(projector.run)
     await append_all(ledger, new_consents(3_000))
-    await even(ledger, valkey)
+    await even(projector, ledger, valkey)
     assert 200 <= valkey.call("XLEN", STREAM) <= 400  # trimmed by whole nodes of a hundred entries
     await require_honest_copy(ledger, valkey)
 
@@ -276,7 +275,7 @@ async def test_a_ledger_that_lost_its_tail_is_not_followed(
     ledger: SqlLedger, projector: Projector, valkey: Valkey, redis_client: RedisClient
 ) -> None:
     """Genuinely sealed entries above the head, under the same incarnation: somebody restored a back-up by hand."""
-    head = await even(ledger, valkey)
+    head = await even(projector, ledger, valkey)
     lost = SEALER.entry(Entry(head.incarnation, head.seq + 1, EntryKind.CONSENT, b"k" * 16, b"r"))
     assert await FeedCopy(redis_client).append(head, [lost], bound=100)
     await until(lambda: projector.state is ProjectorState.LEDGER_BEHIND)
@@ -295,14 +294,14 @@ async def test_the_away_ledger_is_waited_for(
         patched.setattr(ledger, "head", away)
         await until(lambda: projector.state is ProjectorState.LEDGER_AWAY)
     await append_all(ledger, new_consents(5))
-    await even(ledger, valkey)
+    await even(projector, ledger, valkey)
     await until(lambda: projector.state is ProjectorState.FOLLOWING)
 
 
 async def test_a_stale_append_is_refused(ledger: SqlLedger, projector: Projector, valkey: Valkey) -> None:
     """Only last + 1 of the same incarnation, however late the writer wakes up."""
     await append_all(ledger, new_consents(5))
-    head = await even(ledger, valkey)
+    head = await even(projector, ledger, valkey)
     client, stale = projector._copy, Position(head.incarnation, head.seq - 1)
     before = stream_of(valkey)
     again = SEALER.entry(Entry(head.incarnation, head.seq, EntryKind.CONSENT, b"k" * 16, b"r"))
