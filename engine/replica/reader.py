@@ -189,7 +189,7 @@ class _Opened:
         self.token_revocations = self.environment.token_revocations
         self.policy = self.environment.policy
         self.moved = False
-        self.unchanged = False  # the last transaction found the bound of the one before
+        self.unchanged = True  # the last transaction found the bound of the one before, or there was none
         self._raw_bound = b""
         self._bound: Bound | None = None
         self._participants: dict[bytes, ParticipantRecord] = {}

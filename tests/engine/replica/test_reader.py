@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 import lmdb
 import msgspec
@@ -59,7 +60,10 @@ class Writer:
         print(line, file=self.process.stdin, flush=True)
         assert self.process.stdout.readline() == "done\n", line
 
-    def end(self) -> None:
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         with self.process:
             self.process.kill()
 
@@ -76,9 +80,8 @@ class Time:
 
 @pytest.fixture
 def writer(tmp_path: Path) -> Iterator[Writer]:
-    process = Writer(tmp_path)
-    yield process
-    process.end()
+    with Writer(tmp_path) as process:
+        yield process
 
 
 def reader(directory: Path, time: Time | None = None) -> Replica:
@@ -165,22 +168,19 @@ def test_a_replica_swapped_without_a_word_is_found_within_the_look_interval(writ
     replica.close()
 
 
-def test_a_replica_that_was_thrown_away_is_let_go(writer: Writer, tmp_path: Path) -> None:
-    writer.do("filled(store)")
+def test_a_replica_that_was_thrown_away_is_let_go(tmp_path: Path) -> None:
+    with Writer(tmp_path) as writer:
+        writer.do("filled(store)")
     time = Time()
     replica = reader(tmp_path, time)
-    writer.end()
     (mark,) = tmp_path.glob("generation-*/mark")
     mark.write_text("trial")
-    successor = Writer(tmp_path)
-    successor.do("assert store.discarded; filled(store, [nothing(1)])")
-    time.now += LOOK_EVERY
-    for _ in range(2):
+    with Writer(tmp_path) as successor:
+        successor.do("assert store.discarded; filled(store, [nothing(1)])")
+        time.now += LOOK_EVERY
         with replica.transaction() as view:
-            seen = view.bound
-    assert seen == bound(1)
+            assert view.bound == bound(1)
     replica.close()
-    successor.end()
 
 
 def test_refresh_finds_a_swapped_in_replica_without_any_request(writer: Writer, tmp_path: Path) -> None:
