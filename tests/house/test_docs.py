@@ -76,3 +76,11 @@ def test_decisions_are_numbered_without_gaps() -> None:
 def test_no_document_carries_a_path_of_a_machine() -> None:
     home = re.compile(r"/(home|root|work|Users)/")
     assert [p for p in DOCS if home.search(p.read_text())] == []
+
+
+def test_every_metric_is_described_and_no_other() -> None:
+    from engine.telemetry import metrics
+
+    declared = {m._name: set(m._labelnames) for m in vars(metrics).values() if hasattr(m, "_labelnames")}
+    rows = re.findall(r"^\| `(ccs_\w+)` \| ([^|]+) \|", (ROOT / "docs/metrics.md").read_text(), re.MULTILINE)
+    assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == declared

@@ -150,7 +150,7 @@ def test_an_admin_that_is_killed_comes_back_with_every_acknowledged_write(sandbo
 
 
 def test_status_is_honest_about_the_node(sandbox: Running) -> None:
-    eventually(lambda: sandbox.node_status()["freshness"] == "current")
+    eventually(lambda: sandbox.node_status()["state"] == "current")
     assert sandbox.ccs("status").returncode == 0
 
 
