@@ -17,7 +17,7 @@ from engine.clock import Seconds
 from engine.feed.entries import Entry, EntryKind, Position, seal, unseal
 from engine.feed.redis_client import RedisClient
 from engine.feed.redis_names import HEAD, STREAM, record_key, stream_id
-from tests.support.feeds import (
+from tests.support.projection import (
     MAC_KEY,
     SEALER,
     append_all,
