@@ -58,11 +58,13 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Minted(msgspec.Struct, frozen=True):
-    """A signed token. token: ASCII; digest: SHA-256 over it."""
+    """A signed token. token: ASCII; digest: SHA-256 over it; key_thumbprint: of the key that signed it (RFC 7638)."""
 
     token: bytes
     claims: AccessToken
     digest: bytes
+    kid: str
+    key_thumbprint: bytes
 
 
 class Minter:
@@ -73,6 +75,8 @@ class Minter:
             raise ValueError("a token lives at least a second")
         self._issuer = issuer
         self._signer = signer
+        self._kid = signer.public.kid
+        self._key_thumbprint = signer.public.thumbprint()
         self._lifetime = int(lifetime)
         # One thread: signing lets go of the interpreter, but batches must not crowd out requests on other cores.
         self._limiter = trio.CapacityLimiter(1)
@@ -83,7 +87,7 @@ class Minter:
         token = self._signer.sign_token(claims)
         if len(token) > MAX_TOKEN_BYTES:
             raise TokenTooLarge(f"the token would have {len(token)} bytes, {MAX_TOKEN_BYTES} are the most")
-        return Minted(token, claims, token_digest(token))
+        return Minted(token, claims, token_digest(token), self._kid, self._key_thumbprint)
 
     async def mint_many(self, orders: Sequence[Order], now: UnixTime) -> list[Minted]:
         """Make many, in order, in a worker thread. All or none. Raises as `mint` does."""
