@@ -1,164 +1,119 @@
-"""A made-up ledger with its feed service and projector, for tests of what hangs on the other end of the feed.
+"""A real ledger in a file, with made-up consents, and what stands between it and Redis."""
 
-The service speaks by method call, the projector writes to a real Redis; both can be made to misbehave.
-"""
-
-import contextlib
-from collections.abc import AsyncIterator
+import itertools
+import uuid
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
 
 import msgspec
-import trio
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from engine.clock import Seconds
-from engine.consent.records import ConsentRecord
-from engine.errors import Fault, Kind
-from engine.feed.entries import Entry, EntryKind, Position, seal
-from engine.feed.questions import Answer, Question, seal_answer, unseal_question
-from engine.feed.redis_client import RedisClient
-from engine.feed.redis_commands import get, keys_matching, xadd
-from engine.feed.redis_faults import RedisFault, RedisRefused
-from engine.feed.redis_names import (
-    ANSWER_FIELD,
-    QUESTIONS_PATTERN,
-    STREAM,
-    STREAM_FIELD,
-    answers_key,
-    stream_id,
-)
-from tests.support.replicas import INCARNATION, MAC_KEY, consent_entry, snapshot_of
+from admin.config import Ledger as LedgerConfig
+from admin.ledger.feed_copy import FeedCopy
+from admin.ledger.projector import Projector
+from admin.ledger.records_filler import RecordsFiller
+from admin.ledger.sealing import Sealer
+from admin.ledger.sql import SqlLedger, open_ledger
+from admin.ledger.store import Append, FeedRecord
+from engine.clock import UnixTime
+from engine.consent.records import AccessMode, ClientId, ConsentId, ConsentRecord, ParticipantRecord, Role, consent_key
+from engine.consent.states import State
+from engine.feed.entries import EntryKind
+from engine.feed.redis_commands import Executor
+from engine.telemetry.host import SystemClock
 
-
-class Away(Fault):
-    """The made-up service was told to fail."""
-
-    kind = Kind.UNAVAILABLE
+MAC_KEY = b"m" * 32
+SEALER = Sealer((MAC_KEY,))
+FAR = UnixTime(4_000_000_000)
+_encode = msgspec.msgpack.Encoder().encode
+_tokens = itertools.count(1)
 
 
-class Foreign(Fault):
-    """Another incarnation was asked about."""
-
-    kind = Kind.CONFLICT
-
-
-class MadeLedger:
-    """Entries in order, and the feed service over them."""
-
-    def __init__(self, incarnation: str = INCARNATION) -> None:
-        self.incarnation = incarnation
-        self.entries_: list[Entry] = []
-        self.away = False
-        self.polls = True  # False: a call that would wait brings nothing
-        self.verification_keys = b'{"issuer":"made-up","jwks":{"keys":[]}}'
-        self.calls: list[str] = []
-        self.questions: list[Question] = []  # what was checked over HTTPS
-        self.fetched: list[int] = []  # after which positions entries were fetched
-        self._grown = trio.Event()
-
-    @property
-    def position(self) -> Position:
-        return Position(self.incarnation, self.entries_[-1].seq if self.entries_ else 0)
-
-    def grant(self, number: int, record: ConsentRecord | None = None) -> Entry:
-        return self.append(consent_entry(self.position.seq + 1, number, record, incarnation=self.incarnation))
-
-    def announce_keys(self, raw: bytes) -> None:
-        self.verification_keys = raw
-        self.append(Entry(self.incarnation, self.position.seq + 1, EntryKind.KEYS))
-
-    def append(self, entry: Entry) -> Entry:
-        self.entries_.append(entry)
-        self._grown.set()
-        self._grown = trio.Event()
-        return entry
-
-    def restore(self, incarnation: str, *, losing: int, above: int = 100) -> None:
-        """Lose the newest entries and go on under another incarnation, above what was ever reported."""
-        kept = self.entries_[: len(self.entries_) - losing]
-        self.incarnation = incarnation
-        self.entries_ = [msgspec.structs.replace(entry, incarnation=incarnation) for entry in kept]
-        self.append(Entry(incarnation, self.position.seq + losing + above, EntryKind.NOTHING))
-
-    def _answer_call(self, name: str) -> None:
-        self.calls.append(name)
-        if self.away:
-            raise Away("the feed service is away")
-
-    @asynccontextmanager
-    async def snapshot(self) -> AsyncIterator[AsyncIterator[bytes]]:
-        self._answer_call("snapshot")
-        yield self._pieces()
-
-    async def _pieces(self) -> AsyncIterator[bytes]:
-        for sealed in snapshot_of(self.position, self.entries_):
-            await trio.lowlevel.checkpoint()
-            yield sealed
-
-    async def entries(self, after: Position, wait: Seconds) -> list[bytes]:
-        self._answer_call("entries")
-        self.fetched.append(after.seq)
-        if wait and not self.polls:
-            return await trio.sleep(wait) or []
-        with trio.move_on_after(wait):
-            while self.position.seq <= after.seq and after.incarnation == self.incarnation and not self.away:
-                await self._grown.wait()
-        await trio.lowlevel.checkpoint()
-        if after.incarnation != self.incarnation:
-            raise Foreign("another incarnation")
-        return [seal(entry, MAC_KEY) for entry in self.entries_ if entry.seq > after.seq]
-
-    async def check(self, question: Question) -> Answer:
-        self._answer_call("check")
-        await trio.lowlevel.checkpoint()
-        self.questions.append(question)
-        return Answer(question.instance, question.nonce, self.incarnation, self.position.seq)
-
-    async def keys(self) -> bytes:
-        self._answer_call("keys")
-        await trio.lowlevel.checkpoint()
-        return self.verification_keys
+def ledger_config(directory: Path, url: str | None = None) -> LedgerConfig:
+    """Settings of a sandbox ledger below the directory; its keys are made once."""
+    person, checkpoint = directory / "person.key", directory / "checkpoint.pem"
+    if not person.exists():
+        person.write_bytes(b"p" * 32)
+        person.chmod(0o600)
+        checkpoint.write_bytes(
+            ec.generate_private_key(ec.SECP256R1()).private_bytes(
+                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+            )
+        )
+        checkpoint.chmod(0o600)
+    return LedgerConfig(
+        url=url or f"sqlite:///{directory / 'ledger.db'}",
+        kind="sandbox",
+        person_key_file=person,
+        checkpoint_key_file=checkpoint,
+    )
 
 
-class MadeProjector:
-    """Writes a ledger into Redis and answers questions there, every 20 ms."""
+@asynccontextmanager
+async def real_ledger(directory: Path, url: str | None = None) -> AsyncIterator[SqlLedger]:
+    """A ledger in a file below the directory, or at the URL."""
+    async with open_ledger(ledger_config(directory, url), SystemClock()) as ledger:
+        yield ledger
 
-    def __init__(self, ledger: MadeLedger, redis: RedisClient) -> None:
-        self.ledger = ledger
-        self.redis = redis
-        self.written = 0
-        self.withheld: set[int] = set()  # positions that never reach the stream
-        self.answering = True
-        self.asked: list[Question] = []  # the newest question of each look
 
-    async def run(self) -> None:
-        while True:
-            try:
-                await self.turn()
-            except RedisFault:
-                self.written = 0
-            await trio.sleep(0.02)
+def consent_record(**changes: Any) -> ConsentRecord:
+    """An active, enduring consent of edp-1 and edp-2."""
+    usual = ConsentRecord(
+        state=State.ACTIVE,
+        consent_version=1,
+        atp=ClientId("atp-1"),
+        dataset_id="half-hourly",
+        access_mode=AccessMode.ENDURING,
+        granted_at=UnixTime(1_700_000_000),
+        expires_at=FAR,
+        data_from=UnixTime(1_700_000_000),
+        data_to=None,
+        meter_digests=(b"d" * 16,),
+        edps=(ClientId("edp-1"), ClientId("edp-2")),
+    )
+    return msgspec.structs.replace(usual, **changes)
 
-    async def turn(self) -> None:
-        questions = []
-        for key in await keys_matching(self.redis, QUESTIONS_PATTERN):
-            sealed = await get(self.redis, key)
-            if sealed is not None:
-                questions.append(unseal_question(sealed, (MAC_KEY,)))
-        self.asked += questions
-        position = self.ledger.position  # read after the questions
-        for entry in self.ledger.entries_:
-            if self.written < entry.seq <= position.seq:
-                await self._write(entry)
-        for question in questions if self.answering else ():
-            await self._answer(question, position)
 
-    async def _write(self, entry: Entry) -> None:
-        if entry.seq not in self.withheld:
-            with contextlib.suppress(RedisRefused):  # it is there already
-                await xadd(self.redis, STREAM, stream_id(entry.seq), {STREAM_FIELD: seal(entry, MAC_KEY)})
-        self.written = entry.seq
+def consent_event(consent_id: str, record: ConsentRecord, version: int = 0) -> Append:
+    """An event that leaves the consent as the record says. version: of the consent before it."""
+    feed = FeedRecord(EntryKind.CONSENT, consent_key(ConsentId(consent_id)), _encode(record))
+    tag = "consent.granted" if version == 0 else "consent.revoked"
+    return Append(f"consent:{consent_id}", tag, version, b"\x90", feed=feed)
 
-    async def _answer(self, question: Question, position: Position) -> None:
-        answer = Answer(question.instance, question.nonce, position.incarnation, position.seq)
-        sealed = seal_answer(answer, MAC_KEY)
-        await self.redis.execute("XADD", answers_key(question.instance), "MAXLEN", 1, "*", ANSWER_FIELD, sealed)
+
+def new_consents(count: int, **changes: Any) -> list[Append]:
+    """Events that grant so many new consents."""
+    return [consent_event(str(uuid.uuid4()), consent_record(**changes)) for _ in range(count)]
+
+
+def participant_event(client_id: str, role: Role = Role.NODE, *, version: int = 0, suspended: bool = False) -> Append:
+    """A participant as it is after the event."""
+    record = ParticipantRecord(ClientId(client_id), role, suspended, ())
+    feed = FeedRecord(EntryKind.PARTICIPANT, client_id.encode(), _encode(record))
+    return Append(f"participant:{client_id}", "participant.registered", version, b"\x90", feed=feed)
+
+
+def silent_event() -> Append:
+    """An event that means nothing to engines."""
+    return Append(f"note:{uuid.uuid4()}", "note.taken", 0, b"\x90")
+
+
+async def append_all(ledger: SqlLedger, events: Sequence[Append], *, group: int = 1_000) -> None:
+    """Append in groups, each one write."""
+    for start in range(0, len(events), group):
+        await ledger.append(events[start : start + group])
+
+
+def draw_token() -> bytes:
+    """Tokens for leases: different, and the same in every run."""
+    return b"token-%d" % next(_tokens)
+
+
+def projector_of(ledger: SqlLedger, redis: Executor, *, bound: int = 100_000, sealer: Sealer = SEALER) -> Projector:
+    """A projector with no luck in its retries. Start its `run` in the test's nursery."""
+    copy = FeedCopy(redis)
+    filler = RecordsFiller(ledger, copy, sealer, draw_token=draw_token)
+    return Projector(ledger, copy, sealer, filler, bound=bound, jitter=lambda: 0.5)
