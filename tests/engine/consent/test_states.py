@@ -46,7 +46,7 @@ def test_ended_states_have_no_row() -> None:
     ],
 )
 def test_a_consent_id_is_a_uuid_of_version_4_in_lower_case(text: str) -> None:
-    with pytest.raises(ValueError, match=r"UUID|badly formed"):
+    with pytest.raises(ValueError, match="UUIDv4"):
         consent_key(ConsentId(text))
 
 
