@@ -49,7 +49,7 @@ class LinkStatistics(msgspec.Struct, frozen=True):
 class RedisClient:
     """Commands to the primary that holds our keys.
 
-    jitter: gives numbers in [0, 1). silence: see `Link`; above the longest BLOCK when this client blocks.
+    jitter: gives numbers in [0, 1). silence: see `Link`.
     """
 
     def __init__(
@@ -136,12 +136,13 @@ class RedisClient:
     async def xread_blocking(
         self, after: Mapping[bytes, bytes], *, block_ms: int, count: int | None = None
     ) -> dict[bytes, list[StreamItem]]:
-        """Wait for something new in any of the streams; empty when block_ms ran out.
+        """Wait for something new in any of the streams; empty when block_ms, or most of `silence`, ran out.
 
         Use a client of its own. Cancelled, the link is dropped and dialled anew, because the server would go on
         blocking it. Raises RedisFault.
         """
         link = self._require_link()
+        block_ms = min(block_ms, int(self._silence * 800))  # a reply that is due later would look like a dead server
         try:
             return streams(await link.execute(*xread_command(after, count=count, block_ms=block_ms)))
         except RedisFault as fault:

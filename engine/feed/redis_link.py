@@ -71,8 +71,8 @@ class _Waiter:
 class Link:
     """One open connection. `run` is its task; the link is up while `run` runs.
 
-    silence: how long a server may stay silent while it owes a reply before the link counts as lost; an idle link
-    is pinged as often, so that a connection whose other end vanished is noticed.
+    silence: a server that owes a reply and says nothing for this long, or for up to twice as long, counts as lost;
+    an idle link is pinged as often, so that a connection whose other end vanished is noticed.
     on_push: gets pub/sub messages (RESP3 pushes); called between replies, must not block or raise.
     """
 
@@ -119,7 +119,7 @@ class Link:
 
         Cancelled, it leaves the link whole; the command may or may not have been done.
         """
-        (reply,) = await self._pipeline((command,))
+        (reply,) = await self._replies(_pack(command), 1)
         if isinstance(reply, RedisFault):
             raise reply
         return reply
@@ -129,7 +129,9 @@ class Link:
 
         A refused command's place holds its RedisFault. Raises RedisUnavailable when the link is lost.
         """
-        return await self._pipeline(commands) if commands else []
+        if not commands:
+            return []
+        return await self._replies(b"".join([_pack(command) for command in commands]), len(commands))
 
     def send_unanswered(self, *command: Arg) -> None:
         """Send a command whose only reply is a push: SUBSCRIBE and its kin."""
@@ -138,8 +140,8 @@ class Link:
         self._outgoing.append(_pack(command))
         self._wake.set()
 
-    async def _pipeline(self, commands: Sequence[Command]) -> list[Reply]:
-        waiter = self._enqueue(commands, trio.lowlevel.current_task())
+    async def _replies(self, packed: bytes, expected: int) -> list[Reply]:
+        waiter = self._enqueue(packed, expected, trio.lowlevel.current_task())
 
         def abandon(_: object) -> trio.lowlevel.Abort:
             waiter.task = None
@@ -150,16 +152,15 @@ class Link:
             raise waiter.fault
         return waiter.replies
 
-    def _enqueue(self, commands: Sequence[Command], task: trio.lowlevel.Task | None) -> _Waiter:
+    def _enqueue(self, packed: bytes, expected: int, task: trio.lowlevel.Task | None) -> _Waiter:
         if not self.up:
             raise RedisUnavailable("the Redis link is down")
-        if self._waiting + len(commands) > MAX_WAITING:
+        if self._waiting + expected > MAX_WAITING:
             raise RedisUnavailable("too many Redis commands are under way")
-        packed = [_pack(command) for command in commands]
-        waiter = _Waiter(task, len(commands))
-        self._outgoing += packed
+        waiter = _Waiter(task, expected)
+        self._outgoing.append(packed)
         self._waiters.append(waiter)
-        self._waiting += len(commands)
+        self._waiting += expected
         self._wake.set()
         return waiter
 
@@ -188,13 +189,15 @@ class Link:
             self.drop(RedisUnavailable("Redis sent what is not its protocol", detail=str(error)))
 
     async def _receive(self) -> bytes:
+        suspect: _Waiter | None = None
         while True:
             with trio.move_on_after(self._silence):
                 return bytes(await self._stream.receive_some(RECEIVE_BYTES))
-            if self._waiting:
+            oldest = self._waiters[0] if self._waiters else self._enqueue(_PING, 1, None)
+            if oldest is suspect:  # it has waited a whole silence, not just the end of one
                 self.drop(RedisUnavailable("Redis has gone silent", detail=f"{self._waiting} commands unanswered"))
                 await trio.sleep_forever()  # the scope was cancelled: this ends at once
-            self._enqueue((("PING",),), None)
+            suspect = oldest
 
     def _deliver(self, reply: Reply) -> None:
         if isinstance(reply, hiredis.PushNotification):
@@ -225,6 +228,9 @@ class Link:
 def _pack(command: Command) -> bytes:
     packed: bytes = hiredis.pack_command(tuple(command))  # type: ignore[arg-type]  # its stub allows a tuple of one
     return packed
+
+
+_PING: Final = _pack(("PING",))
 
 
 async def dial(endpoint: Endpoint, tls: ssl.SSLContext | None) -> trio.abc.Stream:

@@ -65,6 +65,15 @@ class TestBlockingReads:
     async def test_a_read_that_waited_in_vain_is_empty(self, redis_client: RedisClient) -> None:
         assert await redis_client.xread_blocking({STREAM: b"0-0"}, block_ms=1) == {}
 
+    async def test_a_long_wait_is_cut_before_it_looks_like_a_dead_server(
+        self, valkey: Valkey, nursery: trio.Nursery
+    ) -> None:
+        reader = await linked(nursery, valkey.url, silence=Seconds(0.1))
+        with trio.fail_after(5):
+            for _ in range(4):
+                assert await reader.xread_blocking({STREAM: b"0-0"}, block_ms=60_000) == {}
+        assert reader.statistics().losses == 0
+
     async def test_a_cancelled_read_costs_its_link_and_the_next_one_serves(
         self, valkey: Valkey, nursery: trio.Nursery
     ) -> None:

@@ -666,8 +666,12 @@ class TestLookingFurther:
         node.apply()
         assert await node.ask(fresh) == INACTIVE
 
-    @pytest.mark.usefixtures("autojump_clock")
-    async def test_a_silent_redis_is_not_waited_for(self, node: Node, fresh: bytes) -> None:
+    async def test_a_silent_redis_is_not_waited_for(
+        self,
+        node: Node,
+        fresh: bytes,
+        autojump_clock: trio.testing.MockClock,  # noqa: ARG002 - installed by being asked for
+    ) -> None:
         node.beyond.silent = True
         started = trio.current_time()
         assert is_unavailable(await node.ask(fresh))
