@@ -45,9 +45,10 @@ incarnation, and records with everything up to N' applied, read in the same tran
       e, and reports only what its replica holds. A worker's transaction begun after e sees it. No active answer.
     - It was not on the list: it was admitted later, or struck off before. If later, the admission precedes the
       reading of every position it was ever answered with (2 before 3), and came after the barrier read the list,
-      which came after the commit: so N' >= N, as in case A. If struck off, it has had no answer since the mark in
-      the database, and it is forgotten only MAX_SILENCE plus margin after that mark, until when the barrier
-      counts it: so by the time it is off the list, its last bound has run out. It is not `current`.
+      which came after the commit: so N' >= N, as in case A. If struck off, no question that it asked after the
+      mark in the database was ever answered (1 before 2), so its last bound rests on a t before the mark; and it is
+      forgotten only MAX_SILENCE plus margin after the mark, until when the barrier counts it. So when the barrier
+      finds it off the list, its last bound has run out. It is not `current`.
 
 P2 holds by the definition of `fresh_until`. Nothing here rests on clocks agreeing, on one leader, on Redis keeping
 or ordering anything, or on messages being timely. It rests on: the nonce (an old answer cannot serve a new
