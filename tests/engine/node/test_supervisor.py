@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -186,9 +187,17 @@ class Caller:
         self.socket.close()
 
 
-@pytest.fixture
-def authority(tmp_path: Path) -> Authority:
-    return Authority(tmp_path)
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iterator["Running"]:
+    """A node for tests that leave it as it was."""
+    running = Running(tmp_path_factory.mktemp("calm"), authority, {})
+    yield running.wait_ready()
+    running.stop()
 
 
 Start = Callable[..., Running]
@@ -297,12 +306,11 @@ def test_node_starts_again_after_it_was_killed(start: Start, tmp_path: Path) -> 
     assert tmp_path.exists()
 
 
-def test_stopped_worker_holds_no_new_connections(start: Start, callers: Connect) -> None:
-    running = start().wait_ready()
-    stopped, other = running.described()["pids"]["workers"]
+def test_stopped_worker_holds_no_new_connections(calm: Running, callers: Connect) -> None:
+    stopped, other = calm.described()["pids"]["workers"]
     os.kill(stopped, signal.SIGSTOP)
     try:
-        assert {callers(running).ask() for _ in range(10)} == {other}
+        assert {callers(calm).ask() for _ in range(10)} == {other}
     finally:
         os.kill(stopped, signal.SIGCONT)
 
@@ -321,13 +329,12 @@ def test_status_beyond_loopback_is_refused(start: Start) -> None:
     assert running.said().strip() == "status.host must be a loopback address, not 0.0.0.0"
 
 
-def test_second_node_in_the_same_directory_is_refused(start: Start) -> None:
-    running = start().wait_ready()
+def test_second_node_in_the_same_directory_is_refused(calm: Running) -> None:
     second = subprocess.run(
-        [sys.executable, "-c", MAIN, str(running.config)], cwd=ROOT, capture_output=True, timeout=WITHIN, check=False
+        [sys.executable, "-c", MAIN, str(calm.config)], cwd=ROOT, capture_output=True, timeout=WITHIN, check=False
     )
     assert second.returncode == 1
-    assert f"another node runs in {running.runtime}" in second.stderr.decode()
+    assert f"another node runs in {calm.runtime}" in second.stderr.decode()
 
 
 @pytest.mark.parametrize("role", ["worker", "feeder"])
@@ -337,12 +344,11 @@ def test_child_that_cannot_start_as_told_ends_the_node_with_its_sentence(start: 
     assert running.said().strip().splitlines()[-1].endswith("failed: the key file is not a key")
 
 
-def test_listener_answers_on_ipv6_too(start: Start) -> None:
-    running = start().wait_ready()
+def test_listener_answers_on_ipv6_too(calm: Running) -> None:
     if not Path("/proc/net/if_inet6").exists():
         pytest.skip("no IPv6 here")
-    caller = Caller(running.described()["ports"]["introspection"], running.client, "::1")
-    assert caller.ask() in running.described()["pids"]["workers"]
+    caller = Caller(calm.described()["ports"]["introspection"], calm.client, "::1")
+    assert caller.ask() in calm.described()["pids"]["workers"]
     caller.close()
 
 
@@ -361,25 +367,27 @@ def test_reload_takes_new_certificates_and_keeps_connections(start: Start, calle
     assert kept.ask() in running.described()["pids"]["workers"]
 
 
-def test_status_pages(start: Start) -> None:
-    running = start().wait_ready()
-    assert running.status("/healthz") == (200, {"node_id": "node-a"})
-    assert running.status("/readyz") == (503, {"state": "blind", "draining": False})  # there is no replica
-    assert running.status("/readyz/current")[0] == 503
-    status, page = running.status("/statusz")
+def test_status_pages(calm: Running) -> None:
+    assert calm.status("/healthz") == (200, {"node_id": "node-a"})
+    assert calm.status("/readyz") == (503, {"state": "blind", "draining": False})  # there is no replica
+    assert calm.status("/readyz/current")[0] == 503
+    status, page = calm.status("/statusz")
     assert (status, page["state"], page["applied"]) == (200, "blind", -1)
     assert [child["name"] for child in page["children"]] == ["worker-1", "worker-2", "feeder"]
     assert all(child["resident"] > 0 for child in page["children"])
-    assert running.get("/nothing")[0] == 404
+    assert calm.get("/nothing")[0] == 404
 
 
-def test_metrics_of_all_processes_come_together(start: Start, callers: Connect) -> None:
-    running = start().wait_ready()
-    caller = callers(running)
+def test_metrics_of_all_processes_come_together(calm: Running, callers: Connect) -> None:
+    def answered() -> float:
+        found = re.search(rb'ccs_http_answers_total{status="200"} ([0-9.]+)', calm.get("/metrics")[1])
+        return float(found[1]) if found else 0.0
+
+    before = answered()
+    first, second = (caller_on(calm, callers, pid) for pid in calm.described()["pids"]["workers"])
     for _ in range(20):
-        caller.ask()
-    text = eventually(
-        lambda: b'ccs_http_answers_total{status="200"} 20.0' in (found := running.get("/metrics")[1]) and found
-    )
-    assert b"ccs_connections 1.0" in text
+        first.ask()
+        second.ask()
+    eventually(lambda: answered() >= before + 42)
+    text = calm.get("/metrics")[1]
     assert text.count(b'ccs_resident_bytes{pid="') == 3
