@@ -30,14 +30,14 @@ class InvalidWrite(Fault):
     kind = Kind.INVALID
 
 
-class Write(msgspec.Struct, frozen=True):
+class Write(msgspec.Struct, frozen=True, gc=False):
     """What one call of `append` asks for: all of it or nothing."""
 
     events: tuple[Append, ...]
     idempotency: Idempotency | None = None
 
 
-class Earlier(msgspec.Struct, frozen=True):
+class Earlier(msgspec.Struct, frozen=True, gc=False):
     """What an idempotency key was used for."""
 
     body_digest: bytes

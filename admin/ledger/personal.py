@@ -7,7 +7,6 @@ one that was tampered with, also when the person has a new key since.
 """
 
 import os
-from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -32,7 +31,7 @@ class PersonalBroken(Fault):
     kind = Kind.BROKEN
 
 
-class PersonKey(msgspec.Struct, frozen=True):
+class PersonKey(msgspec.Struct, frozen=True, gc=False):
     """A row of `person_keys`."""
 
     person_id: str
@@ -46,7 +45,7 @@ class Safe:
     def __init__(self, wrapping_key: bytes) -> None:
         """wrapping_key: 32 bytes."""
         self._wrapping = AESGCM(wrapping_key)
-        self._open = lru_cache(maxsize=_REMEMBERED)(self._unwrap)
+        self._unwrapped: dict[PersonKey, AESGCM] = {}
 
     @classmethod
     def from_file(cls, path: Path) -> "Safe":
@@ -61,12 +60,18 @@ class Safe:
 
     def new_key(self, person_id: str) -> PersonKey:
         """Draw a key for a person."""
-        nonce, key_id = os.urandom(_NONCE_BYTES), os.urandom(_KEY_ID_BYTES)
-        wrapped = self._wrapping.encrypt(nonce, os.urandom(KEY_BYTES), _wrapped_for(person_id, key_id))
-        return PersonKey(person_id, key_id, nonce + wrapped)
+        drawn = os.urandom(_NONCE_BYTES + _KEY_ID_BYTES + KEY_BYTES)
+        nonce, key_id, raw = drawn[:_NONCE_BYTES], drawn[_NONCE_BYTES:-KEY_BYTES], drawn[-KEY_BYTES:]
+        wrapped = self._wrapping.encrypt(nonce, raw, _wrapped_for(person_id, key_id))
+        key = PersonKey(person_id, key_id, nonce + wrapped)
+        self._remember(key, AESGCM(raw))
+        return key
 
     def seal(self, key: PersonKey, subject: str, version: int, plaintext: bytes) -> bytes:
-        """Encrypt a person's fields for one version of one subject. Returns key id, nonce, ciphertext."""
+        """Encrypt a person's fields for one version of one subject. Returns key id, nonce, ciphertext.
+
+        Raises PersonalBroken when the key's row does not open.
+        """
         nonce = os.urandom(_NONCE_BYTES)
         sealed = self._open(key).encrypt(nonce, plaintext, _encode((key.person_id, subject, version)))
         return key.key_id + nonce + sealed
@@ -87,14 +92,25 @@ class Safe:
 
     def forget(self) -> None:
         """Drop every unwrapped key from memory; after an erasure."""
-        self._open.cache_clear()
+        self._unwrapped.clear()
+
+    def _open(self, key: PersonKey) -> AESGCM:
+        return self._unwrapped.get(key) or self._unwrap(key)
 
     def _unwrap(self, key: PersonKey) -> AESGCM:
         nonce, sealed = key.wrapped_key[:_NONCE_BYTES], key.wrapped_key[_NONCE_BYTES:]
         try:
-            return AESGCM(self._wrapping.decrypt(nonce, sealed, _wrapped_for(key.person_id, key.key_id)))
+            raw = self._wrapping.decrypt(nonce, sealed, _wrapped_for(key.person_id, key.key_id))
         except (InvalidTag, ValueError) as error:
             raise PersonalBroken("a person's key could not be unwrapped") from error
+        opened = AESGCM(raw)
+        self._remember(key, opened)
+        return opened
+
+    def _remember(self, key: PersonKey, opened: AESGCM) -> None:
+        if len(self._unwrapped) >= _REMEMBERED:
+            self._unwrapped.clear()  # cheaper than keeping an order; whoever is still active is back with the next use
+        self._unwrapped[key] = opened
 
 
 def _wrapped_for(person_id: str, key_id: bytes) -> bytes:
