@@ -51,17 +51,23 @@ class View:
 
     def __init__(self, opened: "_Opened | None") -> None:
         self._opened = opened
-        self.bound: Bound | None = None
 
     def __enter__(self) -> Self:
         opened = self._opened
-        if opened is not None:
-            try:
-                self._txn = opened.begin()
-                self._get = self._txn.get
-                self.bound = opened.bound_of(self._get(_BOUND_KEY, b"", opened.meta))
-            except lmdb.Error as error:
-                raise fault_of(error) from error
+        if opened is None:
+            self.bound: Bound | None = None
+            return self
+        try:
+            txn = self._txn = opened.begin(opened.meta)
+            get = self._get = txn.get
+            raw = get(_BOUND_KEY)
+        except lmdb.Error as error:
+            raise fault_of(error) from error
+        if raw == opened.raw_bound:
+            opened.unchanged = True
+        else:
+            opened.take_bound(raw or b"")
+        self.bound = opened.bound
         return self
 
     def __exit__(
@@ -190,17 +196,15 @@ class _Opened:
         self.policy = self.environment.policy
         self.moved = False
         self.unchanged = True  # the last transaction found the bound of the one before, or there was none
-        self._raw_bound = b""
-        self._bound: Bound | None = None
+        self.raw_bound = b""
+        self.bound: Bound | None = None
         self._participants: dict[bytes, ParticipantRecord] = {}
         self._policies: dict[bytes, PolicyRecord] = {}
 
-    def bound_of(self, raw: bytes) -> Bound | None:
-        self.unchanged = raw == self._raw_bound
-        if not self.unchanged:
-            self._bound, self.moved = layout.unpack_bound(raw)
-            self._raw_bound = raw
-        return self._bound
+    def take_bound(self, raw: bytes) -> None:
+        self.unchanged = False
+        self.bound, self.moved = layout.unpack_bound(raw)
+        self.raw_bound = raw
 
     def participant_of(self, value: bytes) -> ParticipantRecord:
         record = self._participants.get(value)
