@@ -66,6 +66,10 @@ class Minted(msgspec.Struct, frozen=True):
     kid: str
     key_thumbprint: bytes
 
+    def __repr__(self) -> str:
+        """Without the token: what may stand in a log is the start of its digest."""
+        return f"Minted({self.digest[:8].hex()})"
+
 
 class Minter:
     """Makes tokens for one issuer with one key. lifetime: whole seconds at least, shortened to the consent's end."""

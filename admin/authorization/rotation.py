@@ -19,6 +19,7 @@ import msgspec
 from admin.authorization.metadata import CACHE_SECONDS
 from engine.clock import Seconds, UnixTime, format_utc
 from engine.errors import Fault, Kind
+from engine.tokens.keys import JwkSet
 from engine.tokens.verify import CLOCK_SKEW
 
 LEAD: Final = CACHE_SECONDS  # EDPs may hold a key set that long; engines learn of a key within seconds
@@ -35,6 +36,14 @@ class Publication(msgspec.Struct, frozen=True):
 
     at: UnixTime
     kids: tuple[str, ...]
+
+
+def publication_of(at: UnixTime, jwks: bytes) -> Publication:
+    """A publication as the ledger holds it (`IssuerKeysPublished`). Raises ValueError: not a key set."""
+    try:
+        return Publication(at, tuple(jwk.kid for jwk in msgspec.json.decode(jwks, type=JwkSet).keys))
+    except msgspec.MsgspecError as error:
+        raise ValueError("not a key set") from error
 
 
 def check_rotation(standing: Publication | None, kids: Sequence[str], lifetime: Seconds, now: UnixTime) -> None:

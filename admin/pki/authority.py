@@ -31,6 +31,10 @@ class Issued(msgspec.Struct, frozen=True):
     key: bytes
     registered: Certificate  # what the directory keeps of it
 
+    def __repr__(self) -> str:
+        """Without the key, wherever it may be printed."""
+        return f"Issued({self.registered})"
+
     def write(self, certificate_file: Path, key_file: Path) -> None:
         """Write both, the key first and readable by its owner only. Raises BadKeyFile when the key file exists."""
         write_private(key_file, self.key)

@@ -205,3 +205,8 @@ def test_purpose_in_words_has_no_way_into_a_token(make_token: MakeToken) -> None
     assert "purpose" not in {
         field.name for field in msgspec.structs.fields(type(make_token().claims.authorization_details[0]))
     }
+
+
+def test_printed_token_shows_no_token(make_token: MakeToken) -> None:
+    minted = make_token()
+    assert repr(minted) == f"Minted({minted.digest[:8].hex()})"

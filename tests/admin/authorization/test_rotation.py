@@ -1,10 +1,9 @@
 """A key follows another without a good token refused on the way."""
 
-import msgspec
 import pytest
 
 from admin.authorization.metadata import key_set
-from admin.authorization.rotation import LEAD, Publication, RotationTooEarly, check_rotation
+from admin.authorization.rotation import LEAD, Publication, RotationTooEarly, check_rotation, publication_of
 from admin.pki.keys import FileTokenSigner, new_token_key
 from engine.clock import UnixTime
 from engine.tokens.keys import KeySet
@@ -80,11 +79,16 @@ def test_tokens_outlive_their_keys_turn_to_sign_and_no_longer(make_token: MakeTo
             memo.put(found)
 
     over = UnixTime(turned + TOKEN_LIFE + CLOCK_SKEW)
-    before = Publication(turned, (new.public.kid, old.public.kid))
+    before = publication_of(turned, key_set([new.public, old.public]))
+    assert before == Publication(turned, (new.public.kid, old.public.kid))
     check_rotation(before, [new.public.kid], LIFETIME, over)
     assert last_of_old.claims.exp <= over
     alone = rotated.replace(key_set([new.public]))
     assert verify(last_of_old.token, alone, METER_KEY, turned) is TokenRefusal.UNKNOWN_KEY
     assert memo.get(last_of_old.digest, alone, turned) is None
     assert memo.get(first_of_new.digest, alone, turned) is not None
-    assert msgspec.json.decode(key_set([new.public]))["keys"][0]["kid"] == new.public.kid
+
+
+def test_publication_that_is_no_key_set_is_told() -> None:
+    with pytest.raises(ValueError, match="not a key set"):
+        publication_of(NOW, b"{}")

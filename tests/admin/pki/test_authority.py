@@ -188,3 +188,9 @@ def test_certificate_of_another_key_is_told(tmp_path: Path) -> None:
     (tmp_path / "b" / "ca.pem").write_bytes((tmp_path / "a" / "ca.pem").read_bytes())
     with pytest.raises(BadKeyFile, match="does not belong"):
         Authority.open(tmp_path / "b")
+
+
+def test_printed_certificate_shows_no_key(pki: Pki) -> None:
+    issued = pki.authority.issue_client(ClientId("edp-1"), NOW)
+    assert "PRIVATE" in issued.key.decode()
+    assert "PRIVATE" not in f"{issued!r} {issued}"
