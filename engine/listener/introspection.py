@@ -1,10 +1,10 @@
 """The introspection endpoint: a request of an EDP becomes an `Ask`, the decision's `Answer` becomes bytes.
 
-Checks run in the order of the sheet (introspection, section 8): method, query, media type, form, caller, token,
-content; nothing of the token is looked at before the caller is known. Bound and records of an answer come from one
-replica transaction, opened after the request's last byte, and the clocks are read inside it. Whenever something had
-to be awaited, a new transaction is opened and everything is decided anew, so that no answer rests on what was true
-before the waiting.
+Checks run in the order of the sheet (introspection, section 8): method, query, media type, form, caller, rate,
+token, content; nothing of the token is looked at before the caller is known. Bound and records of an answer come
+from one replica transaction, opened after the request's last byte, and the clocks are read inside it. Whenever
+something had to be awaited, a new transaction is opened and everything is decided anew, so that no answer rests on
+what was true before the waiting.
 """
 
 import contextlib
@@ -45,8 +45,9 @@ from engine.listener.forms import Form
 from engine.listener.http1 import Headers, Request, Response
 from engine.listener.introspection_request import check_form_of_answer, read_ask, read_request
 from engine.listener.media import Head, HeadReader
+from engine.listener.rates import Rates
 from engine.listener.read_through import Found, ReadThrough, newer_consent
-from engine.listener.refusals import INVALID_CLIENT, Refusal, unavailable, with_headers
+from engine.listener.refusals import INVALID_CLIENT, Refusal, too_many, unavailable, with_headers
 from engine.listener.security import DIGEST_SHOWN, SecurityEvent, SecurityEventKind, SecurityEvents
 from engine.listener.tls import Peer
 from engine.replica.reader import Replica, View
@@ -131,6 +132,7 @@ class Introspection:
         self._claims = claims
         self._security = security
         self._heads = HeadReader()
+        self._rates = Rates()
         self._raw_keys: bytes | None = None
         self._keys: KeySet | None = None
         self._count_active = counts[Outcome.ACTIVE]
@@ -170,10 +172,15 @@ class Introspection:
             now = self._clock.now()
             policy = view.policy()
             bound = view.bound
-            freshness = freshness_of(bound, policy, boot_id=self._boot_id, boot=self._clock.boot(), now=now)
+            boot = self._clock.boot()
+            freshness = freshness_of(bound, policy, boot_id=self._boot_id, boot=boot, now=now)
             if bound is None or freshness.state is FreshnessState.BLIND:
                 return NOT_SERVING
             caller = self._caller(view, peer, form, freshness, now)
+            if gathered is _NOTHING_YET and not self._rates.admit(
+                caller.client_id, caller.max_requests_per_second, boot
+            ):
+                raise too_many()
             check_form_of_answer(caller, head)
             ask, presented = read_ask(caller, form)
             token = self._token(view, caller, presented, now)

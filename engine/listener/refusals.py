@@ -26,6 +26,11 @@ def unavailable(answer: Unavailable) -> Refusal:
     return Refusal(503, TRY_LATER, (b"Retry-After", b"%d" % max(1, round(answer.retry_after))))
 
 
+def too_many() -> Refusal:
+    """429: the caller has sent more than its allowance; in a second there is room again (row 29)."""
+    return Refusal(429, TRY_LATER, (b"Retry-After", b"1"))
+
+
 def with_headers(response: Response, more: Headers) -> Response:
     """The same answer with header fields added."""
     return msgspec.structs.replace(response, headers=response.headers + more) if more else response

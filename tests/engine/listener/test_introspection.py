@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import msgspec
 import pytest
 import trio
+import trio.testing
 
 from admin.pki.keys import FileTokenSigner, TokenKey
 from engine.clock import BootTime, UnixTime
@@ -420,6 +421,22 @@ class TestCaller:
         response = await node.ask(good, headers=(FORM, (b"authorization", b"Bearer " + good)))
         expected = {b"WWW-Authenticate": b'Bearer error="invalid_token"'}
         assert response == refused(401, b"invalid_token", expected)
+
+    async def test_row_29_more_than_the_allowance(self, node: Node, good: bytes) -> None:
+        node.register("edp-1", Role.EDP, max_requests_per_second=3)
+        node.register("edp-2", Role.EDP)
+        statuses = [(await node.ask(good)).status for _ in range(5)]
+        assert statuses == [200, 200, 200, 429, 429]
+        assert await node.ask(good) == refused(429, LATER, {b"Retry-After": b"1"})
+        assert (await node.ask(good, "edp-2")).status == 200
+        node.clock.pass_seconds(1)
+        node.apply()
+        assert (await node.ask(good)).status == 200
+
+    async def test_row_29_steps_of_one_request_count_once(self, node: Node, make_token: MakeToken) -> None:
+        node.register("edp-1", Role.EDP, max_requests_per_second=1)
+        answer = await node.ask(one_off(node, make_token), ccs_share_id="share-1")
+        assert json.loads(answer.body)["active"] is True
 
     @pytest.mark.parametrize("role", [Role.ATP, Role.NODE, Role.OPERATOR])
     async def test_row_5_a_caller_that_is_no_edp(self, node: Node, good: bytes, role: Role) -> None:
