@@ -18,6 +18,7 @@ from werkzeug.routing import Rule
 from admin.edge import PROBLEM_JSON, Problem
 from admin.writing import IdempotencyKey
 
+Schemas = tuple[dict[str, Any], dict[str, Any]]  # a schema or document part, and the components it names
 V = TypeVar("V", bound=Callable[..., Any])
 
 PATH: Final = "/openapi.json"
@@ -57,29 +58,38 @@ def operation(
 
 
 class _Provider(OpenAPIProvider):
-    """Only described views, and all that can come of them."""
+    """Only described views, and all that can come of them. Schemas are msgspec's own: quart-schema loses inner ones."""
 
     def generate_rules(self) -> Any:  # noqa: ANN401 - quart-schema's own signature
         return (rule for rule in super().generate_rules() if hasattr(self._view(rule), _PROBLEMS))
 
-    def build_paths(self, rule: Rule) -> tuple[dict[str, Any], dict[str, Any]]:
+    def build_paths(self, rule: Rule) -> Schemas:
         paths, components = super().build_paths(rule)
         view = self._view(rule)
-        problem, definitions = _problem_schema()
+        problem, definitions = _schema_of(Problem)
         for path in paths.values():
             for described in path.values():
+                described["operationId"] = rule.endpoint.replace(".", "_")
+                described["description"] = described.get("description", "").strip()
                 described["responses"].update({status: _response(status, problem) for status in _problems_of(view)})
-                if "requestBody" in described:
-                    described["requestBody"]["required"] = True
-                    _forbid_null(described["requestBody"])
                 if getattr(view, _KEYED):
                     described["parameters"] = [*described["parameters"], _key_header()]
         return paths, {**components, **definitions}
 
-    def build_request_body(self, model: Any, source: Any) -> tuple[dict[str, Any], dict[str, Any]]:  # noqa: ANN401 - quart-schema's own signature
-        body, definitions = super().build_request_body(model, source)
+    def build_request_body(self, model: Any, source: Any) -> Schemas:  # noqa: ANN401, ARG002 - quart-schema's own signature
+        schema, definitions = _schema_of(model)
         _forbid_null(definitions)
-        return body, definitions
+        return {"content": {"application/json": {"schema": schema}}, "required": True}, definitions
+
+    def build_response_object(self, model: Any, headers_model: Any) -> Schemas:  # noqa: ANN401, ARG002 - quart-schema's own signature
+        schema, definitions = _schema_of(model)
+        content_type = getattr(model, "content_type", "application/json")
+        return {"description": model.__doc__ or "", "content": {content_type: {"schema": schema}}}, definitions
+
+    def build_querystring_parameters(self, model: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # noqa: ANN401 - quart-schema's own signature
+        _, definitions = _schema_of(model)
+        members = definitions[model.__name__]["properties"]
+        return [{"name": name, "in": "query", "schema": schema} for name, schema in members.items()], {}
 
     def _view(self, rule: Rule) -> Any:  # noqa: ANN401 - any callable
         return self._app.view_functions[rule.endpoint]
@@ -114,8 +124,9 @@ def _problems_of(view: Any) -> tuple[int, ...]:  # noqa: ANN401 - any callable
     return statuses
 
 
-def _problem_schema() -> tuple[dict[str, Any], dict[str, Any]]:
-    (schema,), definitions = msgspec.json.schema_components([Problem], ref_template="#/components/schemas/{name}")
+def _schema_of(model: type[msgspec.Struct]) -> Schemas:
+    """A reference to a struct's schema, and the schemas of all the structs it takes."""
+    (schema,), definitions = msgspec.json.schema_components([model], ref_template="#/components/schemas/{name}")
     return schema, dict(definitions)
 
 

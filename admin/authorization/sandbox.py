@@ -5,7 +5,7 @@ streams out as it comes, so that a million tokens need no more memory than a tho
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Final
+from typing import ClassVar, Final
 
 import msgspec
 import trio
@@ -20,12 +20,14 @@ from engine.clock import UnixTime, format_utc
 from engine.consent.reading import InvalidFields, Problem
 from engine.consent.records import ClientId, Role
 
+JSON_LINES: Final = "application/x-ndjson"
 FIRST_LINES: Final = 64  # tokens of the first batch: the caller sees progress, or the fault, within a blink
 
 
 class MintedLine(msgspec.Struct, frozen=True):
-    """One token as the sandbox hands it out."""
+    """One token as the sandbox hands it out: a line of JSON."""
 
+    content_type: ClassVar[str] = JSON_LINES
     token: str
     consent_id: str
     edp: str

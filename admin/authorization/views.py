@@ -10,7 +10,7 @@ from msgspec import Meta
 from quart import Blueprint, Response, request
 
 from admin.authorization.metadata import CACHE_SECONDS
-from admin.authorization.sandbox import MintedLine, Pair, Sandbox
+from admin.authorization.sandbox import JSON_LINES, MintedLine, Pair, Sandbox
 from admin.callers import Callers
 from admin.consents.service import MAX_BATCH
 from admin.edge import answer, json_text, read_json
@@ -24,7 +24,6 @@ from engine.consent.records import ClientId, Role
 
 ClientText = Annotated[str, Meta(pattern="^[a-z0-9-]{1,40}$")]
 MAX_TOKENS: Final = 1_000_000
-JSON_LINES: Final = "application/x-ndjson"
 
 
 class TokensForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
