@@ -19,6 +19,7 @@ from engine.node.sockets import is_loopback
 from engine.replica.reader import Replica
 from engine.telemetry import health, metric_files
 from engine.telemetry.health import ChildStatus, NodeStatus, Said
+from engine.telemetry.node_metrics import node_families
 
 _TEXT_FORMAT: Final = b"text/plain; version=0.0.4; charset=utf-8"
 _NOT_FOUND: Final = Response(404, b'{"error":"not_found"}')
@@ -50,7 +51,8 @@ class StatusPages:
             return _NOT_ALLOWED
         target = request.target.partition(b"?")[0]
         if target == b"/metrics":
-            return Response(200, metric_files.exposition(self._metric_directory), content_type=_TEXT_FORMAT)
+            text = metric_files.exposition(self._metric_directory, node_families(self._read()))
+            return Response(200, text, content_type=_TEXT_FORMAT)
         page = _PAGES.get(target)
         if page is None:
             return _NOT_FOUND

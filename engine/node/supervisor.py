@@ -145,7 +145,7 @@ class Node:
             self._modules.worker if number else self._modules.feeder,
             lambda: Order(name, self._config, sockets),
             changed=self._describe,
-            ended=partial(metric_files.forget_process, self._runtime / "metrics"),
+            ended=self._forget,
         )
         supervision = Supervision(name, child.run, PATIENCE)
         self._children.append((supervision, child))
@@ -188,8 +188,17 @@ class Node:
         workers = [pid for name, pid in by_name.items() if name != "feeder"]
         pids = {"node": os.getpid(), "workers": workers, "feeder": by_name.get("feeder", 0)}
         fresh = self._runtime / "node.json.new"
-        fresh.write_bytes(msgspec.json.encode({"pids": pids, "ports": self._ports}) + b"\n")
-        fresh.replace(self._runtime / "node.json")
+        try:
+            fresh.write_bytes(msgspec.json.encode({"pids": pids, "ports": self._ports}) + b"\n")
+            fresh.replace(self._runtime / "node.json")
+        except OSError as error:  # a full disk must not keep children from starting
+            _log.error("node_json_not_written", error=str(error))
+
+    def _forget(self, pid: int) -> None:
+        try:
+            metric_files.forget_process(self._runtime / "metrics", pid)
+        except OSError as error:
+            _log.error("metrics_not_forgotten", error=str(error))
 
 
 def _child_status(supervision: Supervision, child: Child) -> ChildStatus:

@@ -390,4 +390,7 @@ def test_metrics_of_all_processes_come_together(calm: Running, callers: Connect)
         second.ask()
     eventually(lambda: answered() >= before + 42)
     text = calm.get("/metrics")[1]
-    assert text.count(b'ccs_resident_bytes{pid="') == 3
+    assert len(re.findall(rb"(?m)^ccs_resident_bytes\{", text)) == 3
+    assert b'ccs_node_state{state="blind"} 1.0' in text
+    assert b'ccs_child_up{child="worker-2"} 1.0' in text
+    assert b'ccs_child_restarts_total{child="feeder"} 0.0' in text
