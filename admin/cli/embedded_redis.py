@@ -10,6 +10,7 @@ import fcntl
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import tempfile
 import time
@@ -65,6 +66,8 @@ class EmbeddedRedis:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        if self.socket_path.parent != self.log.parent:  # a folder of its own, see `_choose_socket`
+            shutil.rmtree(self.socket_path.parent, ignore_errors=True)
 
 
 def find_server() -> Path:
@@ -149,6 +152,11 @@ def _choose_socket(directory: Path) -> Path:
     beside = directory / "redis.sock"
     if len(os.fsencode(beside)) <= SOCKET_PATH_LIMIT:
         return beside
+    with contextlib.suppress(OSError):  # after a crash the one from before serves again
+        used = Path((directory / "socket-path").read_text())
+        owner = used.parent.lstat()
+        if owner.st_uid == os.geteuid() and stat.S_IMODE(owner.st_mode) == stat.S_IRWXU:
+            return used
     return Path(tempfile.mkdtemp(prefix="ccs-")) / "redis.sock"
 
 
@@ -201,7 +209,7 @@ def _wait_serving(server: EmbeddedRedis) -> None:
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if server.poll() is not None:
-            raise EmbeddedRedisFault(f"Redis did not start: {_last_words(server.log)}")
+            raise EmbeddedRedisFault(f"Redis did not start: {_reason_in(server.log)}")
         with contextlib.suppress(OSError):
             if _say(server.socket_path, b"PING\r\n").startswith(b"+PONG"):
                 return
@@ -209,11 +217,14 @@ def _wait_serving(server: EmbeddedRedis) -> None:
     raise EmbeddedRedisFault(f"Redis did not serve within {START_TIMEOUT:.0f} seconds: see {server.log}")
 
 
-def _last_words(log: Path) -> str:
+def _reason_in(log: Path) -> str:
     """The last warning in the server's log: its own reason for not starting."""
     try:
         lines = log.read_text(errors="replace").splitlines()[-50:]
     except OSError:
         return "it left no log"
     warnings = [line.split(" # ", 1)[1].removeprefix("Warning: ") for line in lines if " # " in line]
-    return next((line for line in reversed(warnings) if not line.startswith("Failed listening")), "it gave no reason")
+    reason = next((line for line in reversed(warnings) if not line.startswith("Failed listening")), "it gave no reason")
+    if "append only file" in reason:
+        return f"its append-only file is broken; delete {log.parent}, the ledger fills Redis again"
+    return reason
