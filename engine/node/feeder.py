@@ -1,0 +1,91 @@
+"""Main of the feeder process: the one writer of the node's replica.
+
+It is ready as soon as it holds the replica; how far it has come, the replica's bound says. Draining is just
+ending: entries and bound were committed together, so there is nothing to finish.
+"""
+
+import random
+import secrets
+from contextlib import aclosing
+from typing import Final
+
+import trio
+
+from engine.clock import Seconds
+from engine.config import NodeConfig
+from engine.feed.entries import EntryKind
+from engine.feed.redis_access import RedisAccess
+from engine.node.feed_access import feed_client
+from engine.node.key_files import read_keys
+from engine.node.process import Process, end_with
+from engine.replica.feeder import Feeder
+from engine.replica.over_redis import RedisLinks
+from engine.replica.store import ReplicaStore
+from engine.telemetry import logs, metrics
+from engine.telemetry.host import SystemClock, boot_id
+
+FLUSH_EVERY: Final = Seconds(1.0)
+
+_log = logs.logger("feeder")
+
+
+async def work(process: Process) -> None:
+    """Keep the replica until drained. Raises BadConfig, NoBootId, ReplicaInUse and the like before it is ready."""
+    config = process.order.config
+    boot = boot_id()
+    mac_keys = read_keys(config.feed.mac_key_files)
+    links = _links(config)
+    feed = feed_client(config.feed)
+    store = ReplicaStore(config.replica.directory, map_size=config.replica.map_size, boot_id=boot)
+    if store.discarded:
+        _log.warning("replica_discarded", reason=store.discarded)
+    try:
+        async with aclosing(feed), trio.open_nursery() as nursery:
+            feeder = Feeder(
+                store,
+                feed,
+                links,
+                node_id=config.node_id,
+                instance=secrets.token_hex(16),
+                boot_id=boot,
+                mac_keys=mac_keys,
+                clock=SystemClock(),
+                draw=lambda: secrets.token_hex(16),
+                jitter=random.random,
+                kept=_log_kept,
+            )
+            await nursery.start(feeder.run)
+            nursery.start_soon(_keep_flushing, feeder)
+            process.ready()
+            await process.draining.wait()
+            nursery.cancel_scope.cancel()
+    finally:
+        store.close()
+
+
+def _links(config: NodeConfig) -> RedisLinks | None:
+    if config.redis is None:
+        return None
+    access = RedisAccess(config.redis, jitter=random.random)
+    return RedisLinks(tail=access.client(f"{config.node_id}-tail"), asks=access.client(f"{config.node_id}-asks"))
+
+
+def _log_kept(ends: list[tuple[EntryKind, bytes]]) -> None:
+    """Ends that the new incarnation does not know stay in force here; somebody must reconcile them."""
+    for kind, key in ends:
+        _log.critical("end_kept_over_incarnation", kind=kind.name, key=key.hex())
+
+
+async def _keep_flushing(feeder: Feeder) -> None:
+    forged = 0
+    while True:
+        now = feeder.statistics()
+        metrics.APPLIED.set(now.position.seq)
+        metrics.HEAD.set(now.head)
+        metrics.FORGED.inc(now.forged - forged)
+        forged = now.forged
+        await trio.sleep(FLUSH_EVERY)
+
+
+if __name__ == "__main__":
+    end_with(work)

@@ -1,0 +1,107 @@
+"""Main of a worker process: answers introspections from the node's replica until it is told to drain.
+
+Everything it needs to answer is on this machine. Redis is asked about consents that the replica has not seen yet,
+the feed service for claims of one-off consents; when they are away, those answers say "ask again later".
+"""
+
+import os
+import random
+import time
+from contextlib import aclosing
+from typing import Final
+
+import trio
+
+from engine.clock import Seconds
+from engine.config import NodeConfig
+from engine.consent.records import ClientId, ConsentId
+from engine.decision.questions import ClaimResult
+from engine.errors import Fault
+from engine.feed.https import FeedClient
+from engine.feed.redis_access import RedisAccess
+from engine.listener.introspection import PATH, Introspection, Outcome
+from engine.listener.read_through import NoReadThrough, ReadThrough, RedisReadThrough
+from engine.listener.routes import by_path
+from engine.node.feed_access import feed_client
+from engine.node.key_files import read_key, read_keys
+from engine.node.process import Process, end_with
+from engine.node.security_log import SecurityLog
+from engine.node.serving import serve_until_drained
+from engine.replica.reader import Replica
+from engine.telemetry import logs, metrics
+from engine.telemetry.host import SystemClock, boot_id
+from engine.tokens.memo import VerifiedTokens
+
+LOOK_EVERY: Final = Seconds(1.0)  # for another generation of the replica, and to publish what the memo counted
+CLAIM_TIMEOUT: Final = Seconds(3.0)  # an EDP waits for this answer
+
+_log = logs.logger("worker")
+
+
+class FeedClaims:
+    """`engine.listener.introspection.Claims` through the feed service."""
+
+    def __init__(self, feed: FeedClient) -> None:
+        self._feed = feed
+
+    async def claim(self, consent_id: ConsentId, edp: ClientId, share_id: str) -> ClaimResult:
+        """HELD, TAKEN or UNREACHABLE. Raises nothing."""
+        with trio.move_on_after(CLAIM_TIMEOUT):
+            try:
+                held = await self._feed.claim(consent_id, edp, share_id)
+            except Fault as fault:
+                _log.warning("claim_failed", text=fault.text, detail=fault.detail)
+                return ClaimResult.UNREACHABLE
+            return ClaimResult.HELD if held else ClaimResult.TAKEN
+        return ClaimResult.UNREACHABLE
+
+
+async def work(process: Process) -> None:
+    """Serve until drained. Raises BadConfig, BadTlsFiles, NoBootId before it is ready."""
+    config, clock = process.order.config, SystemClock()
+    replica = Replica(config.replica.directory, map_size=config.replica.map_size)
+    memo = VerifiedTokens(config.tokens.memo_size)
+    feed = feed_client(config.feed)
+    async with aclosing(feed), trio.open_nursery() as aside:
+        introspection = Introspection(
+            replica=replica,
+            memo=memo,
+            issuer=config.tokens.issuer,
+            meter_key=read_key(config.feed.meter_key_file),
+            clock=clock,
+            boot_id=boot_id(),
+            read_through=_read_through(config, aside),
+            claims=FeedClaims(feed),
+            security=SecurityLog(time.monotonic),
+            counts={outcome: metrics.OUTCOMES.labels(outcome.value).inc for outcome in Outcome},
+        )
+        aside.start_soon(_keep_house, replica, memo)
+        await serve_until_drained(process, by_path({PATH: introspection}), clock)
+        aside.cancel_scope.cancel()
+    replica.close()
+
+
+def _read_through(config: NodeConfig, aside: trio.Nursery) -> ReadThrough:
+    """A link of the worker's own to Redis, kept up beside the requests; none where there is no Redis."""
+    if config.redis is None:
+        return NoReadThrough()
+    client = RedisAccess(config.redis, jitter=random.random).client(f"{config.node_id}-worker-{os.getpid()}")
+    aside.start_soon(client.run)
+    return RedisReadThrough(client, read_keys(config.feed.mac_key_files))
+
+
+async def _keep_house(replica: Replica, memo: VerifiedTokens) -> None:
+    hits, misses = metrics.MEMO_LOOKUPS.labels("hit"), metrics.MEMO_LOOKUPS.labels("miss")
+    before = memo.statistics()
+    while True:
+        await trio.sleep(LOOK_EVERY)
+        replica.refresh()
+        now = memo.statistics()
+        metrics.TOKENS_REMEMBERED.set(now.size)
+        hits.inc(now.hits - before.hits)
+        misses.inc(now.misses - before.misses)
+        before = now
+
+
+if __name__ == "__main__":
+    end_with(work)
