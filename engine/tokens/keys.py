@@ -51,7 +51,7 @@ class Jwk(msgspec.Struct, frozen=True, omit_defaults=True):
     y: str = ""
     n: str = ""
     e: str = ""
-    # Only ever looked at in order to refuse the set: private RSA, EC and OKP members, and the symmetric key.
+    # Only ever looked at in order to refuse the set: private members of RSA, EC, OKP and AKP, and the symmetric key.
     d: object = None
     p: object = None
     q: object = None
@@ -60,10 +60,11 @@ class Jwk(msgspec.Struct, frozen=True, omit_defaults=True):
     qi: object = None
     oth: object = None
     k: object = None
+    priv: object = None
 
     def is_secret(self) -> bool:
         """Whether any part of it ought never to have left its owner."""
-        parts = (self.d, self.p, self.q, self.dp, self.dq, self.qi, self.oth, self.k)
+        parts = (self.d, self.p, self.q, self.dp, self.dq, self.qi, self.oth, self.k, self.priv)
         return self.kty == "oct" or any(part is not None for part in parts)
 
     def thumbprint(self) -> bytes:

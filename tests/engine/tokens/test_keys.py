@@ -69,7 +69,7 @@ def test_set_with_a_private_key_is_refused_whole(alg: str, token_keys: dict[str,
         KeySet.from_jwks(jwks(good, jwk(token_keys[alg], kid="q") | {secret: private[secret]}), ISSUER)
 
 
-@pytest.mark.parametrize("member", ["d", "p", "q", "dp", "dq", "qi", "oth", "k"])
+@pytest.mark.parametrize("member", ["d", "p", "q", "dp", "dq", "qi", "oth", "k", "priv"])
 def test_any_secret_member_refuses_the_set(member: str, token_keys: dict[str, TokenKey]) -> None:
     for value in ("AQAB", "", 1, []):
         with pytest.raises(BadKeySet, match="private or symmetric"):
