@@ -10,6 +10,7 @@ While a snapshot loads, the replica of the same incarnation goes on answering as
 
 import enum
 from collections.abc import Callable
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -20,9 +21,10 @@ from engine.backoff import Backoff
 from engine.clock import Clock, Seconds
 from engine.decision.freshness import MAX_SILENCE
 from engine.errors import Fault
-from engine.feed.entries import EntryKind, Position
+from engine.feed.entries import Position
 from engine.replica.follower import Follower
 from engine.replica.housekeeping import keep_house
+from engine.replica.kept_ends import KeptEnds, report, reports_of
 from engine.replica.over_https import HttpsWay
 from engine.replica.over_redis import RedisLinks, RedisWay
 from engine.replica.service import FeedService
@@ -74,7 +76,6 @@ class Feeder:
 
     redis: None = the node lives on the HTTPS feed alone. mac_keys: newest first. instance: drawn for this start.
     draw: gives nonces, 16-64 lower-case hexadecimal digits. jitter: gives numbers in [0, 1).
-    kept: told which ends were carried into a new incarnation that has not got them, to be reported.
     """
 
     def __init__(
@@ -90,11 +91,12 @@ class Feeder:
         clock: Clock,
         draw: Callable[[], str],
         jitter: Callable[[], float],
-        kept: Callable[[list[tuple[EntryKind, bytes]]], None] = lambda _: None,
     ) -> None:
         self.follower = Follower(store, node_id=node_id, instance=instance, boot_id=boot_id, clock=clock, draw=draw)
         self._store, self._service, self._clock = store, service, clock
-        self._boot_id, self._mac_keys, self._jitter, self._kept = boot_id, mac_keys, jitter, kept
+        self._node_id, self._boot_id, self._mac_keys = node_id, boot_id, mac_keys
+        self._draw, self._jitter = draw, jitter
+        self._reports: list[KeptEnds] = []
         self._redis = None if redis is None else RedisWay(redis, self.follower, mac_keys=mac_keys, clock=clock)
         self._https = HttpsWay(
             service, self.follower, mac_keys=mac_keys, redis_silence=self._redis_silence, jitter=jitter
@@ -115,7 +117,7 @@ class Feeder:
             nursery.start_soon(self._https.run)
             if self._redis is not None:
                 nursery.start_soon(self._redis.run)
-            await self._renew()
+            await self._renew(nursery)
 
     def statistics(self) -> FeederStatistics:
         """A snapshot."""
@@ -131,21 +133,27 @@ class Feeder:
             snapshots=self._snapshots,
             loaded=self._loaded,
             full=self.follower.full,
-            last_fault=self._last_fault or self._https.last_fault,
+            last_fault=self._last_fault or self._https.last_fault or self._redis_fault(),
         )
 
     def _redis_silence(self) -> Seconds:
         return Seconds(float("inf")) if self._redis is None else self._redis.silence()
+
+    def _redis_fault(self) -> str:
+        return "" if self._redis is None else self._redis.last_fault
 
     def _way(self) -> Way:
         if not self._https.needed():
             return Way.REDIS
         return Way.HTTPS if self.follower.silence() < MAX_SILENCE else Way.NONE
 
-    async def _renew(self) -> None:
+    async def _renew(self, nursery: trio.Nursery) -> None:
         while True:
             await self._https.renew.wait_beyond(self._https.renew.rings)
             await self._take_snapshot()
+            reports, self._reports = self._reports, []
+            send = partial(report, self._service, reports, draw=self._draw, jitter=self._jitter)
+            nursery.start_soon(send)
 
     async def _take_snapshot(self) -> None:
         state, self._state, failures = self._state, FeederState.LOADING, 0
@@ -164,7 +172,7 @@ class Feeder:
     async def _load(self) -> None:
         generation = self._store.begin_generation()
         try:
-            kept = await self._fill(generation)
+            reports = await self._fill(generation)
         except BaseException:
             self._store.abandon(generation)
             raise
@@ -172,11 +180,10 @@ class Feeder:
         self._snapshots += 1
         self.follower.begin_anew()
         self.follower.keys_changed.ring()
-        _log.info("a snapshot was adopted", position=self.follower.position, records=self._loaded, kept=len(kept))
-        if kept:
-            self._kept(kept)
+        self._reports = reports
+        _log.info("a snapshot was adopted", position=self.follower.position, records=self._loaded)
 
-    async def _fill(self, generation: Generation) -> list[tuple[EntryKind, bytes]]:
+    async def _fill(self, generation: Generation) -> list[KeptEnds]:
         asked_at, asked_wall = self._clock.boot(), self._clock.now()
         loader = SnapshotLoader(generation, self._mac_keys)
         async with self._service.snapshot() as pieces:
@@ -185,11 +192,13 @@ class Feeder:
                 self._tell_progress(loader.count)
         position, previous, old = loader.finish(), self._store.bound, self._store.environment
         bound = bound_after(position, previous, self._boot_id, asked_at, asked_wall)
-        kept = []
+        reports: list[KeptEnds] = []
         if previous is not None and old is not None and previous.incarnation != position.incarnation:
-            kept = keep_ends(old, generation.environment)
+            kept, over = keep_ends(old, generation.environment), previous.incarnation
+            reports = reports_of(kept, node_id=self._node_id, ended_under=over, missing_under=position.incarnation)
+            _log.warning("ends of the incarnation before were kept", count=len(kept))
         generation.seal(bound, self._store.keys())
-        return kept
+        return reports
 
     def _tell_progress(self, count: int) -> None:
         if count != self._loaded and count % PROGRESS_EVERY == 0:

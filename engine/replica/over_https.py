@@ -70,7 +70,7 @@ class HttpsWay:
         while True:
             try:
                 await turn()
-                failures = 0
+                failures, self.last_fault = 0, "" if failures else self.last_fault
             except Fault as fault:
                 failures += 1
                 self._note(fault)
@@ -89,14 +89,14 @@ class HttpsWay:
 
     async def _poll(self) -> None:
         await self._wait_needed()
-        sealed = await self._service.entries(self._follower.position, POLL_WAIT)
-        self._follower.take_entries(self._genuine(sealed))
-        if not sealed:
+        before = self._follower.position
+        self._follower.take_entries(self._genuine(await self._service.entries(before, POLL_WAIT)))
+        if self._follower.position == before:
             await trio.sleep(LOOK_EVERY)
 
     async def _check(self) -> None:
         await self._wait_needed()
-        rings = self._follower.applied.rings
+        rings, doubts = self._follower.applied.rings, self._follower.doubted.rings
         question = self._follower.ask()
         answer = await self._service.check(question)
         position = self._follower.position
@@ -106,7 +106,8 @@ class HttpsWay:
             self._follower.disown()
             self.renew.ring()
         else:
-            self._follower.trust()
+            if self._follower.doubted.rings == doubts:  # a doubt that came later is not settled by this
+                self._follower.trust()
             self._follower.take_answer(answer)
         await trio.sleep(CHECK_NOT_BEFORE)
         with trio.move_on_after(CHECK_EVERY * (0.75 + self._jitter() / 2)):

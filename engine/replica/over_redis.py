@@ -75,6 +75,7 @@ class RedisWay:
     def __init__(self, links: RedisLinks, follower: Follower, *, mac_keys: tuple[bytes, ...], clock: Clock) -> None:
         self.answered_at: BootTime | None = None  # when the newest counting answer came this way
         self.forged = 0  # what failed its check so far
+        self.last_fault = ""  # until Redis answers again
         self._links = links
         self._follower = follower
         self._mac_keys = mac_keys
@@ -100,8 +101,13 @@ class RedisWay:
             try:
                 await self._read()
             except RedisFault as fault:
-                _log.info("reading the feed from Redis failed", text=fault.text)
-                await trio.sleep(AFTER_REFUSAL)
+                await self._suffer(fault)
+
+    async def _suffer(self, fault: RedisFault) -> None:
+        if fault.text != self.last_fault:
+            _log.warning("the feed through Redis failed", text=fault.text, detail=fault.detail)
+        self.last_fault = fault.text
+        await trio.sleep(AFTER_REFUSAL)
 
     async def _read(self) -> None:
         entries_after, answers_after = self._place.after(self._follower.position.seq, trio.current_time())
@@ -130,6 +136,7 @@ class RedisWay:
             return
         if self._follower.take_answer(answer):
             self.answered_at = self._clock.boot()
+            self.last_fault = ""
 
     def _count_forgery(self, item: StreamItem, text: str) -> None:
         self.forged += 1
@@ -143,8 +150,7 @@ class RedisWay:
             try:
                 await self._write_question()
             except RedisFault as fault:
-                _log.info("asking through Redis failed", text=fault.text)
-                await trio.sleep(AFTER_REFUSAL)
+                await self._suffer(fault)
             await trio.sleep(ASK_NOT_BEFORE)
             with trio.move_on_after(ASK_EVERY):
                 await self._follower.applied.wait_beyond(rings)

@@ -18,7 +18,7 @@ class FeedService(Protocol):
     async def entries(self, after: Position, wait: Seconds) -> list[bytes]:
         """Sealed entries after a position; waits up to `wait` seconds for the first; may be empty.
 
-        Raises OtherIncarnation when the position is of an incarnation that is over.
+        A fault of kind CONFLICT: the position is of an incarnation that is over.
         """
 
     async def check(self, question: Question) -> Answer:
@@ -26,3 +26,6 @@ class FeedService(Protocol):
 
     async def keys(self) -> bytes:
         """The verification keys, JSON."""
+
+    async def report(self, idempotency_key: str, body: bytes) -> None:
+        """Hand over a JSON array of reports; the same key may be sent again."""

@@ -96,8 +96,7 @@ class ReplicaStore:
             self.discarded = generations.distrusted(path, self._boot_id)
             if self.discarded is None:
                 self._try_open(path)
-        kept = self._generation.path if self._generation is not None else None
-        self._generations.remove_others(kept)
+        self._forget_others()
 
     def _try_open(self, path: Path) -> None:
         generations.mark_trial(path)
@@ -149,8 +148,12 @@ class ReplicaStore:
     def begin_generation(self) -> Generation:
         """An empty generation beside the one in use, for a snapshot to fill; see `adopt`."""
         path = self._generations.create()
-        generations.mark_open(path, self._boot_id)
-        return Generation(path, map_size=self._map_size)
+        try:
+            generations.mark_open(path, self._boot_id)
+            return Generation(path, map_size=self._map_size)
+        except BaseException:
+            self._forget_others()
+            raise
 
     def adopt(self, generation: Generation) -> None:
         """Put a sealed generation in the place of the one in use; readers move over by themselves."""
@@ -169,6 +172,9 @@ class ReplicaStore:
     def abandon(self, generation: Generation) -> None:
         """Delete a generation that did not become whole."""
         generation.close(clean=False)
+        self._forget_others()
+
+    def _forget_others(self) -> None:
         self._generations.remove_others(self._generation.path if self._generation is not None else None)
 
     def reader_check(self) -> int:

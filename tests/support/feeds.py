@@ -53,6 +53,7 @@ class MadeLedger:
         self.calls: list[str] = []
         self.questions: list[Question] = []  # what was checked over HTTPS
         self.fetched: list[int] = []  # after which positions entries were fetched
+        self.reports: dict[str, bytes] = {}
         self._grown = trio.Event()
 
     @property
@@ -112,6 +113,11 @@ class MadeLedger:
         await trio.lowlevel.checkpoint()
         self.questions.append(question)
         return Answer(question.instance, question.nonce, self.incarnation, self.position.seq)
+
+    async def report(self, idempotency_key: str, body: bytes) -> None:
+        self._answer_call("report")
+        await trio.lowlevel.checkpoint()
+        self.reports[idempotency_key] = body
 
     async def keys(self) -> bytes:
         self._answer_call("keys")

@@ -1,16 +1,18 @@
 """The feeder on a real Redis, with a made-up ledger behind it: start, tail, gaps, forgeries, losses, incarnations."""
 
 import itertools
+import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 
 from engine.consent.states import State
 from engine.decision.freshness import FreshnessState, freshness_of
-from engine.feed.entries import EntryKind, seal
+from engine.feed.entries import seal
 from engine.feed.questions import Answer, seal_answer
 from engine.feed.redis_commands import delete
 from engine.feed.redis_names import STREAM, STREAM_FIELD, answers_key, stream_id
@@ -22,6 +24,7 @@ from engine.telemetry.host import SystemClock
 from tests.support.feeds import MadeLedger, MadeProjector
 from tests.support.replicas import (
     BOOT,
+    INCARNATION,
     MAC_KEY,
     OTHER_INCARNATION,
     consent,
@@ -42,7 +45,6 @@ class Node:
     def __init__(self, directory: Path, ledger: MadeLedger, valkey: Valkey | None) -> None:
         counter = itertools.count(1)
         self.store: ReplicaStore = open_store(directory)
-        self.kept: list[tuple[EntryKind, bytes]] = []
         links = None
         if valkey is not None:
             links = RedisLinks(client_of(valkey.url, name="tail"), client_of(valkey.url, name="asks"))
@@ -57,7 +59,6 @@ class Node:
             clock=CLOCK,
             draw=lambda: f"{next(counter):032x}",
             jitter=lambda: 0.5,
-            kept=self.kept.extend,
         )
 
     def state(self) -> FreshnessState:
@@ -295,7 +296,18 @@ async def test_another_incarnation_brings_a_new_snapshot_and_keeps_ends(
         assert node.store.bound.incarnation == OTHER_INCARNATION
         assert (node.consent_state(1), node.consent_state(2)) == (State.REVOKED, State.ACTIVE)
         assert node.consent_state(8) is None  # granted in the part that was lost: unknown again
-        assert set(node.kept) == {(EntryKind.CONSENT, consent_key(1)), (EntryKind.TOKEN_REVOCATION, b"r" * 16)}
+        await node.until(lambda: bool(ledger.reports))
+        (body,) = ledger.reports.values()
+        assert msgspec.json.decode(body) == [
+            {
+                "type": "replica.ends_kept",
+                "node_id": "node-1",
+                "ended_under": INCARNATION,
+                "missing_under": OTHER_INCARNATION,
+                "consents": [str(uuid.UUID(bytes=consent_key(1)))],
+                "tokens": [(b"r" * 16).hex()],
+            }
+        ]
         ledger.grant(1, consent(State.ACTIVE, version=3))  # the new incarnation's own, later word
         await node.until(lambda: node.consent_state(1) is State.ACTIVE)
 
