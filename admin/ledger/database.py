@@ -8,6 +8,7 @@ not in SQLite's busy handler. Nothing is retried here: only the caller knows whe
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -19,12 +20,13 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from admin.config import Ledger
 from admin.ledger.store import LedgerUnavailable
+from engine.clock import Seconds
 from engine.errors import Fault, Kind
 
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
 
-_BUSY_MS: Final = 5_000  # how long a statement waits for another process's transaction before it gives up
+PATIENCE: Final = Seconds(5.0)  # how long a statement waits for another process's transaction before it gives up
 _WAL_PAGES: Final = 8_000  # 32 MB between checkpoints: pages written again and again are copied once
 _POSTGRES_CONNECT: Final = {
     "connect_timeout": 5,
@@ -45,13 +47,16 @@ class DatabaseFault(Fault):
 class Database:
     """A pool of connections and the threads that use them. Safe to share among stores."""
 
-    def __init__(self, url: str, *, pool_size: int = 4, password: str | None = None) -> None:
-        """url: `sqlite:////path` or `postgresql+psycopg://…`; password: put into the url."""
+    def __init__(
+        self, url: str, *, pool_size: int = 4, password: str | None = None, patience: Seconds = PATIENCE
+    ) -> None:
+        """url: `sqlite:////path` or `postgresql+psycopg://…`; password: put into the url. patience: for locks."""
         self.url = _with_password(url, password)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         self._writers = trio.CapacityLimiter(1 if self.is_sqlite else pool_size)
         self._readers = trio.CapacityLimiter(pool_size)
-        self.engine = _sqlite_engine(self.url, pool_size) if self.is_sqlite else _postgres_engine(self.url, pool_size)
+        make = _sqlite_engine if self.is_sqlite else _postgres_engine
+        self.engine = make(self.url, pool_size, patience)
         self._bare = self.engine.execution_options(isolation_level="AUTOCOMMIT", ccs_begin=None)
         self._reading = self.engine.execution_options(**_read_options(is_sqlite=self.is_sqlite))
 
@@ -135,16 +140,16 @@ def _read_options(*, is_sqlite: bool) -> dict[str, Any]:
     return {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
 
 
-def _sqlite_engine(url: sa.URL, pool_size: int) -> sa.Engine:
+def _sqlite_engine(url: sa.URL, pool_size: int, patience: Seconds) -> sa.Engine:
     if url.database:
         Path(url.database).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = sa.create_engine(url, pool_size=pool_size + 2, max_overflow=0, pool_timeout=5)
-    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "connect", partial(_prepare_sqlite, patience))
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
 
-def _postgres_engine(url: sa.URL, pool_size: int) -> sa.Engine:
+def _postgres_engine(url: sa.URL, pool_size: int, patience: Seconds) -> sa.Engine:
     engine = sa.create_engine(
         url,
         pool_size=2 * pool_size + 2,
@@ -153,14 +158,14 @@ def _postgres_engine(url: sa.URL, pool_size: int) -> sa.Engine:
         pool_pre_ping=True,  # after an outage the first call already works
         connect_args=_POSTGRES_CONNECT,
     )
-    event.listen(engine, "connect", _prepare_postgres)
+    event.listen(engine, "connect", partial(_prepare_postgres, patience))
     return engine
 
 
-def _prepare_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection has no type
+def _prepare_sqlite(patience: Seconds, connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection has no type
     connection.isolation_level = None  # we begin transactions ourselves
     for pragma in (
-        f"busy_timeout={_BUSY_MS}",
+        f"busy_timeout={int(1000 * patience)}",
         "journal_mode=WAL",
         "synchronous=FULL",  # NORMAL may lose the last commits when the machine stops
         "foreign_keys=ON",
@@ -179,10 +184,10 @@ def _begin_sqlite(connection: sa.Connection) -> None:
         connection.exec_driver_sql(statement)
 
 
-def _prepare_postgres(connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection has no type
+def _prepare_postgres(patience: Seconds, connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection has no type
     with connection.cursor() as cursor:
         cursor.execute("SET TIME ZONE 'UTC'")
-        cursor.execute(f"SET lock_timeout = {_BUSY_MS}")
+        cursor.execute(f"SET lock_timeout = {int(1000 * patience)}")
         cursor.execute("SET statement_timeout = 60000")
         cursor.execute("SET idle_in_transaction_session_timeout = 60000")
         cursor.execute("SHOW synchronous_commit")

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 from uuid import UUID
 
-import msgspec
 import sqlalchemy as sa
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -64,23 +63,16 @@ def used(key: str, body: bytes = b"request", client: str = "atp-1") -> Idempoten
     return Idempotency(client, key, hashlib.sha256(body).digest())
 
 
-def tamper(url: str, *statements: str) -> None:
+def tamper(url: str, *statements: sa.Executable) -> None:
     """Change the database as only somebody who has it in hand could: with the triggers gone."""
     engine = sa.create_engine(url)
     with engine.begin() as connection:
-        if connection.dialect.name == "sqlite":
-            for table in ("events", "checkpoints"):
-                for action in ("update", "delete"):
-                    connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {table}_no_{action}")
-        else:
-            for table in ("events", "checkpoints"):
+        for table in ("events", "checkpoints"):
+            if connection.dialect.name == "sqlite":
+                connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {table}_no_update")
+                connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {table}_no_delete")
+            else:
                 connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {table}_only_grows ON {table}")
         for statement in statements:
-            connection.exec_driver_sql(statement)
+            connection.execute(statement)
     engine.dispose()
-
-
-def with_key(append: Append, key: bytes) -> Append:
-    """The same event with another feed key."""
-    assert append.feed is not None
-    return msgspec.structs.replace(append, feed=msgspec.structs.replace(append.feed, key=key))

@@ -57,12 +57,23 @@ class PostgresServer:
             )
         self._wait_ready()
 
-    def stop(self, how: signal.Signals = signal.SIGQUIT) -> None:
-        """Stop it; SIGKILL as a power cut would. The server's own children end when their parent is gone."""
+    def stop(self) -> None:
+        """Stop it without ceremony."""
         if self._process is not None:
-            self._process.send_signal(how)
+            self._process.send_signal(signal.SIGQUIT)
             self._process.wait(30)
             self._process = None
+
+    def crash(self) -> None:
+        """SIGKILL the server and all of its processes, as if the power had gone. `start` brings it back."""
+        assert self._process is not None
+        pid = self._process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        for one in (pid, *map(int, children)):
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGKILL)
+        self._process.wait(30)
+        self._process = None
 
     def connect(self, database: str = "postgres") -> "psycopg.Connection[Any]":
         """A plain connection in autocommit."""
