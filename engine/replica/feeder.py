@@ -24,7 +24,7 @@ from engine.errors import Fault
 from engine.feed.entries import Position
 from engine.replica.follower import Follower
 from engine.replica.housekeeping import keep_house
-from engine.replica.kept_ends import KeptEnds, report, reports_of
+from engine.replica.kept_ends import End, KeptEnds, report, reports_of
 from engine.replica.over_https import HttpsWay
 from engine.replica.over_redis import RedisLinks, RedisWay
 from engine.replica.service import FeedService
@@ -76,6 +76,7 @@ class Feeder:
 
     redis: None = the node lives on the HTTPS feed alone. mac_keys: newest first. instance: drawn for this start.
     draw: gives nonces, 16-64 lower-case hexadecimal digits. jitter: gives numbers in [0, 1).
+    kept: told which ends were carried into an incarnation that has not got them; they are reported besides.
     """
 
     def __init__(
@@ -91,11 +92,12 @@ class Feeder:
         clock: Clock,
         draw: Callable[[], str],
         jitter: Callable[[], float],
+        kept: Callable[[list[End]], None] = lambda _: None,
     ) -> None:
         self.follower = Follower(store, node_id=node_id, instance=instance, boot_id=boot_id, clock=clock, draw=draw)
         self._store, self._service, self._clock = store, service, clock
         self._node_id, self._boot_id, self._mac_keys = node_id, boot_id, mac_keys
-        self._draw, self._jitter = draw, jitter
+        self._draw, self._jitter, self._kept = draw, jitter, kept
         self._reports: list[KeptEnds] = []
         self._redis = None if redis is None else RedisWay(redis, self.follower, mac_keys=mac_keys, clock=clock)
         self._https = HttpsWay(
@@ -196,7 +198,7 @@ class Feeder:
         if previous is not None and old is not None and previous.incarnation != position.incarnation:
             kept, over = keep_ends(old, generation.environment), previous.incarnation
             reports = reports_of(kept, node_id=self._node_id, ended_under=over, missing_under=position.incarnation)
-            _log.warning("ends of the incarnation before were kept", count=len(kept))
+            self._kept(kept)
         generation.seal(bound, self._store.keys())
         return reports
 
