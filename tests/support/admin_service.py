@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx2
 import msgspec
@@ -21,13 +21,14 @@ from admin.callers import Callers
 from admin.client_certificates import serve
 from admin.config import Ledger as LedgerConfig
 from admin.consents.made_people import made_grant
-from admin.consents.revocations import Conclusion
 from admin.consents.service import Consents
 from admin.consents.views import consent_views
 from admin.directory.service import Directory
 from admin.directory.views import directory_views
+from admin.ledger.barrier import Barrier, Effect, How, NodeEffect, Standing
 from admin.ledger.events import Act, Initiator, Organisation, ParticipantRegistered, Route, append_of
 from admin.ledger.sql import SqlLedger, open_ledger
+from admin.ledger.store import Receipt
 from admin.listeners import listen, port_of, tls_context
 from admin.pki.key_files import generate_secret
 from admin.pki.keys import FileTokenSigner, generate_p256_key
@@ -52,16 +53,17 @@ Reply = tuple[int, dict[str, Any]]
 
 
 class ToldBarrier:
-    """Says what a test told it to; the real one has tests of its own."""
+    """Concludes what a test told it to; the real one has tests of its own, and takes part in the whole service."""
 
     def __init__(self) -> None:
-        self.conclusion = Conclusion(effective=False, how="pending", nodes=("node-1",), seconds=Seconds(0.004))
+        self.how: How | None = None
         self.asked: list[tuple[Position, Seconds]] = []
 
-    async def wait_effective(self, position: Position, committed_at: float, within: Seconds) -> Conclusion:
-        assert committed_at <= time.time() + 1
-        self.asked.append((position, within))
-        return self.conclusion
+    async def wait_effective(self, receipt: Receipt, timeout: Seconds) -> Effect:  # noqa: ASYNC109 - the real one's
+        self.asked.append((receipt.position, timeout))
+        state = Standing.RECORDED if self.how is None else Standing.EFFECTIVE
+        node = NodeEffect("node-1", "i-1", acknowledged=self.how is How.ACKNOWLEDGED, last_heard=1_795_341_600.5)
+        return Effect(state, self.how, receipt.position, (node,), 12)
 
 
 class Site:
@@ -144,7 +146,7 @@ async def machine_site(
         sandbox = Sandbox(consents, Minter("https://localhost:8450", signer, Seconds(600.0)), clock.now)
         app = machine_app(
             directory_views(Directory(ledger, callers), callers, clock.now),
-            consent_views(consents, callers, barrier, kind, clock.now),
+            consent_views(consents, callers, cast("Barrier", barrier), kind, clock.now),
             sandbox_views(sandbox, callers, kind, clock.now),
         )
         listeners = await listen("127.0.0.1", 0)

@@ -5,10 +5,10 @@ from typing import Any
 import httpx2
 import pytest
 
-from admin.consents.revocations import Conclusion
+from admin.ledger.barrier import How
 from admin.ledger.store import StoredEvent
 from admin.pki.keys import FileTokenSigner
-from engine.clock import Seconds, format_utc, parse_utc
+from engine.clock import format_utc, parse_utc
 from engine.consent.meter_points import meter_digest
 from engine.consent.records import ConsentId, consent_key
 from engine.feed.entries import EntryKind
@@ -44,7 +44,9 @@ async def test_a_consent_is_granted_read_renewed_and_revoked(site: Site) -> None
     assert (status, renewed["consent_version"], renewed["consent_expires_at"]) == (200, 2, form["consent_expires_at"])
 
     status, revoked = await site.call("atp-1", "POST", f"{path}/revoke", REVOKE)
-    assert (status, revoked["state"], revoked["how"], revoked["nodes"]) == (200, "recorded", "pending", ["node-1"])
+    assert (status, revoked["state"], revoked["how"]) == (200, "recorded", "pending")
+    (node,) = revoked["nodes"]
+    assert (node["node_id"], node["acknowledged"], node["last_heard"]) == ("node-1", False, "2026-11-22T10:00:00Z")
     assert revoked["position"]["seq"] == renewed["position"]["seq"] + 1
     status, shown = await site.call("atp-1", "GET", path)
     assert (shown["state"], shown["consent_version"]) == ("revoked", 3)
@@ -73,7 +75,7 @@ async def test_an_end_reaches_the_feed_without_person_or_meter_point(site: Site)
 
 async def test_a_revocation_waits_as_long_as_asked_and_tells_how_it_was_concluded(site: Site) -> None:
     consent_id = await site.granted()
-    site.barrier.conclusion = Conclusion(effective=True, how="acknowledged", nodes=(), seconds=Seconds(0.0123))
+    site.barrier.how = How.ACKNOWLEDGED
     status, revoked = await site.call("atp-1", "POST", f"/consents/{consent_id}/revoke?wait=2.5", REVOKE)
     assert (status, revoked["state"], revoked["how"], revoked["milliseconds"]) == (200, "effective", "acknowledged", 12)
     assert [within for _, within in site.barrier.asked] == [2.5]

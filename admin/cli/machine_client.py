@@ -1,0 +1,86 @@
+"""The running sandbox as a client command meets it: addresses and certificates from `sandbox.json`, calls over mTLS.
+
+Nothing is written beside the service. A refusal keeps the service's own sentence and becomes an exit code.
+"""
+
+import json
+import ssl
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http import HTTPStatus
+from typing import Any, Final
+
+import httpx2
+
+from admin.cli.running import NotRunning, Sandbox
+from engine.errors import Fault, Kind
+
+TIMEOUT: Final = httpx2.Timeout(60.0, connect=5.0)  # a batch of consents, or a wait for a revocation, may take a while
+_KINDS: Final = {
+    HTTPStatus.BAD_REQUEST: Kind.INVALID,
+    HTTPStatus.UNAUTHORIZED: Kind.UNAUTHENTICATED,
+    HTTPStatus.FORBIDDEN: Kind.FORBIDDEN,
+    HTTPStatus.NOT_FOUND: Kind.NOT_FOUND,
+    HTTPStatus.CONFLICT: Kind.CONFLICT,
+    HTTPStatus.SERVICE_UNAVAILABLE: Kind.UNAVAILABLE,
+}
+
+
+class MachineClient:
+    """Calls to the machine API as the sandbox's operator."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.sandbox = sandbox
+        context = ssl.create_default_context(cafile=sandbox.ca_file)
+        context.load_cert_chain(sandbox.operator.certificate_file, sandbox.operator.key_file)
+        self._http = httpx2.Client(base_url=sandbox.admin_mtls_url, verify=context, timeout=TIMEOUT, trust_env=False)
+
+    def __enter__(self) -> "MachineClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._http.close()
+
+    def call(
+        self, method: str, path: str, body: object = None, *, key: str | None = None, **query: str
+    ) -> dict[str, Any]:
+        """One call. key: of idempotency; drawn where none is given. Raises a Fault with the service's sentence."""
+        headers = {"Idempotency-Key": key or str(uuid.uuid4())} if method != "GET" else {}
+        with _reaching(self.sandbox):
+            response = self._http.request(method, path, json=body, headers=headers, params=query)
+        if response.is_error:
+            raise refusal(response.status_code, response.content)
+        read: dict[str, Any] = response.json()
+        return read
+
+    def stream_lines(self, path: str, body: object) -> Iterator[str]:
+        """The lines of a streamed answer. Raises as `call`, also when the stream breaks off."""
+        with _reaching(self.sandbox), self._http.stream("POST", path, json=body) as response:
+            if response.is_error:
+                raise refusal(response.status_code, response.read())
+            yield from response.iter_lines()
+
+
+def refusal(status: int, content: bytes) -> Fault:
+    """A problem answer (RFC 9457) as a fault of the kind that its status says."""
+    kind = _KINDS.get(HTTPStatus(status), Kind.BROKEN)
+    refused: type[Fault] = type("Refused", (Fault,), {"kind": kind})
+    return refused(_sentence(status, content))
+
+
+def _sentence(status: int, content: bytes) -> str:
+    try:
+        problem = json.loads(content)
+        fields = "; ".join(f"{error['pointer']}: {error['detail']}" for error in problem.get("errors", ()))
+        return str(fields or problem.get("detail") or problem["title"])
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return f"the service answered {status}"
+
+
+@contextmanager
+def _reaching(sandbox: Sandbox) -> Iterator[None]:
+    try:
+        yield
+    except (httpx2.TransportError, OSError) as error:
+        raise NotRunning(f"the service at {sandbox.admin_mtls_url} does not answer", detail=repr(error)) from error

@@ -1,0 +1,137 @@
+"""`ccs sandbox …`: tokens to try things with, and revocations to see them bite. All through the running service."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, TextIO
+
+from cyclopts import App, Parameter
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from admin.cli.machine_client import MachineClient
+from admin.cli.running import NotRunning, load_sandbox
+from engine.errors import Fault, Kind
+
+STATE = Path("var")
+WAIT = "30"  # seconds; a revocation is effective within about two, or something is very wrong
+
+app = App(
+    name="sandbox",
+    help="""Mint tokens and revoke consents in a sandbox that runs (`ccs up`).
+
+    Exit codes: 0 done · 2 wrong input · 3 the sandbox does not answer, or not in time · 4 no such consent ·
+    5 the consent has ended already · 6 not a sandbox.
+    """,
+)
+
+
+class NotEffective(Fault):
+    """Recorded, but some engine node may still answer the consent active."""
+
+    kind = Kind.UNAVAILABLE
+
+
+class NobodyOfThatName(Fault):
+    """The sandbox has no such participant."""
+
+    kind = Kind.INVALID
+
+
+@app.command
+def tokens(
+    *,
+    count: int,
+    consents: int | None = None,
+    edp: str | None = None,
+    atp: str | None = None,
+    out: Annotated[str, Parameter(allow_leading_hyphen=True)] = "-",
+    state: Path = STATE,
+) -> None:
+    """Mint tokens through the real issuing code: one JSON line each, over consents that are granted for them.
+
+    A line is {"token", "consent_id", "edp", "atp", "expires_at"}. A file is written whole or not at all.
+
+    Parameters
+    ----------
+    count
+        How many tokens.
+    consents
+        Over how many consents; one a token where nothing is said.
+    edp
+        Client id of the EDP that the tokens are for; the sandbox's first where nothing is said.
+    atp
+        Client id of the ATP that they are issued to; the sandbox's first where nothing is said.
+    out
+        File to write, or - for standard output.
+    state
+        Folder of the sandbox.
+    """
+    sandbox = load_sandbox(state)
+    form = {
+        "count": count,
+        "edp": edp or sandbox.edps[0].client_id,
+        "atp": atp or sandbox.atps[0].client_id,
+        **({} if consents is None else {"consents": consents}),
+    }
+    with MachineClient(sandbox) as client, _opened(out) as lines, _progress(count) as advance:
+        written = 0
+        for line in client.stream_lines("/sandbox/tokens", form):
+            lines.write(line + "\n")
+            written += 1
+            advance(written)
+        if written != count:
+            raise NotRunning(f"the service sent {written} of {count} tokens and broke off")
+
+
+@app.command
+def revoke(consent_id: str, *, wait_effective: bool = False, reason: str = "withdrawn", state: Path = STATE) -> None:
+    """Revoke a consent. Prints one JSON line: state, position, how, nodes, milliseconds.
+
+    Exit code 0 once it is recorded; with --wait-effective once no engine node answers the consent active any more,
+    and 3 if that could not be concluded within 30 s.
+
+    Parameters
+    ----------
+    consent_id
+        As `ccs sandbox tokens` prints it.
+    wait_effective
+        Wait until the revocation is effective everywhere.
+    reason
+        withdrawn, moved_out, no_longer_needed, account_closed, error or security.
+    state
+        Folder of the sandbox.
+    """
+    with MachineClient(load_sandbox(state)) as client:
+        wait = {"wait": WAIT} if wait_effective else {}
+        answer = client.call("POST", f"/consents/{consent_id}/revoke", {"reason": reason}, **wait)
+    print(json.dumps({name: answer[name] for name in ("state", "position", "how", "nodes", "milliseconds")}))
+    if wait_effective and answer["state"] != "effective":
+        raise NotEffective("the revocation is recorded but not yet effective everywhere")
+
+
+@contextmanager
+def _opened(out: str) -> Iterator[TextIO]:
+    """Standard output, or a file that appears under its name only when it is whole."""
+    if out == "-":
+        yield sys.stdout
+        return
+    part = Path(out + ".part")
+    try:
+        with part.open("w") as file:
+            yield file
+        part.replace(out)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _progress(count: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, where that is a terminal."""
+    columns = (TextColumn("tokens"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("tokens", total=count)
+        yield lambda done: bar.update(task, completed=done)
