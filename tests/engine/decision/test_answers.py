@@ -55,3 +55,11 @@ def test_an_open_window_stays_open_when_only_the_start_was_cut() -> None:
     cut = msgspec.structs.replace(record, data_from=UnixTime(NOW - 86_400))
     detail = active_answer(msgspec.structs.replace(answer, grants=((grant, cut),))).authorization_details[0]
     assert (detail.data_from, detail.data_to) == ("2026-11-21T09:30:00Z", None)
+
+
+def test_an_expiry_that_came_nearer_is_shown() -> None:
+    answer = an_answer()
+    (grant, record) = answer.grants[0]
+    nearer = msgspec.structs.replace(record, expires_at=UnixTime(NOW + 86_400))
+    detail = active_answer(msgspec.structs.replace(answer, grants=((grant, nearer),))).authorization_details[0]
+    assert detail.consent_expires_at == "2026-11-23T09:30:00Z"
