@@ -2,8 +2,7 @@
 
 import hashlib
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -13,42 +12,32 @@ import trio
 import trio.testing
 
 from admin.pki.keys import FileTokenSigner, TokenKey
-from engine.clock import BootTime, UnixTime
+from engine.clock import UnixTime
 from engine.consent.records import (
     AccessMode,
     Answers,
     ClientId,
-    ConsentId,
-    ConsentKey,
     ConsentRecord,
     OnSilence,
-    ParticipantRecord,
     PolicyRecord,
     Role,
     Thumbprint,
 )
 from engine.consent.states import State
-from engine.decision.freshness import MAX_SILENCE, Bound
-from engine.decision.questions import ClaimResult
-from engine.errors import Fault
 from engine.feed.entries import Entry, EntryKind
-from engine.listener.http1 import Headers, Request, Response
-from engine.listener.introspection import Introspection, Outcome
-from engine.listener.read_through import Found
+from engine.listener.http1 import Headers, Response
+from engine.listener.introspection import Outcome
 from engine.listener.security import SecurityEvent, SecurityEventKind
 from engine.listener.tls import Peer
-from engine.replica.reader import View, view_of
-from engine.replica.store import ReplicaStore
 from engine.tokens.grants import consent_key
 from engine.tokens.keys import JwkSet, PublishedKeys
-from engine.tokens.memo import VerifiedTokens
 from engine.tokens.verify import revocation_key
 from tests.support.bad_tokens import BAD_TOKENS, Forge
+from tests.support.endpoint import FORM, KEY, Node
 from tests.support.pki import (
     CONSENT_ID,
     DAY,
     ISSUER,
-    METER_KEY,
     METER_POINT,
     NOW,
     MakeToken,
@@ -56,172 +45,15 @@ from tests.support.pki import (
     consent_record,
     granted_consent,
 )
-from tests.support.replicas import BOOT, INCARNATION, entry, open_store, participant_entry, policy_entry
-from tests.support.replicas import bound as unproven
+from tests.support.replicas import INCARNATION, participant_entry, policy_entry
 
 INACTIVE = Response(200, b'{"active":false}')
-FORM: tuple[bytes, bytes] = (b"content-type", b"application/x-www-form-urlencoded")
-UPTIME = BootTime(5000.0)
-KEY = consent_key(CONSENT_ID)
 WINDOW = {
     "ccs_dataset_id": "hh-electricity-import",
     "ccs_mpxn": METER_POINT,
     "ccs_from": "2026-10-01T00:00:00Z",
     "ccs_to": "2026-11-01T00:00:00Z",
 }
-
-
-class FrozenClock:
-    """Both clocks, moved by hand."""
-
-    def __init__(self) -> None:
-        self.at, self.up = NOW, UPTIME
-
-    def now(self) -> UnixTime:
-        return self.at
-
-    def boot(self) -> BootTime:
-        return self.up
-
-    def pass_seconds(self, seconds: int) -> None:
-        self.at, self.up = UnixTime(self.at + seconds), BootTime(self.up + seconds)
-
-
-class KeptEvents:
-    def __init__(self) -> None:
-        self.events: list[SecurityEvent] = []
-
-    def record(self, event: SecurityEvent) -> None:
-        self.events.append(event)
-
-
-class Beyond:
-    """Redis, as far as read-through goes: what it holds, and what happens while it is asked."""
-
-    def __init__(self) -> None:
-        self.held: dict[ConsentKey, Entry] = {}
-        self.asked: list[ConsentKey] = []
-        self.broken = False
-        self.silent = False
-        self.meanwhile = lambda: None
-
-    async def find(self, keys: Sequence[ConsentKey]) -> Found:
-        self.asked += keys
-        if self.silent:
-            await trio.sleep_forever()
-        if self.broken:
-            raise Fault("no Redis")
-        self.meanwhile()
-        return {key: self.held[key] for key in keys if key in self.held}
-
-
-class Ledgered:
-    """The claims of the feed service."""
-
-    def __init__(self) -> None:
-        self.held: dict[tuple[ConsentId, ClientId], str] = {}
-        self.reachable = True
-
-    async def claim(self, consent_id: ConsentId, edp: ClientId, share_id: str) -> ClaimResult:
-        await trio.lowlevel.checkpoint()
-        if not self.reachable:
-            return ClaimResult.UNREACHABLE
-        holder = self.held.setdefault((consent_id, edp), share_id)
-        return ClaimResult.HELD if holder == share_id else ClaimResult.TAKEN
-
-
-class OwnReplica:
-    """The writer's own open file as a reader sees it: LMDB allows a process to open a file once only."""
-
-    def __init__(self, store: ReplicaStore) -> None:
-        self._store = store
-
-    def transaction(self) -> View:
-        environment = self._store.environment
-        return View(None) if environment is None else view_of(environment)
-
-
-class Node:
-    """A worker's endpoint over a replica of its own."""
-
-    def __init__(self, directory: Path, pki: Pki, keys: bytes) -> None:
-        self.pki = pki
-        self.clock = FrozenClock()
-        self.security = KeptEvents()
-        self.beyond = Beyond()
-        self.claims = Ledgered()
-        self.counted: Counter[Outcome] = Counter()
-        self.store: ReplicaStore = open_store(directory)
-        self.directory = directory
-        self.seq = 0
-        self.replica = OwnReplica(self.store)
-        self.endpoint = self.make_endpoint()
-        self.keys = keys
-
-    def make_endpoint(self) -> Introspection:
-        def counter(outcome: Outcome) -> object:
-            return lambda: self.counted.update([outcome])
-
-        return Introspection(
-            replica=self.replica,
-            memo=VerifiedTokens(100),
-            issuer=ISSUER,
-            meter_key=METER_KEY,
-            clock=self.clock,
-            boot_id=BOOT,
-            read_through=self.beyond,
-            claims=self.claims,
-            security=self.security,
-            counts={outcome: counter(outcome) for outcome in Outcome},
-        )
-
-    def open(self, keys: bytes | None = None) -> None:
-        generation = self.store.begin_generation()
-        generation.seal(unproven(0))
-        self.store.adopt(generation)
-        self.store.put_keys(self.keys if keys is None else keys)
-
-    def apply(self, *entries: Entry) -> None:
-        """Apply and earn `current` as of this second."""
-        numbered = []
-        for item in entries:
-            self.seq += 1
-            numbered.append(msgspec.structs.replace(item, seq=self.seq))
-        self.store.apply(numbered, self.bound())
-
-    def bound(self) -> Bound:
-        return Bound(INCARNATION, self.seq, BOOT, BootTime(self.clock.up + MAX_SILENCE), self.clock.at)
-
-    def register(self, client_id: str, role: Role, **fields: object) -> ParticipantRecord:
-        # The made-up authority issues for the machine's time, the test lives at NOW.
-        record = self.pki.participant(client_id, role)
-        held = tuple(msgspec.structs.replace(item, not_after=UnixTime(NOW + 30 * DAY)) for item in record.certificates)
-        record = msgspec.structs.replace(record, **({"certificates": held} | fields))
-        self.apply(participant_entry(0, record))
-        return record
-
-    def grant(self, record: ConsentRecord | None = None, key: ConsentKey = KEY) -> None:
-        self.apply(entry(0, EntryKind.CONSENT, key, record or consent_record()))
-
-    def peer(self, client_id: str, not_after: int = NOW + 30 * DAY) -> Peer:
-        return Peer(self.pki.client(client_id).certificate.thumbprint, UnixTime(not_after))
-
-    async def ask(
-        self,
-        token: bytes | None,
-        caller: str = "edp-1",
-        *,
-        method: bytes = b"POST",
-        target: bytes = b"/introspect",
-        headers: Headers = (FORM,),
-        body: bytes | None = None,
-        peer: Peer | None = None,
-        **parameters: str,
-    ) -> Response:
-        form = ({} if token is None else {"token": token.decode()}) | parameters
-        sent = urlencode(form).encode() if body is None else body
-        request = Request(method, target, headers, sent, keep_alive=True)
-        return await self.endpoint(request, peer or self.peer(caller))
 
 
 @pytest.fixture(scope="session")
