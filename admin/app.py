@@ -1,18 +1,232 @@
-"""The admin application put together: the one place that opens things and hands them to each other."""
+"""The admin application put together: the one place that opens things and hands them to each other.
 
-from quart import Blueprint
+Three listeners, three applications: browsers of consumers, machines with client certificates, operators. They share
+nothing but the parts they are given, so that a page of one can never be reached through another.
+"""
 
+import os
+import signal
+import ssl
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from time import time
+from typing import Final
+
+import msgspec
+import trio
+from quart import Blueprint, Request
+
+from admin.authorization.metadata import metadata
+from admin.authorization.minting import Minter
+from admin.authorization.sandbox import Sandbox
+from admin.authorization.views import public_views, sandbox_views
+from admin.background import Background
+from admin.bootstrap import first_participants, publish_keys, register_first
+from admin.callers import Callers
+from admin.client_certificates import serve
+from admin.config import AdminConfig, Web
+from admin.consents.service import Consents
+from admin.consents.views import consent_views
+from admin.directory.service import Directory
+from admin.directory.views import directory_views
 from admin.edge import EdgeApp, edge_app
+from admin.keys import Secrets, load_secrets
+from admin.ledger.barrier import Barrier
+from admin.ledger.claims import Claims
+from admin.ledger.feed_service import FeedService, feed_blueprint
+from admin.ledger.instances import Member
+from admin.ledger.reports import Reports
+from admin.ledger.sql import SqlLedger, open_ledger
+from admin.listeners import listen, port_of, tls_context
 from admin.openapi import describe
+from admin.pages import NodeRow, Status, landing_views, status_views
+from admin.writing import place
+from engine.clock import Clock, format_utc
+from engine.consent.records import ParticipantRecord
+from engine.telemetry.host import SystemClock
+from engine.telemetry.logs import logger
 
-TITLE = "Consumer Consent Solution: machine API"
-VERSION = "1"
+TITLE: Final = "Consumer Consent Solution: machine API"
+VERSION: Final = "1"
+
+_log = logger("admin")
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """Where the listeners are, once they are open."""
+
+    public: int
+    machine: int
+    console: int
+
+
+class Runtime(msgspec.Struct, frozen=True):
+    """What stands in `admin.json`."""
+
+    pid: int
+    ports: Ports
+
+
+class Listening(msgspec.Struct, frozen=True):
+    """One listener's sockets and TLS."""
+
+    listeners: list[trio.SocketListener]
+    tls: ssl.SSLContext
+
+
+async def run_admin(
+    config: AdminConfig, runtime: Path | None = None, *, task_status: trio.TaskStatus[Ports] = trio.TASK_STATUS_IGNORED
+) -> None:
+    """Run the admin application until SIGTERM or SIGINT, then drain; started = all listeners accept.
+
+    runtime: a file that is then written, with process id and ports.
+
+    SIGHUP reads the certificate files anew, for connections to come. Raises CannotListen, BadKeyFile, BadConfig,
+    WrongLedger, LedgerUnavailable before it is started, GaveUp in a group afterwards.
+    """
+    clock = SystemClock()
+    keys, first = load_secrets(config), first_participants(config.bootstrap, clock.now())
+    sockets = await _open_listeners(config.web)
+    async with open_ledger(config.ledger, clock) as ledger:
+        await register_first(ledger, first)
+        await publish_keys(ledger, keys.issuer, keys.jwks, clock.now())
+        background = Background(config, ledger, keys, clock)
+        apps = (
+            public_app(config, keys),
+            machine_app(*machine_blueprints(config, ledger, keys, background, clock)),
+            console_app(config, background, clock),
+        )
+        async with trio.open_nursery() as nursery:
+            await nursery.start(background.run)
+            await _serve_until_stopped(apps, sockets, config, partial(_tell, task_status, runtime))
+            nursery.cancel_scope.cancel()
+
+
+def public_app(config: AdminConfig, keys: Secrets) -> EdgeApp:
+    """Metadata, keys and the landing page: what anybody may see."""
+    app = edge_app("admin.public")
+    document = metadata(config.issuer.issuer, config.introspection_endpoint)
+    app.register_blueprint(public_views(document, keys.jwks))
+    app.register_blueprint(landing_views(config.ledger.kind))
+    return app
 
 
 def machine_app(*blueprints: Blueprint) -> EdgeApp:
     """The machine listener's application, with its OpenAPI document."""
-    app = edge_app("machine")
+    app = edge_app("admin.machine")
     describe(app, title=TITLE, version=VERSION)
     for blueprint in blueprints:
         app.register_blueprint(blueprint)
     return app
+
+
+def machine_blueprints(
+    config: AdminConfig, ledger: SqlLedger, keys: Secrets, background: Background, clock: Clock
+) -> list[Blueprint]:
+    """Everything that machines may call."""
+    kind = config.ledger.kind
+    callers = Callers(ledger, clock.now)
+    consents = Consents(ledger, keys.meter, clock.now)
+    minter = Minter(keys.issuer, keys.token_signers[0], config.issuer.token_lifetime)
+    return [
+        directory_views(Directory(ledger, callers), callers, clock.now),
+        consent_views(consents, callers, Barrier(background.register), kind, clock.now),
+        sandbox_views(Sandbox(consents, minter, clock.now), callers, kind, clock.now),
+        feed_views(ledger, keys, background, callers),
+    ]
+
+
+def feed_views(ledger: SqlLedger, keys: Secrets, background: Background, callers: Callers) -> Blueprint:
+    """The feed over HTTPS, for nodes."""
+
+    async def published() -> bytes:
+        return keys.published
+
+    async def authenticate(request: Request) -> ParticipantRecord:
+        return (await callers.authenticate(request.scope)).participant
+
+    claims, reports = Claims(ledger.database, time), Reports(ledger.database, time)
+    service = FeedService(ledger, background.register, claims, reports, background.sealer, published)
+    return feed_blueprint(service, authenticate)
+
+
+def console_app(config: AdminConfig, background: Background, clock: Clock) -> EdgeApp:
+    """The operators' status page."""
+    app = edge_app("admin.console")
+
+    async def status() -> Status:
+        view = await background.register.view()
+        heard, now = background.register.presence.last_heard, time()
+        return Status(
+            as_of=format_utc(clock.now()),
+            kind=config.ledger.kind,
+            position=place(view.position),
+            nodes=tuple(_row(member, view.position.seq, heard(member), now) for member in view.members.values()),
+            work=tuple(background.work()),
+        )
+
+    app.register_blueprint(status_views(status))
+    return app
+
+
+def _tell(task_status: trio.TaskStatus[Ports], runtime: Path | None, ports: Ports) -> None:
+    if runtime is not None:  # readers see the old file or the new one, never a part
+        fresh = runtime.with_name(runtime.name + ".new")
+        fresh.write_bytes(msgspec.json.encode(Runtime(os.getpid(), ports)))
+        fresh.replace(runtime)
+    _log.info("ready", public=ports.public, machine=ports.machine, console=ports.console)
+    task_status.started(ports)
+
+
+def _row(member: Member, head: int, last_heard: float, now: float) -> NodeRow:
+    return NodeRow(
+        node_id=member.node_id,
+        state=member.state.value,
+        applied=member.applied,
+        behind=max(0, head - member.applied),
+        silent_for=f"{max(0.0, now - last_heard):.1f}",
+    )
+
+
+async def _open_listeners(web: Web) -> tuple[Listening, Listening, Listening]:
+    """Public, machine, console; only machines are asked for a certificate. Raises CannotListen."""
+    plain = tls_context(web.tls, client_certificates=False)
+    mutual = tls_context(web.tls, client_certificates=True)
+    return (
+        Listening(await listen(web.host, web.public_port), plain),
+        Listening(await listen(web.host, web.machine_port), mutual),
+        Listening(await listen(web.host, web.console_port), plain),
+    )
+
+
+async def _serve_until_stopped(
+    apps: Sequence[EdgeApp],
+    sockets: Sequence[Listening],
+    config: AdminConfig,
+    tell: Callable[[Ports], None],
+) -> None:
+    stop = trio.Event()
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with trio.open_nursery() as nursery:
+            for app, on in zip(apps, sockets, strict=True):
+                await nursery.start(partial(serve, app, on.listeners, on.tls, stop=stop))
+            tell(Ports(*(port_of(on.listeners) for on in sockets)))
+            async for number in signals:
+                if number != signal.SIGHUP:
+                    break
+                _reload(sockets, config)
+            _log.info("draining")
+            stop.set()
+
+
+def _reload(sockets: Sequence[Listening], config: AdminConfig) -> None:
+    """Take the certificate files as they are now; a bad one leaves the old in place."""
+    tls = config.web.tls
+    for on in sockets:
+        try:
+            on.tls.load_cert_chain(tls.certificate_file, tls.key_file)
+        except (OSError, ssl.SSLError) as error:
+            _log.error("reload_failed", error=str(error))
+            return
+    _log.info("reloaded")

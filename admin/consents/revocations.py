@@ -4,54 +4,54 @@
 more; the barrier concludes it, from acknowledgements or by waiting them out.
 """
 
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
+from admin.ledger.barrier import Effect
 from admin.writing import Place, place
-from engine.clock import Seconds
+from engine.clock import Seconds, UnixTime, format_utc
 from engine.consent.records import ConsentId
-from engine.feed.entries import Position
 
-MAX_WAIT = Seconds(30.0)  # far beyond the 2 s and a margin in which every revocation is effective
-
-
-class Conclusion(msgspec.Struct, frozen=True):
-    """What is known of a position. how: `pending`, `acknowledged`, `waited_out`; nodes: those it still waits for,
-    or that did not acknowledge; seconds: since the commit, until concluded or until now."""
-
-    effective: bool
-    how: str
-    nodes: tuple[str, ...]
-    seconds: Seconds
+MAX_WAIT: Final = Seconds(30.0)  # far beyond the two seconds and a margin in which every revocation is effective
 
 
-class Barrier(Protocol):
-    """Concludes whether everything up to a position is effective."""
+class NodeView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An engine node that could have answered without the revocation, and whether it said that it has it."""
 
-    async def wait_effective(self, position: Position, committed_at: float, within: Seconds) -> Conclusion:
-        """Wait up to `within` seconds for the conclusion; 0 = as it is now. committed_at: seconds since 1970."""
+    node_id: str
+    instance: str
+    acknowledged: bool
+    last_heard: str = ""
 
 
 class RevocationView(msgspec.Struct, frozen=True):
-    """How far a revocation has come. milliseconds: from the commit to the conclusion, or to this answer."""
+    """How far a revocation has come. how: `pending` while recorded; milliseconds: from the commit to this answer."""
 
     consent_id: str
     state: Literal["recorded", "effective"]
     position: Place
-    how: str
-    nodes: tuple[str, ...]
+    how: Literal["pending", "acknowledged", "waited_out"]
+    nodes: tuple[NodeView, ...]
     milliseconds: Annotated[int, Meta(ge=0)]
 
 
-def view_of(consent_id: ConsentId, position: Position, conclusion: Conclusion) -> RevocationView:
-    """A conclusion as it is shown."""
+def view_of(consent_id: ConsentId, effect: Effect) -> RevocationView:
+    """The barrier's conclusion as it is shown."""
     return RevocationView(
         consent_id=consent_id,
-        state="effective" if conclusion.effective else "recorded",
-        position=place(position),
-        how=conclusion.how,
-        nodes=conclusion.nodes,
-        milliseconds=max(0, round(conclusion.seconds * 1_000)),
+        state=effect.state.value,
+        position=place(effect.position),
+        how="pending" if effect.how is None else effect.how.value,
+        nodes=tuple(
+            NodeView(
+                node_id=node.node_id,
+                instance=node.instance,
+                acknowledged=node.acknowledged,
+                last_heard=format_utc(UnixTime(int(node.last_heard))) if node.last_heard else "",
+            )
+            for node in effect.nodes
+        ),
+        milliseconds=effect.milliseconds,
     )

@@ -17,9 +17,10 @@ from admin.callers import Caller, Callers, WrongRole
 from admin.consents.commands import UnknownConsent
 from admin.consents.details import full_form
 from admin.consents.forms import GrantForm, RenewForm, RevokeForm, read_grant, read_renewal, read_revocation
-from admin.consents.revocations import MAX_WAIT, Barrier, RevocationView, view_of
+from admin.consents.revocations import MAX_WAIT, RevocationView, view_of
 from admin.consents.service import Consents
 from admin.edge import answer, json_text
+from admin.ledger.barrier import Barrier
 from admin.ledger.events import (
     Act,
     ConsentEvent,
@@ -30,7 +31,7 @@ from admin.ledger.events import (
     Route,
     decode_personal,
 )
-from admin.ledger.store import Idempotency, SubjectState
+from admin.ledger.store import Idempotency, Receipt, SubjectState
 from admin.openapi import operation
 from admin.sandbox_only import LedgerKind, require_sandbox
 from admin.writing import LostWrite, Place, Written, idempotency, place
@@ -173,9 +174,8 @@ def consent_views(
         key = _key(caller, body)
         form = read_revocation(body)
         written = await consents.revoke(_consent_id(consent_id), form, act_of(caller), key)
-        receipt = written.receipt
-        conclusion = await barrier.wait_effective(receipt.position, receipt.committed_at, wait)
-        return answer(view_of(_consent_event(written).consent_id, receipt.position, conclusion))
+        effect = await barrier.wait_effective(written.receipt, wait)
+        return answer(view_of(_consent_event(written).consent_id, effect))
 
     @views.get("/consents/<consent_id>/revocation")
     @operation(answers={200: RevocationView}, query=WaitQuery, problems=(400, 404))
@@ -186,9 +186,8 @@ def consent_views(
         event, state = await consents.find(_consent_id(consent_id), act_of(caller))
         if not isinstance(event, ConsentRevoked):
             raise NotRevoked("the consent was not revoked")
-        stored = state.event
-        conclusion = await barrier.wait_effective(stored.position, float(stored.recorded_at), wait)
-        return answer(view_of(event.consent_id, stored.position, conclusion))
+        receipt = Receipt(state.event.position, state.version, float(state.event.recorded_at))
+        return answer(view_of(event.consent_id, await barrier.wait_effective(receipt, wait)))
 
     return views
 

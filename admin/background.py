@@ -1,0 +1,90 @@
+"""What runs beside the listeners: the projector, the answering of nodes' questions, the ending of consents.
+
+Each is supervised: it comes back after a fault, and when it keeps failing the whole process gives up loudly.
+"""
+
+import random
+import secrets
+from collections.abc import Sequence
+from time import time
+
+import trio
+
+from admin.config import AdminConfig
+from admin.consents.expiry import Expiry
+from admin.keys import Secrets
+from admin.ledger.feed_copy import FeedCopy
+from admin.ledger.nodes import KnownNodes
+from admin.ledger.projector import Projector
+from admin.ledger.questions import Questions
+from admin.ledger.records_filler import RecordsFiller
+from admin.ledger.register import Register
+from admin.ledger.sealing import Sealer
+from admin.ledger.sql import SqlLedger
+from engine.actors.supervisor import Service, Supervision
+from engine.clock import Clock
+from engine.config import Redis
+from engine.feed.redis_access import RedisAccess
+from engine.feed.redis_client import RedisClient, Subscription
+from engine.feed.redis_names import ASKED
+
+
+class Background:
+    """The parts, put together but not yet running. `register`, `sealer` and `nodes` are shared with the feed."""
+
+    def __init__(self, config: AdminConfig, ledger: SqlLedger, keys: Secrets, clock: Clock) -> None:
+        """Raises BadConfig and BadRedisAddress for an address or a file of Redis that cannot be used."""
+        self.register = Register(ledger.database, time)
+        self.sealer = Sealer(keys.mac)
+        self.expiry = Expiry(ledger, clock.now, random.random)
+        self.projector: Projector | None = None
+        self._ledger = ledger
+        self._stream_length = config.feed.stream_length
+        self._supervised: list[Supervision] = []
+        redis = self._redis(config.redis)
+        self.questions = Questions(
+            self.register,
+            KnownNodes(ledger),
+            self.projector,
+            redis[0] if redis else None,
+            redis[1] if redis else None,
+            self.sealer,
+            jitter=random.random,
+        )
+        self._supervise("questions", self.questions.run)
+        self._supervise("expiry", self.expiry.run)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Run everything until cancelled; ready once each part is. Raises GaveUp, in a group."""
+        async with trio.open_nursery() as nursery:
+            for supervision in self._supervised:
+                await nursery.start(supervision.run)
+            task_status.started()
+
+    def work(self) -> Sequence[tuple[str, str]]:
+        """Each part's name and life, for the status page."""
+        lives = [(one.name, str(one.statistics().life.value)) for one in self._supervised]
+        if self.projector is not None:
+            state = self.projector.statistics()
+            lives.append(("projector is", f"{state.state.value}, at {state.position.seq if state.position else '–'}"))
+        ended = self.expiry.statistics()
+        lives.append(("consents ended since the start", str(ended.ended)))
+        return lives
+
+    def _redis(self, settings: Redis | None) -> tuple[RedisClient, Subscription] | None:
+        if settings is None:
+            return None
+        access = RedisAccess(settings, jitter=random.random)
+        client, asked = access.client("ccs-projector"), access.subscription("ccs-asked", [ASKED])
+        copy = FeedCopy(client)
+        filler = RecordsFiller(self._ledger, copy, self.sealer, draw_token=lambda: secrets.token_bytes(16))
+        self.projector = Projector(
+            self._ledger, copy, self.sealer, filler, bound=self._stream_length, jitter=random.random
+        )
+        self._supervise("redis", client.run)
+        self._supervise("redis-subscription", asked.run)
+        self._supervise("projector", self.projector.run)
+        return client, asked
+
+    def _supervise(self, name: str, service: Service) -> None:
+        self._supervised.append(Supervision(name, service))
