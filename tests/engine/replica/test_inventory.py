@@ -11,7 +11,7 @@ FILL = """
 import sys
 from pathlib import Path
 from tests.support.replicas import *
-known = [participant_entry(1, participant("edp-north", "certificate")), consent_entry(2, consent_key(7))]
+known = [participant_entry(1, participant("edp-north", "certificate")), consent_entry(2, 7)]
 store = filled(open_store(Path(sys.argv[1])), known)
 store.close()
 """
