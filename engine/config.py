@@ -100,7 +100,7 @@ class NodeConfig(Base, frozen=True, kw_only=True):
     node_id: Annotated[str, Meta(pattern="^[a-z0-9-]{1,40}$")]
     listener: Listener
     status: Status
-    redis: Redis | None  # None: the node lives on the HTTPS feed alone
+    redis: Redis | None = None  # None: the node lives on the HTTPS feed alone
     feed: Feed
     replica: Replica
     tokens: Tokens

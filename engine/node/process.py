@@ -75,6 +75,9 @@ def run_child(work: Work, argv: list[str]) -> int:
         return 0
     except Fault as fault:
         return _failed(reports, fault)
+    except Exception as error:
+        _log.exception("child_failed")
+        return _failed(reports, Fault(f"it failed with {type(error).__name__}"))
     return 0
 
 

@@ -1,6 +1,7 @@
 """Throw-away certificates for the listener's own tests, and a client that speaks raw bytes over mutual TLS."""
 
 import datetime
+import hashlib
 import ipaddress
 import ssl
 from collections.abc import Callable
@@ -74,6 +75,11 @@ class Authority:
         if files:
             context.load_cert_chain(*files)
         return context
+
+
+def thumbprint_of(certificate_file: Path) -> bytes:
+    """SHA-256 of the certificate's DER."""
+    return hashlib.sha256(ssl.PEM_cert_to_DER_cert(certificate_file.read_text())).digest()
 
 
 class RawClient:

@@ -1,0 +1,196 @@
+"""A whole node under test: the real supervisor, its real child processes, and callers over mutual TLS."""
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h11
+
+from tests.support.mutual_tls import Authority
+
+ROOT = Path(__file__).parents[2]
+WITHIN = 20.0
+SECRET = bytes(range(32))
+TRIVIAL = ("tests.support.node_children", "tests.support.node_children")
+MAIN = """
+import sys
+from pathlib import Path
+from engine.config import load_node_config
+from engine.errors import Fault
+from engine.node.supervisor import Modules, run_node
+path = Path(sys.argv[1])
+try:
+    run_node(load_node_config(path), path, Modules(*sys.argv[2:]))
+except Fault as fault:
+    sys.exit(fault.text)
+"""
+
+
+def eventually(condition: Callable[[], Any]) -> Any:
+    """Wait for the processes under test; they are not ours to await."""
+    deadline = time.monotonic() + WITHIN
+    while not (found := condition()):
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.01)
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class Running:
+    """A node under test."""
+
+    def __init__(
+        self,
+        directory: Path,
+        authority: Authority,
+        environment: dict[str, str],
+        *,
+        modules: tuple[str, ...] = TRIVIAL,
+        **settings: Any,
+    ) -> None:
+        self.authority = authority
+        self.runtime = directory / "run"
+        self.config = directory / "node.toml"
+        self.files = authority.issue("server")
+        (directory / "secret.key").write_bytes(SECRET)
+        self.config.write_text(self.settings(directory, **settings))
+        self.log = (directory / "log").open("wb")
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", MAIN, str(self.config), *modules],
+            cwd=ROOT,
+            stderr=self.log,
+            stdout=self.log,
+            env={**os.environ, **environment},
+            process_group=0,
+        )
+        self.client = authority.client_context(authority.issue("edp"))
+
+    def settings(
+        self, directory: Path, *, port: int = 0, host: str = "127.0.0.1", drain: float = 5.0, map_size: int = 1 << 28
+    ) -> str:
+        certificate, key = self.files
+        return f"""
+node-id = "node-a"
+runtime-directory = "{self.runtime}"
+workers = 2
+drain-timeout = {drain}
+[listener]
+port = {port}
+[listener.tls]
+certificate-file = "{certificate}"
+key-file = "{key}"
+client-ca-file = "{self.authority.file}"
+[status]
+host = "{host}"
+port = 0
+[feed]
+url = "https://localhost:1/feed"
+ca-file = "{self.authority.file}"
+certificate-file = "{certificate}"
+key-file = "{key}"
+mac-key-files = ["{directory / "secret.key"}"]
+meter-key-file = "{directory / "secret.key"}"
+[replica]
+directory = "{directory / "replica"}"
+map-size = {map_size}
+[tokens]
+issuer = "https://localhost:8450"
+"""
+
+    def described(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = json.loads((self.runtime / "node.json").read_bytes())
+        except OSError:
+            return {}
+        return found
+
+    def wait_ready(self) -> "Running":
+        eventually(lambda: self.process.poll() is not None or self.workers_run(2))
+        assert self.process.poll() is None, self.said()
+        return self
+
+    def workers_run(self, count: int) -> bool:
+        children = self.status("/statusz")[1].get("children", []) if self.described() else []
+        return sum(c["life"] == "running" and c["name"].startswith("worker") for c in children) == count
+
+    def pids(self) -> list[int]:
+        pids = self.described()["pids"]
+        return [pids["node"], pids["feeder"], *pids["workers"]]
+
+    def said(self) -> str:
+        return Path(self.log.name).read_text()
+
+    def status(self, page: str) -> tuple[int, dict[str, Any]]:
+        status, body = self.get(page)
+        return status, json.loads(body)
+
+    def get(self, page: str) -> tuple[int, bytes]:
+        url = f"http://127.0.0.1:{self.described()['ports']['status']}{page}"
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:
+                return answer.status, answer.read()
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read()
+
+    def connect(self) -> "Caller":
+        return Caller(self.described()["ports"]["introspection"], self.client)
+
+    def stop(self) -> None:
+        """Kill what this test started, by pid."""
+        for pid in {self.process.pid, *(self.pids() if self.described() else [])}:
+            if pid and alive(pid):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        self.log.close()
+
+
+class Caller:
+    """One keep-alive connection over mutual TLS."""
+
+    def __init__(self, port: int, context: ssl.SSLContext, host: str = "127.0.0.1") -> None:
+        plain = socket.create_connection((host, port), timeout=WITHIN)
+        self.socket = context.wrap_socket(plain, server_hostname="localhost")
+
+    def send(self, target: bytes = b"/") -> None:
+        self.socket.sendall(b"GET " + target + b" HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    def receive(self) -> tuple[int, bytes]:
+        connection = h11.Connection(h11.CLIENT)
+        connection.send(h11.Request(method="GET", target="/", headers=[("Host", "x")]))
+        connection.send(h11.EndOfMessage())
+        status, body = 0, b""
+        while not isinstance(event := connection.next_event(), h11.EndOfMessage):
+            if event is h11.NEED_DATA:
+                connection.receive_data(self.socket.recv(65536))
+            elif isinstance(event, h11.Response):
+                status = event.status_code
+            elif isinstance(event, h11.Data):
+                body += bytes(event.data)
+        return status, body
+
+    def ask(self) -> int:
+        """Returns the pid of the worker that answered."""
+        self.send()
+        status, body = self.receive()
+        assert status == 200
+        return int(body)
+
+    def close(self) -> None:
+        self.socket.close()
