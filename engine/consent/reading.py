@@ -4,6 +4,7 @@ msgspec stops at the first fault of a value. Here each member of a struct is con
 are walked, so that an integrator sees all faults at once. No text here quotes a value that was sent.
 """
 
+import functools
 import json
 import re
 import types
@@ -30,6 +31,15 @@ class Problem(msgspec.Struct, frozen=True):
 
     field: str
     text: str
+
+
+class _Member(msgspec.Struct, frozen=True):
+    """What one member of a struct must be. nested: the struct that it holds, if it holds one."""
+
+    name: str
+    kind: object
+    required: bool
+    nested: type[msgspec.Struct] | None
 
 
 class InvalidFields(Fault):
@@ -89,36 +99,53 @@ def _depth(value: object) -> int:
 
 def read_struct(value: object, kind: type[S], path: str = "") -> S:
     """Convert decoded JSON into a struct. Raises InvalidFields with every fault; path goes before each field."""
-    problems = [Problem((path + problem.field).rstrip("."), problem.text) for problem in _problems(value, kind)]
-    if problems:
-        raise InvalidFields(problems)
-    return msgspec.convert(value, kind)
+    converted = _converted(value, kind)
+    found = _problems(value, kind, fits=converted is not None)
+    problems = [Problem((path + problem.field).rstrip("."), problem.text) for problem in found]
+    if problems or converted is None:
+        raise InvalidFields(problems or [Problem(path.rstrip("."), "does not have the form of this type")])
+    return converted
 
 
-def _problems(value: object, kind: type[msgspec.Struct]) -> Iterator[Problem]:
-    """Each member by itself: known, of the right JSON type and form; none missing."""
+def _converted(value: object, kind: type[S]) -> S | None:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return None
+
+
+def _problems(value: object, kind: type[msgspec.Struct], *, fits: bool) -> Iterator[Problem]:
+    """Each member by itself: known, of the right JSON type and form; none missing.
+
+    fits: msgspec takes the value as a whole, so only our own rules are left to check, which is much quicker.
+    """
     if not isinstance(value, dict):
         yield Problem("", "must be an object")
         return
-    fields = {field.name: field for field in msgspec.structs.fields(kind)}
-    for name in value.keys() - fields.keys():
+    members = _layout(kind)
+    for name in value.keys() - members.keys():
         yield Problem(name if _MEMBER_NAME.fullmatch(name) else "", "is not a member of this type")
-    for name, field in fields.items():
+    for name, member in members.items():
         if name in value:
-            yield from _member_problems(name, value[name], field.type)
-        elif field.required:
+            yield from _member_problems(member, value[name], fits=fits)
+        elif member.required:
             yield Problem(name, "is missing")
 
 
-def _member_problems(name: str, value: object, kind: object) -> Iterator[Problem]:
-    nested = _nested(kind)
+@functools.cache  # resolving annotations takes ten times as long as checking a value against them
+def _layout(kind: type[msgspec.Struct]) -> dict[str, _Member]:
+    fields = msgspec.structs.fields(kind)
+    return {field.name: _Member(field.name, field.type, field.required, _nested(field.type)) for field in fields}
+
+
+def _member_problems(member: _Member, value: object, *, fits: bool) -> Iterator[Problem]:
     if value is None:
-        yield Problem(name, "must not be null")
-    elif nested is not None:
-        for problem in _problems(value, nested):
-            yield Problem(f"{name}.{problem.field}".rstrip("."), problem.text)
-    elif (text := _text_problem(value, kind)) is not None:
-        yield Problem(name, text)
+        yield Problem(member.name, "must not be null")
+    elif member.nested is not None:
+        for problem in _problems(value, member.nested, fits=fits):
+            yield Problem(f"{member.name}.{problem.field}".rstrip("."), problem.text)
+    elif (text := _text_problem(value, member.kind, fits=fits)) is not None:
+        yield Problem(member.name, text)
 
 
 def _nested(kind: object) -> type[msgspec.Struct] | None:
@@ -129,11 +156,11 @@ def _nested(kind: object) -> type[msgspec.Struct] | None:
     return next((c for c in choices if isinstance(c, type) and issubclass(c, msgspec.Struct)), None)
 
 
-def _text_problem(value: object, kind: object) -> str | None:
+def _text_problem(value: object, kind: object, *, fits: bool) -> str | None:
     if any(_CONTROL.search(text) for text in _texts(value)):
         return "must hold no control characters"
     try:
-        msgspec.convert(value, kind)
+        _ = None if fits else msgspec.convert(value, kind)
     except msgspec.ValidationError as error:
         return _in_our_words(str(error))
     if isinstance(value, list) and len(set(value)) != len(value):
