@@ -1,16 +1,21 @@
 """What the Redis link carries on one core of this process: GETs by many callers, by one, in batches; blocked reads.
 
-Rates are per second of this process's CPU time, so that a busy machine does not blur them.
-Run: `python -m bench.redis_link`. Starts a server of its own on a unix socket in a temporary folder.
+    .venv/bin/python bench/redis_link.py
+
+Rates are per second of this process's processor time: one core's, also on a machine that is shared. Starts a server
+of its own on a unix socket in a temporary folder.
 """
 
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Final
 
 import trio
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from admin.cli import embedded_redis
 from engine.feed.redis_client import RedisClient
