@@ -91,9 +91,13 @@ def new_consents(count: int, **changes: Any) -> list[Append]:
 
 def participant_event(client_id: str, role: Role = Role.NODE, *, version: int = 0, suspended: bool = False) -> Append:
     """A participant as it is after the event."""
-    record = ParticipantRecord(ClientId(client_id), role, suspended, ())
-    feed = FeedRecord(EntryKind.PARTICIPANT, client_id.encode(), _encode(record))
-    return Append(f"participant:{client_id}", "participant.registered", version, b"\x90", feed=feed)
+    return participant_record_event(ParticipantRecord(ClientId(client_id), role, suspended, ()), version=version)
+
+
+def participant_record_event(record: ParticipantRecord, *, version: int = 0) -> Append:
+    """The participant is as the record says after the event."""
+    feed = FeedRecord(EntryKind.PARTICIPANT, record.client_id.encode(), _encode(record))
+    return Append(f"participant:{record.client_id}", "participant.registered", version, b"\x90", feed=feed)
 
 
 def silent_event() -> Append:

@@ -1,0 +1,148 @@
+"""When is a revocation effective? When no node can answer `current` without it any more.
+
+It is *recorded* when its transaction commits at position N. It is *effective* as soon as every instance that the
+ledger's database admitted by then has said, under this incarnation, that it has applied N; or when WAIT_OUT has
+passed since the commit, because an answer asked for before it is worth nothing by then. An instance admitted later
+was answered with a position that includes N; one that is forgotten cannot be current. The time is counted from the
+call, which comes after the commit: a little too long, never too short.
+"""
+
+import enum
+from typing import Final
+
+import msgspec
+import trio
+
+from admin.ledger.instances import Member, View
+from admin.ledger.presence import WAIT_OUT
+from admin.ledger.register import Register
+from admin.ledger.store import LedgerUnavailable, Receipt
+from engine.clock import Seconds
+from engine.errors import Fault, Kind
+from engine.feed.entries import Position
+
+LOOK_EVERY: Final = Seconds(0.1)  # for instances that another process hears, and for those that are forgotten
+
+
+class Standing(enum.StrEnum):
+    """How far a write has come."""
+
+    RECORDED = "recorded"
+    EFFECTIVE = "effective"
+
+
+class How(enum.StrEnum):
+    """How it was concluded."""
+
+    ACKNOWLEDGED = "acknowledged"
+    WAITED_OUT = "waited_out"
+
+
+class NodeEffect(msgspec.Struct, frozen=True):
+    """One instance that could have answered without the write. last_heard: seconds since 1970."""
+
+    node_id: str
+    instance: str
+    acknowledged: bool
+    last_heard: float
+
+
+class Effect(msgspec.Struct, frozen=True):
+    """What a consumer may be told of a write. milliseconds: from the call to the conclusion."""
+
+    state: Standing
+    how: How | None  # None: not concluded within the time given
+    position: Position
+    nodes: tuple[NodeEffect, ...]
+    milliseconds: int
+
+
+class LedgerReplaced(Fault):
+    """The ledger is of another incarnation than the receipt: whether the write survived has to be looked up."""
+
+    kind = Kind.CONFLICT
+
+
+class Barrier:
+    """Waits for writes to be effective; any number at once."""
+
+    def __init__(self, register: Register) -> None:
+        self._register = register
+
+    async def wait_effective(
+        self,
+        receipt: Receipt,
+        timeout: Seconds,  # noqa: ASYNC109 - running out of it is an answer, not an error
+    ) -> Effect:
+        """Wait until the write is effective, at most `timeout` seconds; then it is `recorded`, which it was before.
+
+        Raises LedgerReplaced. A ledger that does not answer is waited for within the time-out.
+        """
+        wait = _Wait(self._register, receipt.position, trio.current_time(), timeout)
+        while (effect := await wait.look()) is None:
+            await wait.pause()
+        return effect
+
+
+class _Wait:
+    """One wait: who was there at the commit, and who of them has not said that it has the write."""
+
+    def __init__(self, register: Register, position: Position, began: float, timeout: Seconds) -> None:
+        self._register = register
+        self._position = position
+        self._began = began
+        self._over = began + WAIT_OUT
+        self._limit = began + timeout
+        self._watched: dict[str, Member] | None = None  # None: the table was not read since the commit
+
+    async def look(self) -> Effect | None:
+        """The effect, once there is one."""
+        now = trio.current_time()  # before the table is read: what is concluded held then
+        known = await self._read()
+        if known and not self._missing() and self._register.vouches_for(self._position):
+            return self._conclude(Standing.EFFECTIVE, How.ACKNOWLEDGED)
+        if known and now > self._over:
+            return self._conclude(Standing.EFFECTIVE, How.WAITED_OUT)
+        return self._conclude(Standing.RECORDED, None) if now >= self._limit else None
+
+    async def pause(self) -> None:
+        """Until the table is worth another look: everybody has spoken, or some time has passed."""
+        again = trio.current_time() + LOOK_EVERY
+        if self._limit > trio.current_time():
+            again = min(again, self._limit)
+        with trio.move_on_at(again):
+            while True:
+                await self._register.heard.wait()
+                if self._watched is not None and not self._missing() and self._register.vouches_for(self._position):
+                    return
+
+    async def _read(self) -> bool:
+        """Bring the table up to date; False when the ledger does not answer."""
+        try:
+            view = await self._register.view()
+        except LedgerUnavailable:
+            return False
+        if view.position.incarnation != self._position.incarnation:
+            raise LedgerReplaced("the ledger was restored meanwhile; look the write up again")
+        self._watch(view)
+        return True
+
+    def _watch(self, view: View) -> None:
+        """Those there at the first look after the commit; whoever was forgotten since cannot be current any more."""
+        if self._watched is None:
+            self._watched = view.members
+        self._watched = {name: view.members[name] for name in self._watched if name in view.members}
+
+    def _missing(self) -> list[Member]:
+        members = (self._watched or {}).values()
+        return [member for member in members if not self._register.presence.has_applied(member, self._position)]
+
+    def _conclude(self, state: Standing, how: How | None) -> Effect:
+        nodes = tuple(self._node(member) for member in (self._watched or {}).values())
+        took = trio.current_time() - self._began
+        return Effect(state, how, self._position, nodes, round(took * 1000))
+
+    def _node(self, member: Member) -> NodeEffect:
+        presence = self._register.presence
+        said = presence.has_applied(member, self._position)
+        return NodeEffect(member.node_id, member.instance, said, presence.last_heard(member))

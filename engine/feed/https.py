@@ -1,0 +1,241 @@
+"""The feed service as a node calls it: snapshot, entries, check, keys, reports, claims, over mTLS.
+
+httpx2 loses a place in its pool for ever when a call is cancelled while it connects. So the time limits are
+httpx2's own; a client in which a call was cancelled, or whose pool ran dry, is retired: calls under way finish on
+it, later ones get a new one, and the last to leave closes it. Nothing of httpx2 crosses this border.
+"""
+
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Final, TypeVar
+
+import httpx2
+import msgspec
+import trio
+
+from engine.clock import Seconds
+from engine.config import Feed
+from engine.errors import Fault, Kind
+from engine.feed.entries import Position
+from engine.feed.frames import BrokenFrames, FrameReader
+from engine.feed.questions import Answer, Question
+
+T = TypeVar("T")
+
+CONNECT: Final = Seconds(3.0)  # TCP and TLS; a node turns to another address after that
+READ: Final = Seconds(5.0)  # between two pieces of an answer, the long poll's wait apart
+POOL: Final = Seconds(2.0)
+CLOSING: Final = Seconds(2.0)  # for closing a retired client's connections
+CONNECTIONS: Final = 16  # a long poll, a check, a snapshot, and claims of the workers
+
+
+class FeedUnavailable(Fault):
+    """No connection, no answer in time, or the service cannot serve now. A report or claim may have been taken."""
+
+    kind = Kind.UNAVAILABLE
+
+
+class WrongIncarnation(Fault):
+    """The position asked about is of another incarnation than the ledger."""
+
+    kind = Kind.CONFLICT
+
+
+class FeedForbidden(Fault):
+    """The service knows us and refuses: not a node, suspended, or speaking for another."""
+
+    kind = Kind.FORBIDDEN
+
+
+class FeedBroken(Fault):
+    """The service answered what cannot be read, or refused what we sent as wrong."""
+
+    kind = Kind.BROKEN
+
+
+class _Place(msgspec.Struct, frozen=True):
+    incarnation: str
+    seq: int
+
+
+class _Held(msgspec.Struct, frozen=True):
+    held: bool
+
+
+class _Lease:
+    """A client with the number of calls under way on it."""
+
+    __slots__ = ("calls", "client", "retired")
+
+    def __init__(self, client: httpx2.AsyncClient) -> None:
+        self.client = client
+        self.calls = 0
+        self.retired = False
+
+
+class FeedClient:
+    """Calls the feed service. Every method raises FeedUnavailable, FeedForbidden and FeedBroken.
+
+    url: `https://host:port/feed`. tls: with our certificate and the service's authority. Any task may call, any
+    call may be cancelled.
+    """
+
+    def __init__(self, url: str, tls: ssl.SSLContext) -> None:
+        self._url = url.rstrip("/")
+        self._tls = tls
+        self._lease: _Lease | None = None
+
+    @classmethod
+    def of(cls, settings: Feed) -> "FeedClient":
+        """The client that the settings describe. Raises FeedBroken when the certificate files cannot be read."""
+        try:
+            tls = ssl.create_default_context(cafile=str(settings.ca_file))
+            tls.minimum_version = ssl.TLSVersion.TLSv1_2
+            tls.load_cert_chain(settings.certificate_file, settings.key_file)
+        except (OSError, ssl.SSLError) as error:
+            raise FeedBroken("the feed's certificate files cannot be read", detail=str(error)) from error
+        return cls(settings.url, tls)
+
+    async def aclose(self) -> None:
+        """Close the connections, or leave that to the last call under way. Later calls open new ones."""
+        lease = self._lease
+        if lease is not None:
+            self._retire(lease)
+            if lease.calls == 0:
+                await _close(lease.client)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Sealed entries between two marks; `engine.feed.snapshots.SnapshotCheck` says whether they are whole."""
+        async with self._answer("GET", "/snapshot") as response, aclosing(_frames_of(response)) as sealed:
+            yield sealed
+
+    async def entries(self, after: Position, wait: Seconds) -> list[bytes]:
+        """Sealed entries after a position, in order; waits up to `wait` seconds for the first; may be empty.
+
+        There may be more: ask again after the last one. Raises WrongIncarnation.
+        """
+        asked: dict[str, str | int | float] = {"incarnation": after.incarnation, "after": after.seq, "wait": wait}
+        timeout = httpx2.Timeout(READ, connect=CONNECT, pool=POOL, read=READ + wait)
+        async with self._answer("GET", "/entries", params=asked, timeout=timeout) as response:
+            return [sealed async for sealed in _frames_of(response)]
+
+    async def check(self, question: Question) -> Answer:
+        """The ledger's position, read while we wait; also says what we have applied."""
+        body = {name: getattr(question, name) for name in question.__struct_fields__}
+        place = _decode(await self._call("POST", "/check", content=msgspec.json.encode(body)), _Place)
+        return Answer(question.instance, question.nonce, place.incarnation, place.seq)
+
+    async def keys(self) -> bytes:
+        """The issuer's verification keys: JSON with the members `issuer` and `jwks`."""
+        return await self._call("GET", "/keys")
+
+    async def report(self, idempotency_key: str, body: bytes) -> None:
+        """Hand over a JSON array of reports; the same key with the same body may be sent again."""
+        await self._call("POST", "/reports", content=body, headers={"Idempotency-Key": idempotency_key})
+
+    async def claim(self, consent_id: str, edp: str, share_id: str) -> bool:
+        """Claim a one-off consent for a share; True = this share holds it, now or from before."""
+        body = msgspec.json.encode({"consent_id": consent_id, "edp": edp, "share_id": share_id})
+        return _decode(await self._call("POST", "/claims", content=body), _Held).held
+
+    async def _call(
+        self, method: str, path: str, *, content: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> bytes:
+        async with self._answer(method, path, content=content, headers=headers) as response:
+            return await response.aread()
+
+    @asynccontextmanager
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, str | int | float] | None = None,
+        content: bytes | None = None,
+        headers: dict[str, str] | None = None,
+        timeout: httpx2.Timeout = httpx2.Timeout(READ, connect=CONNECT, pool=POOL),  # noqa: ASYNC109, B008 - httpx2's own limits, frozen
+    ) -> AsyncIterator[httpx2.Response]:
+        """A successful response whose body is still to be read; every other one as a fault."""
+        sent = {"Content-Type": "application/json", **(headers or {})} if content is not None else headers
+        try:
+            async with (
+                self._leased() as client,
+                client.stream(
+                    method, self._url + path, params=params, content=content, headers=sent, timeout=timeout
+                ) as response,
+            ):
+                if not response.is_success:
+                    raise _refusal(response.status_code, await response.aread())
+                yield response
+        except (httpx2.HTTPError, httpx2.StreamError, ssl.SSLError, OSError) as error:
+            raise FeedUnavailable("the feed service does not answer", detail=repr(error)) from error
+
+    @asynccontextmanager
+    async def _leased(self) -> AsyncIterator[httpx2.AsyncClient]:
+        lease = self._lease
+        if lease is None:
+            lease = self._lease = _Lease(self._open())
+        lease.calls += 1
+        sound = False  # cancelled, alone or in a group: whatever is no Exception leaves it so
+        try:
+            yield lease.client
+            sound = True
+        except Exception as error:
+            sound = not isinstance(error, httpx2.PoolTimeout)
+            raise
+        finally:
+            lease.calls -= 1
+            if not sound:
+                self._retire(lease)
+            if lease.retired and lease.calls == 0:
+                await _close(lease.client)
+
+    def _open(self) -> httpx2.AsyncClient:
+        limits = httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=60.0)
+        return httpx2.AsyncClient(verify=self._tls, limits=limits, trust_env=False, follow_redirects=False)
+
+    def _retire(self, lease: _Lease) -> None:
+        """Take no more calls on that client."""
+        lease.retired = True
+        if lease is self._lease:
+            self._lease = None
+
+
+async def _close(client: httpx2.AsyncClient) -> None:
+    with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSING):
+        await client.aclose()
+
+
+async def _frames_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
+    """The frames of a body. Raises FeedBroken; a body that is cut off in the middle of a frame is one."""
+    reader = FrameReader()
+    try:
+        async with aclosing(response.aiter_bytes()) as pieces:
+            async for piece in pieces:
+                for payload in reader.feed(piece):
+                    yield payload
+        reader.finish()
+    except BrokenFrames as fault:
+        raise FeedBroken("the feed service sent what is not a row of entries", detail=fault.detail) from fault
+    except httpx2.HTTPError as error:
+        raise FeedUnavailable("the feed service broke off", detail=repr(error)) from error
+
+
+def _refusal(status: int, body: bytes) -> Fault:
+    detail = f"{status}: {body[:300]!r}"
+    if status == 409:
+        return WrongIncarnation("the ledger is of another incarnation", detail=detail)
+    if status in (401, 403):
+        return FeedForbidden("the feed service refuses us", detail=detail)
+    if status == 429 or status >= 500:
+        return FeedUnavailable("the feed service cannot serve now", detail=detail)
+    return FeedBroken("the feed service did not understand us", detail=detail)
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise FeedBroken("the feed service's answer could not be read", detail=str(error)) from error
