@@ -91,6 +91,8 @@ class Walk:
 
     def _fault_in(self, event: StoredEvent) -> str | None:
         restored = event.position.incarnation != self.incarnation and event.tag == "ledger.restored"
+        if event.position.seq <= self.seq:
+            return "its number is out of order"
         if event.position.seq != self.seq + 1 and not restored:
             return f"events {self.seq + 1} to {event.position.seq - 1} are missing before it"
         if self.incarnation not in {None, event.position.incarnation} and not restored:

@@ -187,6 +187,7 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _prepare_postgres(patience: Seconds, connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection has no type
     with connection.cursor() as cursor:
         cursor.execute("SET TIME ZONE 'UTC'")
+        cursor.execute("SET jit = off")  # our statements are short; compiling them takes longer than running them
         cursor.execute(f"SET lock_timeout = {int(1000 * patience)}")
         cursor.execute("SET statement_timeout = 60000")
         cursor.execute("SET idle_in_transaction_session_timeout = 60000")
