@@ -175,10 +175,10 @@ class Feeder:
         generation = self._store.begin_generation()
         try:
             reports = await self._fill(generation)
+            self._store.adopt(generation)  # no await since the bound was worked out: nothing was applied meanwhile
         except BaseException:
             self._store.abandon(generation)
             raise
-        self._store.adopt(generation)  # no await since the bound was worked out: nothing was applied meanwhile
         self._snapshots += 1
         self.follower.begin_anew()
         self.follower.keys_changed.ring()

@@ -47,10 +47,11 @@ class View:
     bound: None = there is no replica; then every record is missing too. Methods raise BrokenReplica.
     """
 
-    __slots__ = ("_get", "_opened", "_txn", "bound")
+    __slots__ = ("_get", "_opened", "_replica", "_txn", "bound")
 
-    def __init__(self, opened: "_Opened | None") -> None:
+    def __init__(self, opened: "_Opened | None", replica: "Replica | None" = None) -> None:
         self._opened = opened
+        self._replica = replica
 
     def __enter__(self) -> Self:
         opened = self._opened
@@ -67,8 +68,19 @@ class View:
             opened.unchanged = True
         else:
             opened.take_bound(raw or b"")
+            if opened.moved:
+                return self._move_over()
         self.bound = opened.bound
         return self
+
+    def _move_over(self) -> Self:
+        """The file was replaced: what stands in it counts no more, not even in this request.
+
+        From here on the feeder may have acknowledged what only the new file knows.
+        """
+        self._txn.abort()
+        self._opened = None if self._replica is None else self._replica.moved_to()
+        return self.__enter__()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -139,16 +151,27 @@ class Replica:
     def transaction(self) -> View:
         """A view of now: `with replica.transaction() as view`. Raises ReplicaUnreadable, BrokenReplica."""
         opened = self._opened
-        if opened is None or opened.moved or (opened.unchanged and self._monotonic() >= self._look_at):
+        if opened is None or (opened.unchanged and self._monotonic() >= self._look_at):
             self.refresh()
             opened = self._opened
-        return View(opened)
+        return View(opened, self)
+
+    def moved_to(self) -> "_Opened | None":
+        """What took the place of a generation that says so; None: nothing has yet."""
+        replaced = self._opened
+        self.refresh()
+        if self._opened is not replaced:
+            return self._opened
+        if replaced is not None:
+            replaced.forget_bound()  # the writer may take its word back
+        return None
 
     def refresh(self) -> None:
         """Open the generation in use if another one is open. Cheap; call it from a timer as well.
 
         Requests look by themselves: at once when the writer left word in the old file, and every LOOK_EVERY
-        while the bound stands still (a writer that threw the file away could leave no word).
+        while the bound stands still (a writer that threw the file away could leave no word; then the old bound
+        runs out, and the barrier waits for that, because the instance that earned it is silent).
         """
         self._look_at = self._monotonic() + LOOK_EVERY
         for _ in range(3):  # a generation may vanish between reading the link and opening it
@@ -205,6 +228,9 @@ class _Opened:
         self.unchanged = False
         self.bound, self.moved = layout.unpack_bound(raw)
         self.raw_bound = raw
+
+    def forget_bound(self) -> None:
+        self.raw_bound, self.bound, self.moved = b"", None, False
 
     def participant_of(self, value: bytes) -> ParticipantRecord:
         record = self._participants.get(value)

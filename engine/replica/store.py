@@ -18,7 +18,14 @@ from engine.decision.freshness import Bound
 from engine.errors import Fault, Kind
 from engine.feed.entries import Entry, EntryKind
 from engine.replica import generations, layout
-from engine.replica.environment import Database, Environment, ReplicaUnreadable, WriteTransaction
+from engine.replica.environment import (
+    Database,
+    Environment,
+    ReplicaFull,
+    ReplicaUnreadable,
+    WriteTransaction,
+    translated,
+)
 from engine.replica.generations import Generations, WriterLock
 from engine.replica.layout import STAMP_BYTES, BrokenReplica, stamp, stamped_at
 
@@ -42,9 +49,14 @@ class Generation:
 
     def bound(self) -> Bound:
         """The stored bound. Raises BrokenReplica when there is none."""
-        with self.environment.lmdb.begin() as txn:
+        with translated(), self.environment.lmdb.begin() as txn:
             bound, _ = layout.unpack_bound(txn.get(layout.BOUND_KEY, b"", db=self.environment.meta))
         return bound
+
+    def put_bound(self, bound: Bound, *, moved: bool = False) -> None:
+        """Write the bound alone. moved: tell readers that another generation takes this one's place."""
+        with self.environment.writing() as txn:
+            txn.put(layout.BOUND_KEY, layout.pack_bound(bound, moved=moved), db=self.environment.meta)
 
     def seal(self, bound: Bound, keys: bytes | None = None) -> None:
         """Write format, bound and the verification keys known so far: from here on the generation is complete."""
@@ -104,11 +116,13 @@ class ReplicaStore:
             generation = Generation(path, map_size=self._map_size)
             try:
                 generation.environment.check_whole()
-                self.bound = generation.bound()
+                bound = generation.bound()
+                generation.put_bound(bound)  # a writer that died while it moved on may have left its word
+                self.bound = bound
             except BaseException:
                 generation.close(clean=False)
                 raise
-        except (BrokenReplica, ReplicaUnreadable, OSError) as error:
+        except (BrokenReplica, ReplicaUnreadable, ReplicaFull, OSError) as error:
             self.discarded = str(error)
             return
         generations.mark_open(path, self._boot_id)
@@ -156,16 +170,24 @@ class ReplicaStore:
             raise
 
     def adopt(self, generation: Generation) -> None:
-        """Put a sealed generation in the place of the one in use; readers move over by themselves."""
+        """Put a sealed generation in the place of the one in use; readers move over by themselves.
+
+        They are told first: once this returns, the new position may be acknowledged, and nobody may answer from
+        the old file any more. If it fails, the generation in use stays in use.
+        """
         bound = generation.bound()
         previous, was = self._generation, self.bound
-        self._generations.switch_to(generation.path)
+        if previous is not None and was is not None:
+            previous.put_bound(was, moved=True)
+        try:
+            self._generations.switch_to(generation.path)
+        except BaseException:
+            if previous is not None and was is not None:
+                previous.put_bound(was)
+            raise
         self._generation, self.bound = generation, bound
         self._sweeps.clear()
-        if previous is not None and was is not None:
-            with previous.environment.writing() as txn:
-                moved = layout.pack_bound(was, moved=True)
-                txn.put(layout.BOUND_KEY, moved, db=previous.environment.meta)
+        if previous is not None:
             previous.close(clean=False)
         self._generations.remove_others(generation.path)
 

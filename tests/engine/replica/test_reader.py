@@ -141,16 +141,41 @@ def test_the_first_replica_is_found_when_it_comes(writer: Writer, tmp_path: Path
     replica.close()
 
 
-def test_a_swapped_in_replica_is_found_by_the_word_left_in_the_old_one(writer: Writer, tmp_path: Path) -> None:
+def test_nobody_answers_from_a_replaced_file(writer: Writer, tmp_path: Path) -> None:
+    """Once another file is in place its position may be acknowledged: not one request may still see the old one."""
     writer.do("filled(store)")
-    replica = reader(tmp_path)  # its clock stands still: only the word can tell
+    replica = reader(tmp_path)  # its clock stands still: only the word left in the old file can tell
     with replica.transaction() as view:
         assert view.bound == bound(0)
     writer.do(SWAP)
-    with replica.transaction() as view:  # the word is read here, with the old bound, which never grows again
-        assert view.bound == bound(0)
     with replica.transaction() as view:
         assert view.bound == bound(9)
+    replica.close()
+
+
+def test_while_the_file_is_being_replaced_there_is_no_replica(writer: Writer, tmp_path: Path) -> None:
+    writer.do("filled(store, [consent_entry(1, 1)])")
+    replica = reader(tmp_path)
+    writer.do("store._generation.put_bound(bound(1), moved=True)")
+    for _ in range(2):
+        with replica.transaction() as view:
+            assert view.bound is None
+            assert view.consent(consent_key(1)) is None
+    writer.do("store._generation.put_bound(bound(1))")  # it did not come to that
+    with replica.transaction() as view:
+        assert view.bound == bound(1)
+    replica.close()
+
+
+def test_a_word_left_by_a_writer_that_died_moving_on_is_taken_back(tmp_path: Path) -> None:
+    with Writer(tmp_path) as writer:
+        writer.do("filled(store, [consent_entry(1, 1)])")
+        writer.do("store._generation.put_bound(bound(1), moved=True)")
+    replica = reader(tmp_path)
+    with Writer(tmp_path) as successor:
+        successor.do("assert store.bound == bound(1)")
+        with replica.transaction() as view:
+            assert view.bound == bound(1)
     replica.close()
 
 
