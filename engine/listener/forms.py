@@ -7,6 +7,7 @@ token alone, takes a short way with the same result.
 
 import re
 from typing import ClassVar, Final
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 
@@ -41,10 +42,9 @@ class Form(msgspec.Struct, frozen=True, gc=False):
         return any((self.client_secret, self.client_assertion, self.client_assertion_type))
 
 
-_KNOWN: Final = frozenset(field.encode() for field in Form.__struct_fields__)
+_TOKEN: Final = b"token"
+_KNOWN: Final = {field.encode(): field for field in Form.__struct_fields__}
 _BROKEN_ESCAPE: Final = re.compile(rb"%(?![0-9A-Fa-f]{2})")
-_ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
-_OCTETS: Final = {b"%02x" % octet: bytes((octet,)) for octet in range(256)}
 
 
 def read_form(body: bytes) -> Form:
@@ -57,30 +57,25 @@ def read_form(body: bytes) -> Form:
 
 
 def _read(body: bytes) -> Form:
+    if _BROKEN_ESCAPE.search(body):
+        raise BadForm("the percent encoding is broken")
     values: dict[bytes, bytes] = {}
-    for pair in body.split(b"&"):
-        if not pair:
-            continue
-        raw_name, _, raw_value = pair.partition(b"=")
-        name, value = _decode(raw_name), _decode(raw_value)
+    for pair in body.replace(b"+", b" ").split(b"&"):
+        name, _, value = pair.partition(b"=")
+        if b"%" in pair:
+            name, value = _unescape(name), _unescape(value)
         if name not in _KNOWN:
             continue
         if name in values:
             raise BadForm("a parameter is repeated")
         values[name] = value
-    token = values.pop(b"token", b"")
-    texts = {name.decode(): value.decode() for name, value in values.items() if value}
-    return Form(token=token or None, **texts)
+    token = values.pop(_TOKEN, b"")
+    return Form(token or None, **{_KNOWN[name]: value.decode() for name, value in values.items() if value})
 
 
-def _decode(raw: bytes) -> bytes:
-    """One name or value (URL Standard section 5.1), decoded octets held to ASCII as well."""
-    plain = raw.replace(b"+", b" ")
-    if b"%" not in plain:
-        return plain
-    if _BROKEN_ESCAPE.search(plain):
-        raise BadForm("the percent encoding is broken")
-    decoded = _ESCAPE.sub(lambda match: _OCTETS[match[1].lower()], plain)
-    if not decoded.isascii() or b"\0" in decoded:
+def _unescape(raw: bytes) -> bytes:
+    """One name or value whose escapes are whole (URL Standard section 5.1), the octets held to ASCII as well."""
+    octets = unquote_to_bytes(raw)
+    if not octets.isascii() or b"\0" in octets:
         raise BadForm("the body holds bytes outside ASCII, or NUL")
-    return decoded
+    return octets

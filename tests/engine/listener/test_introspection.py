@@ -10,6 +10,8 @@ import msgspec
 import pytest
 import trio
 import trio.testing
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from admin.pki.keys import FileTokenSigner, TokenKey
 from engine.clock import UnixTime
@@ -566,3 +568,40 @@ async def test_a_forged_caller_costs_no_look_at_the_token(node: Node, good: byte
     """Section 8: nothing about the token is looked at before the caller is known."""
     await node.ask(good, "stranger")
     assert node.endpoint._memo.statistics().misses == 0
+
+
+HEADER_NAMES = st.sampled_from([b"content-type", b"accept", b"authorization", b"x-request-id", b"host", b"cookie"])
+HEADER_VALUES = st.one_of(
+    st.sampled_from([FORM[1], b"application/json", b"*/*;q=0", b"Bearer x", b"id-1"]), st.binary(max_size=30)
+)
+FIELDS = st.lists(
+    st.tuples(
+        st.sampled_from([*WINDOW, "token", "client_id", "ccs_share_id", "token_type_hint", "other"]),
+        st.one_of(st.sampled_from([*WINDOW.values(), "edp-1", "a.b.c"]), st.text(max_size=12)),
+    ),
+    max_size=8,
+)
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    method=st.sampled_from([b"POST", b"POST", b"POST", b"GET", b"HEAD"]),
+    target=st.sampled_from([b"/introspect", b"/introspect?token=a"]),
+    headers=st.lists(st.tuples(HEADER_NAMES, HEADER_VALUES), max_size=5),
+    body=st.one_of(st.binary(max_size=200), FIELDS.map(lambda fields: urlencode(fields).encode())),
+    is_form=st.booleans(),
+)
+def test_no_request_ends_in_anything_but_an_answer_of_the_sheet(
+    node: Node, method: bytes, target: bytes, headers: list[tuple[bytes, bytes]], body: bytes, is_form: bool
+) -> None:
+    node.clock.pass_seconds(1)  # a new second's allowance; nothing here is a token, so the node's state is no matter
+    node.apply()
+    sent = tuple(headers) + ((FORM,) if is_form else ())
+
+    async def ask() -> Response:
+        return await node.ask(None, method=method, target=target, headers=sent, body=body)
+
+    response = trio.run(ask)
+    assert response.status in {200, 400, 401, 405, 406, 415}
+    assert response.body == b'{"active":false}' if response.status == 200 else b'"error"' in response.body
+    assert all(b"\r" not in value and b"\n" not in value for _, value in response.headers)
