@@ -30,6 +30,7 @@ class Running:
         self._config.write_text(FREE_PORTS + f"consents = {consents}\nworkers = {workers}\n" + settings)
         self.output = state.parent / f"{state.name}.out"
         self.process: subprocess.Popen[bytes] | None = None
+        self._callers: list[Caller] = []
 
     def start(self) -> "Running":
         with self.output.open("ab") as output:
@@ -56,6 +57,7 @@ class Running:
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         assert self.process is not None
+        self.close_callers()
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(START_WITHIN)
@@ -79,10 +81,20 @@ class Running:
         return context
 
     def caller(self, client: str = "edp-1") -> "Caller":
-        return Caller(self.about["introspection_endpoint"], self.context(client))
+        return self._connected(self.about["introspection_endpoint"], client)
 
     def machine(self, client: str = "operator-1") -> "Caller":
-        return Caller(self.about["admin_mtls_url"], self.context(client))
+        return self._connected(self.about["admin_mtls_url"], client)
+
+    def _connected(self, url: str, client: str) -> "Caller":
+        caller = Caller(url, self.context(client))
+        self._callers.append(caller)
+        return caller
+
+    def close_callers(self) -> None:
+        """Close every connection that was handed out."""
+        while self._callers:
+            self._callers.pop().close()
 
     def node_status(self) -> dict[str, Any]:
         url = urlsplit(self.about["node_status_url"])
@@ -144,9 +156,16 @@ def kill(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
     os.kill(pid, number)
 
 
-@pytest.fixture(scope="session")
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+@pytest.fixture
+def sandbox(shared_sandbox: Running) -> Iterator[Running]:
     """One sandbox for the whole run. Who breaks a part of it waits until it is whole again."""
+    yield shared_sandbox
+    shared_sandbox.close_callers()
+
+
+@pytest.fixture(scope="session")
+def shared_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The processes behind `sandbox`."""
     running = Running(tmp_path_factory.mktemp("sandbox") / "var").start()
     yield running
     assert running.stop() == 0, running.output.read_text()

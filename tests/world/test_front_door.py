@@ -48,7 +48,8 @@ def test_the_readmes_commands_work_when_pasted(sandbox: Running, checkout: Path)
     asked = run_as_written(blocks[0], sandbox, checkout)
     assert json.loads(asked.splitlines()[-1])["active"] is True
     revoked = json.loads(run_as_written(blocks[1], sandbox, checkout))
-    assert (revoked["state"], revoked["nodes"]) == ("effective", ["node-1"])
+    assert (revoked["state"], revoked["how"]) == ("effective", "acknowledged")
+    assert [(node["node_id"], node["acknowledged"]) for node in revoked["nodes"]] == [("node-1", True)]
     introspect = blocks[0][blocks[0].index("curl") :]
     assert json.loads(run_as_written(introspect, sandbox, checkout)) == {"active": False}
 
