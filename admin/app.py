@@ -7,7 +7,8 @@ nothing but the parts they are given, so that a page of one can never be reached
 import os
 import signal
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from time import time
@@ -87,8 +88,7 @@ async def run_admin(
     """
     clock = SystemClock()
     keys, first = load_secrets(config), first_participants(config.bootstrap, clock.now())
-    sockets = await _open_listeners(config.web)
-    async with open_ledger(config.ledger, clock) as ledger:
+    async with _listening(config.web) as sockets, open_ledger(config.ledger, clock) as ledger:
         await register_first(ledger, first)
         await publish_keys(ledger, keys.issuer, keys.jwks, clock.now())
         background = Background(config, ledger, keys, clock)
@@ -105,7 +105,7 @@ async def run_admin(
 
 def public_app(config: AdminConfig, keys: Secrets) -> EdgeApp:
     """Metadata, keys and the landing page: what anybody may see."""
-    app = edge_app("admin.public")
+    app = edge_app()
     document = metadata(config.issuer.issuer, config.introspection_endpoint)
     app.register_blueprint(public_views(document, keys.jwks))
     app.register_blueprint(landing_views(config.ledger.kind))
@@ -114,7 +114,7 @@ def public_app(config: AdminConfig, keys: Secrets) -> EdgeApp:
 
 def machine_app(*blueprints: Blueprint) -> EdgeApp:
     """The machine listener's application, with its OpenAPI document."""
-    app = edge_app("admin.machine")
+    app = edge_app()
     describe(app, title=TITLE, version=VERSION)
     for blueprint in blueprints:
         app.register_blueprint(blueprint)
@@ -153,7 +153,7 @@ def feed_views(ledger: SqlLedger, keys: Secrets, background: Background, callers
 
 def console_app(config: AdminConfig, background: Background, clock: Clock) -> EdgeApp:
     """The operators' status page."""
-    app = edge_app("admin.console")
+    app = edge_app()
 
     async def status() -> Status:
         view = await background.register.view()
@@ -189,15 +189,19 @@ def _row(member: Member, head: int, last_heard: float, now: float) -> NodeRow:
     )
 
 
-async def _open_listeners(web: Web) -> tuple[Listening, Listening, Listening]:
+@asynccontextmanager
+async def _listening(web: Web) -> AsyncIterator[list[Listening]]:
     """Public, machine, console; only machines are asked for a certificate. Raises CannotListen."""
     plain = tls_context(web.tls, client_certificates=False)
     mutual = tls_context(web.tls, client_certificates=True)
-    return (
-        Listening(await listen(web.host, web.public_port), plain),
-        Listening(await listen(web.host, web.machine_port), mutual),
-        Listening(await listen(web.host, web.console_port), plain),
-    )
+    opened: list[Listening] = []
+    try:
+        for port, tls in ((web.public_port, plain), (web.machine_port, mutual), (web.console_port, plain)):
+            opened.append(Listening(await listen(web.host, port), tls))
+        yield opened
+    finally:
+        for listener in (one for listening in opened for one in listening.listeners):
+            await trio.aclose_forcefully(listener)
 
 
 async def _serve_until_stopped(

@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-import structlog
 import trio
 from cryptography import x509
 from hypercorn.app_wrappers import ASGIWrapper
@@ -25,6 +24,7 @@ from trio import TaskStatus
 
 from engine.clock import Seconds
 from engine.consent.records import Thumbprint
+from engine.telemetry.logs import logger
 
 EXTENSION: Final = "tls"
 LEAF_DER: Final = "ccs_client_cert_der"  # ours, beside the extension's members: spares decoding PEM on each request
@@ -32,7 +32,7 @@ WRITE_TIMEOUT: Final = Seconds(30.0)  # a peer that reads nothing for so long is
 GRACE: Final = Seconds(5.0)  # what requests in flight get to finish once a stop was asked for
 _TLS_VERSIONS: Final = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
-_log = structlog.get_logger("ccs.admin.listener")
+_log = logger("admin.listener")
 
 
 def client_certificate(scope: Mapping[str, Any]) -> bytes | None:
@@ -100,7 +100,7 @@ class CertificateServer(TCPServer):
             self.app = _WithTls(self.app, describe(self.stream))
             await super().run()
         except* Exception as errors:
-            _log.exception("connection failed", exc_info=errors)
+            _log.exception("connection_failed", exc_info=errors)
 
     async def protocol_send(self, event: Event) -> None:
         """As upstream, with a deadline on the shielded write: a silent peer must not hold up a stop."""

@@ -61,7 +61,7 @@ class AdminConfig(Base, frozen=True, kw_only=True):
     issuer: Issuer
     web: Web
     feed: Feed
-    redis: Redis | None
+    redis: Redis | None = None  # None: nodes live on the feed over HTTPS alone
     introspection_endpoint: str  # the engine's, for metadata
     bootstrap: tuple[Bootstrap, ...] = ()
     log_level: str = "info"

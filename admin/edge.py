@@ -10,7 +10,6 @@ from http import HTTPStatus
 from typing import Any, Final, TypeVar
 
 import msgspec
-import structlog
 import trio
 from quart import Response, g, request
 from quart_trio import QuartTrio
@@ -18,6 +17,7 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unsupporte
 
 from engine.consent.reading import MAX_TEXT_BYTES, InvalidFields, read_struct, strict_json
 from engine.errors import Fault, Kind
+from engine.telemetry.logs import logger
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -38,9 +38,9 @@ STATUSES: Final[dict[Kind, HTTPStatus]] = {
 }
 _WAITS: Final = frozenset({Kind.TOO_MANY, Kind.UNAVAILABLE})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
-_log = structlog.get_logger("ccs.admin.edge")
+_log = logger("admin.edge")
 
 
 class FieldError(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ class EdgeApp(QuartTrio):
             cancelled, others = error.split(trio.Cancelled)
             if cancelled is not None or others is None:
                 raise error
-            _log.error("exception group in a view", exc_info=error, request_id=request_id())
+            _log.error("views_failed", exc_info=error, request_id=request_id())
             error = others.exceptions[0] if len(others.exceptions) == 1 else _Several()
         return await super().handle_user_exception(error)
 
@@ -136,9 +136,9 @@ def request_id() -> str:
     return drawn
 
 
-def edge_app(name: str) -> EdgeApp:
+def edge_app() -> EdgeApp:
     """An application with the edge in place, for the composition root to hang blueprints on."""
-    app = EdgeApp(name, static_folder=None)
+    app = EdgeApp("admin", static_folder=None)  # the package whose templates it renders
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # an unknown method is 405, OPTIONS included
     app.register_error_handler(Fault, _fault)
@@ -150,7 +150,7 @@ def edge_app(name: str) -> EdgeApp:
 
 async def _fault(fault: Fault) -> Response:
     if fault.detail or fault.kind in (Kind.BROKEN, Kind.UNAVAILABLE):
-        _log.warning("fault", code=code_of(fault), text=fault.text, detail=fault.detail, request_id=request_id())
+        _log.warning("refused", code=code_of(fault), text=fault.text, detail=fault.detail, request_id=request_id())
     response = problem(problem_of(fault))
     if fault.kind in _WAITS:
         response.headers["Retry-After"] = str(RETRY_AFTER)
@@ -168,7 +168,7 @@ async def _http_refusal(refusal: HTTPException) -> Response:
 
 
 async def _bare(error: Exception) -> Response:
-    _log.error("unexpected exception in a view", exc_info=error, request_id=request_id())
+    _log.error("view_failed", exc_info=error, request_id=request_id())
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     return problem(Problem(status, status.phrase, "internal"))
 

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Final
 
 import msgspec
-import structlog
 import trio
 
 from admin.consents.commands import expire
@@ -24,6 +23,7 @@ from engine.consent.records import ConsentKey, ConsentRecord
 from engine.consent.states import IllegalTransition, State
 from engine.errors import Fault
 from engine.feed.entries import EntryKind
+from engine.telemetry.logs import logger
 
 HORIZON: Final = Seconds(3_600.0)  # a million consents are looked through in seconds: once an hour costs nothing
 PAGE: Final = 2_000  # records or events read at once: some milliseconds of decoding before others run again
@@ -31,7 +31,7 @@ TOGETHER: Final = 64  # ends in flight at once, so that they share the ledger's 
 ACTOR: Final = "expiry"
 
 _record: Final = msgspec.msgpack.Decoder(ConsentRecord)
-_log = structlog.get_logger("ccs.expiry")
+_log = logger("admin.expiry")
 
 
 class Statistics(msgspec.Struct, frozen=True):
@@ -68,7 +68,7 @@ class Expiry:
             except Fault as fault:
                 self._failures += 1
                 self._last_fault = fault.text
-                _log.warning("expiry waits", text=fault.text, detail=fault.detail)
+                _log.warning("waiting", text=fault.text, detail=fault.detail)
                 await trio.sleep(max(0.1, backoff.delay(self._failures, self._jitter())))
 
     async def step(self) -> None:

@@ -25,7 +25,7 @@ def fault_of(wanted: Kind) -> Fault:
 
 
 def app_raising(error: BaseException) -> EdgeApp:
-    app = edge_app("test")
+    app = edge_app()
 
     async def view() -> None:
         raise error
@@ -35,7 +35,7 @@ def app_raising(error: BaseException) -> EdgeApp:
 
 
 def app_reading() -> EdgeApp:
-    app = edge_app("test")
+    app = edge_app()
 
     async def view() -> Any:
         return answer(await read_json(Thing))
@@ -90,7 +90,7 @@ async def test_no_exception_group_leaves_a_view(group: BaseException, status: in
 
 
 async def test_a_cancelled_view_is_cancelled() -> None:
-    app = edge_app("test")
+    app = edge_app()
 
     async def view() -> None:
         async with trio.open_nursery() as nursery:
@@ -155,7 +155,7 @@ async def test_any_other_request_id_is_replaced(offered: str) -> None:
 
 
 async def test_one_request_has_one_id() -> None:
-    app = edge_app("test")
+    app = edge_app()
     seen: list[str] = []
 
     async def view() -> str:

@@ -1,0 +1,292 @@
+"""The whole admin application, in this process and in one of its own: what it opens, writes first, and how it stops."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import msgspec
+import pytest
+import trio
+
+from admin.app import Ports, run_admin
+from admin.config import AdminConfig, Bootstrap, Feed, Issuer, Ledger, Web
+from admin.ledger.events import IssuerKeysPublished, ParticipantRegistered, event_of
+from admin.ledger.genesis import WrongLedger
+from admin.ledger.sql import open_reader
+from admin.listeners import CannotListen, listen, port_of
+from admin.pki.key_files import BadKeyFile, generate_secret
+from admin.pki.keys import generate_token_key
+from engine.config import BadConfig, Tls
+from tests.support.admin_service import grant_form, ledger_config, tls_of
+from tests.support.pki import Pki
+
+ROOT = Path(__file__).parents[2]
+ISSUER = "https://localhost:8450"
+
+
+@pytest.fixture
+def config(pki: Pki, tmp_path: Path) -> AdminConfig:
+    """A sandbox without Redis, on free ports."""
+    for name in ("mac.key", "meter.key"):
+        generate_secret(tmp_path / name)
+    generate_token_key(tmp_path / "token-1.pem", "ES256")
+    return AdminConfig(
+        ledger=ledger_config(tmp_path),
+        issuer=Issuer(issuer=ISSUER, key_files=(tmp_path / "token-1.pem",)),
+        web=Web(tls=tls_of(pki), public_port=0, machine_port=0, console_port=0),
+        feed=Feed(mac_key_files=(tmp_path / "mac.key",), meter_key_file=tmp_path / "meter.key"),
+        redis=None,
+        introspection_endpoint="https://localhost:8440/introspect",
+        bootstrap=(
+            Bootstrap(
+                client_id="operator-1",
+                role="operator",
+                certificate_file=pki.client("operator-1").certificate_file,
+            ),
+            Bootstrap(client_id="node-1", role="node", certificate_file=pki.client("node-1").certificate_file),
+        ),
+    )
+
+
+@asynccontextmanager
+async def running(config: AdminConfig) -> AsyncIterator[Ports]:
+    async with trio.open_nursery() as nursery:
+        yield await nursery.start(run_admin, config)
+        nursery.cancel_scope.cancel()
+
+
+def http(pki: Pki, port: int, client_id: str | None = None) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(base_url=f"https://localhost:{port}", verify=pki.client_context(client_id), timeout=20)
+
+
+def changed(config: AdminConfig, **members: Any) -> AdminConfig:
+    return msgspec.structs.replace(config, **members)
+
+
+async def test_the_public_listener_tells_who_issues_tokens_and_with_which_keys(config: AdminConfig, pki: Pki) -> None:
+    async with running(config) as ports, http(pki, ports.public) as client:
+        metadata = (await client.get("/.well-known/oauth-authorization-server")).json()
+        same = (await client.get("/.well-known/openid-configuration")).json()
+        keys = await client.get("/jwks")
+    assert metadata == same
+    assert (metadata["issuer"], metadata["jwks_uri"]) == (ISSUER, f"{ISSUER}/jwks")
+    assert metadata["introspection_endpoint"] == "https://localhost:8440/introspect"
+    assert metadata["tls_client_certificate_bound_access_tokens"] is True
+    assert keys.headers["Content-Type"] == "application/jwk-set+json"
+    (key,) = keys.json()["keys"]
+    assert (key["alg"], key["use"]) == ("ES256", "sig")
+    assert "d" not in key
+
+
+async def test_pages_show_no_script_no_person_and_are_for_their_listener_only(config: AdminConfig, pki: Pki) -> None:
+    async with running(config) as ports:
+        async with http(pki, ports.machine, "operator-1") as machine:
+            await register_parties(machine, pki)
+            granted = await machine.post("/consents", json=grant_form(), headers={"Idempotency-Key": "key-00001"})
+            assert granted.status_code == 201, granted.text
+        async with http(pki, ports.public) as public, http(pki, ports.console) as console:
+            landing, status = await public.get("/"), await console.get("/")
+            assert (await public.get("/consents/x")).status_code == 404
+            assert (await console.get("/jwks")).status_code == 404
+    assert "This is a sandbox" in landing.text
+    assert f"<dd>{granted.json()['position']['seq']}</dd>" in status.text
+    person = grant_form()["person"]
+    for page in (landing, status):
+        assert page.status_code == 200
+        assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+        assert "<script" not in page.text
+        assert person["name"] not in page.text
+        assert granted.json()["consent_id"] not in page.text
+
+
+async def register_parties(machine: httpx2.AsyncClient, pki: Pki) -> None:
+    from base64 import b64encode
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    for client_id, more in (
+        ("atp-1", {"role": "atp"}),
+        ("edp-1", {"role": "edp", "datasets": ["hh-electricity-import"]}),
+    ):
+        pem = pki.client(client_id).certificate_file.read_bytes()
+        der = b64encode(x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)).decode()
+        form = {"client_id": client_id, "organisation": {"name": client_id}, "certificates": [der], **more}
+        made = await machine.post("/participants", json=form, headers={"Idempotency-Key": f"register-{client_id}"})
+        assert made.status_code == 201, made.text
+
+
+async def test_a_revocation_without_nodes_becomes_effective_by_the_real_barrier(config: AdminConfig, pki: Pki) -> None:
+    async with running(config) as ports, http(pki, ports.machine, "operator-1") as machine:
+        await register_parties(machine, pki)
+        granted = await machine.post("/consents", json=grant_form(), headers={"Idempotency-Key": "key-00001"})
+        path = f"/consents/{granted.json()['consent_id']}/revoke?wait=10"
+        revoked = await machine.post(path, json={"reason": "withdrawn"}, headers={"Idempotency-Key": "key-00002"})
+    assert (revoked.status_code, revoked.json()["state"], revoked.json()["nodes"]) == (200, "effective", [])
+
+
+async def test_the_feed_is_for_nodes(config: AdminConfig, pki: Pki) -> None:
+    async with running(config) as ports:
+        async with http(pki, ports.machine, "node-1") as node:
+            keys, snapshot = await node.get("/feed/keys"), await node.get("/feed/snapshot")
+        async with http(pki, ports.machine, "operator-1") as operator:
+            refused = await operator.get("/feed/snapshot")
+    assert keys.json()["issuer"] == ISSUER
+    assert snapshot.headers["Content-Type"] == "application/octet-stream"
+    assert (refused.status_code, refused.json()["code"]) == (403, "not_a_node")
+
+
+async def test_a_new_ledger_gets_its_first_participants_and_keys_once(config: AdminConfig) -> None:
+    for _ in range(2):
+        async with running(config):
+            pass
+    assert await events_of(config.ledger) == [
+        "ledger.created",
+        "participant.registered",
+        "participant.registered",
+        "issuer.keys_published",
+    ]
+
+
+async def test_other_keys_are_published(config: AdminConfig, tmp_path: Path) -> None:
+    async with running(config):
+        pass
+    generate_token_key(tmp_path / "token-2.pem", "ES256")
+    rotated = (tmp_path / "token-2.pem", *config.issuer.key_files)
+    async with running(changed(config, issuer=msgspec.structs.replace(config.issuer, key_files=rotated))):
+        pass
+    async with open_reader(config.ledger) as reader:
+        state = await reader.subject("issuer")
+    assert state is not None
+    published = event_of(state.event)
+    assert isinstance(published, IssuerKeysPublished)
+    assert len(json.loads(published.jwks)["keys"]) == 2
+
+
+async def test_a_bootstrapped_participant_has_its_role_and_certificate(config: AdminConfig, pki: Pki) -> None:
+    async with running(config):
+        pass
+    async with open_reader(config.ledger) as reader:
+        state = await reader.subject("participant:operator-1")
+    assert state is not None
+    event = event_of(state.event)
+    assert isinstance(event, ParticipantRegistered)
+    assert event.participant.certificates == (pki.client("operator-1").certificate,)
+
+
+async def test_a_ledger_of_the_other_kind_is_refused(config: AdminConfig) -> None:
+    async with running(config):
+        pass
+    production = changed(config, ledger=msgspec.structs.replace(config.ledger, kind="production"))
+    with pytest.raises(WrongLedger):
+        await run_admin(production)
+
+
+async def test_what_cannot_be_used_is_said_before_anything_is_opened(
+    config: AdminConfig, pki: Pki, tmp_path: Path
+) -> None:
+    held = await listen("127.0.0.1", 0)
+    absent = tmp_path / "absent"
+    bad: list[tuple[AdminConfig, type[Exception]]] = [
+        (changed(config, web=msgspec.structs.replace(config.web, machine_port=port_of(held))), CannotListen),
+        (
+            changed(config, web=Web(tls=Tls(certificate_file=absent, key_file=absent, client_ca_file=absent))),
+            CannotListen,
+        ),
+        (changed(config, issuer=Issuer(issuer=ISSUER, key_files=(absent,))), BadKeyFile),
+        (changed(config, issuer=Issuer(issuer=ISSUER, key_files=())), BadConfig),
+        (changed(config, bootstrap=(Bootstrap(client_id="x", role="node", certificate_file=absent),)), BadConfig),
+        (
+            changed(config, bootstrap=(Bootstrap(client_id="x", role="node", certificate_file=pki.server_key_file),)),
+            BadConfig,
+        ),
+    ]
+    for one, fault in bad:
+        with pytest.raises(fault):
+            await run_admin(one)
+    assert not (tmp_path / "ledger.db").exists()
+    for listener in held:
+        await listener.aclose()
+
+
+async def events_of(ledger: Ledger) -> list[str]:
+    async with open_reader(ledger) as reader:
+        return [event.tag for event in await reader.events(0, 100)]
+
+
+# --- in a process of its own -----------------------------------------------------------------------------------
+
+
+def settings_file(config: AdminConfig, directory: Path) -> Path:
+    """The settings as an operator writes them."""
+
+    def toml(value: Any) -> str:
+        if isinstance(value, list):
+            return f"[{', '.join(toml(one) for one in value)}]"
+        return json.dumps(value)
+
+    plain = msgspec.to_builtins(config, enc_hook=str)
+    tables = {name: value for name, value in plain.items() if isinstance(value, dict)}
+    lines = [f"introspection-endpoint = {toml(plain['introspection-endpoint'])}"]
+    for name, table in tables.items():
+        flat = {key: value for key, value in table.items() if value is not None and not isinstance(value, dict)}
+        lines += [f"[{name}]", *(f"{key} = {toml(value)}" for key, value in flat.items())]
+        for inner, members in table.items():
+            if isinstance(members, dict):
+                lines += [f"[{name}.{inner}]", *(f"{key} = {toml(value)}" for key, value in members.items())]
+    for one in plain["bootstrap"]:
+        lines += ["[[bootstrap]]", *(f"{key} = {toml(value)}" for key, value in one.items())]
+    path = directory / "admin.toml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@contextmanager
+def process(settings: Path, runtime: Path) -> Iterator[subprocess.Popen[bytes]]:
+    argv = [sys.executable, "-m", "admin.cli", "admin", "--config", str(settings), "--runtime", str(runtime)]
+    started = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.communicate()
+
+
+def wait_for(path: Path, started: subprocess.Popen[bytes]) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert started.poll() is None, started.stderr and started.stderr.read().decode()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    read: dict[str, Any] = json.loads(path.read_bytes())
+    return read
+
+
+def test_a_process_says_where_it_is_reloads_and_stops_in_order(config: AdminConfig, pki: Pki, tmp_path: Path) -> None:
+    runtime = tmp_path / "admin.json"
+    with process(settings_file(config, tmp_path), runtime) as started:
+        told = wait_for(runtime, started)
+        assert told["pid"] == started.pid
+        os.kill(started.pid, signal.SIGHUP)
+        with httpx2.Client(verify=pki.client_context()) as client:
+            assert client.get(f"https://localhost:{told['ports']['public']}/jwks").status_code == 200
+        started.send_signal(signal.SIGTERM)
+        assert started.wait(30) == 0
+
+
+def test_a_process_with_bad_settings_says_one_sentence(config: AdminConfig, tmp_path: Path) -> None:
+    settings = settings_file(config, tmp_path)
+    settings.write_text(settings.read_text().replace("token-1.pem", "absent.pem"))
+    with process(settings, tmp_path / "admin.json") as started:
+        _, said = started.communicate(timeout=60)
+    assert started.returncode == 2
+    assert said.decode().startswith("ccs: ")
+    assert len(said.decode().splitlines()) == 1
