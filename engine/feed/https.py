@@ -1,15 +1,17 @@
 """The feed service as a node calls it: snapshot, entries, check, keys, reports, claims, over mTLS.
 
-httpx2 loses a place in its pool for ever when a call is cancelled while it connects. So the time limits are
-httpx2's own; a client in which a call was cancelled, or whose pool ran dry, is retired: calls under way finish on
-it, later ones get a new one, and the last to leave closes it. Nothing of httpx2 crosses this border.
+httpx2 loses a socket, and a place in its pool, when a call is cancelled while it connects. So connecting is
+shielded, bounded by its own time limit; and a client in which a call was cancelled, or whose pool ran dry, is
+retired: calls under way finish on it, later ones get a new one, and the last to leave closes it. Nothing of httpx2
+crosses this border.
 """
 
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+import httpcore2
 import httpx2
 import msgspec
 import trio
@@ -27,6 +29,7 @@ CONNECT: Final = Seconds(3.0)  # TCP and TLS; a node turns to another address af
 READ: Final = Seconds(5.0)  # between two pieces of an answer, the long poll's wait apart
 POOL: Final = Seconds(2.0)
 CLOSING: Final = Seconds(2.0)  # for closing a retired client's connections
+IDLE: Final = Seconds(60.0)  # the service keeps idle connections longer, so that we close first
 CONNECTIONS: Final = 16  # a long poll, a check, a snapshot, and claims of the workers
 
 
@@ -72,6 +75,30 @@ class _Lease:
         self.client = client
         self.calls = 0
         self.retired = False
+
+
+class _ShieldedDialler(httpcore2.TrioBackend):
+    """Connects in one piece: cancelled or not, a connection is either handed over or closed."""
+
+    async def connect_tcp(self, *args: Any, **kwargs: Any) -> httpcore2.AsyncNetworkStream:  # noqa: ANN401 - passed on
+        with trio.CancelScope(shield=True):  # bounded: httpcore2 passes its time limit
+            return _ShieldedStream(await super().connect_tcp(*args, **kwargs))
+        raise AssertionError("nobody cancels this scope")
+
+
+class _ShieldedStream(httpcore2.AsyncNetworkStream):
+    """A TCP stream whose only use is to begin TLS on it."""
+
+    def __init__(self, stream: httpcore2.AsyncNetworkStream) -> None:
+        self._stream = stream
+
+    async def start_tls(self, *args: Any, **kwargs: Any) -> httpcore2.AsyncNetworkStream:  # noqa: ANN401 - passed on
+        with trio.CancelScope(shield=True):  # bounded: httpcore2 passes its time limit
+            return await self._stream.start_tls(*args, **kwargs)
+        raise AssertionError("nobody cancels this scope")
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
 
 
 class FeedClient:
@@ -193,8 +220,15 @@ class FeedClient:
                 await _close(lease.client)
 
     def _open(self) -> httpx2.AsyncClient:
-        limits = httpx2.Limits(max_connections=CONNECTIONS, keepalive_expiry=60.0)
-        return httpx2.AsyncClient(verify=self._tls, limits=limits, trust_env=False, follow_redirects=False)
+        transport = httpx2.AsyncHTTPTransport(verify=self._tls, trust_env=False)
+        # Private, and the only way to hand httpx2 a dialler; the cancellation test notices when it changes.
+        transport._pool = httpcore2.AsyncConnectionPool(
+            ssl_context=self._tls,
+            max_connections=CONNECTIONS,
+            keepalive_expiry=IDLE,
+            network_backend=_ShieldedDialler(),
+        )
+        return httpx2.AsyncClient(transport=transport, trust_env=False, follow_redirects=False)
 
     def _retire(self, lease: _Lease) -> None:
         """Take no more calls on that client."""

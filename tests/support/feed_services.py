@@ -67,7 +67,7 @@ async def feed_service(ledger: SqlLedger, pki: Pki, *, port: int = 0) -> AsyncIt
     service = FeedService(
         ledger, register, Claims(ledger.database, time.time), Reports(ledger.database, time.time), SEALER, keys
     )
-    app = edge_app("feed")
+    app = edge_app()
     app.register_blueprint(feed_blueprint(service, authenticate))
     listeners = await trio.open_tcp_listeners(port, host="127.0.0.1")
     stop = trio.Event()
