@@ -28,7 +28,7 @@ class RedisAccess:
         self._settings = settings
         self._jitter = jitter
         self._credentials = Credentials(settings.username, _read_password(settings))
-        self._tls = _tls_context(settings) if is_over_tls(settings.url) else None
+        self._tls = _tls_context(settings) if is_over_tls(settings.url, settings.ca_file) else None
         self._topology()
 
     def client(self, name: str) -> RedisClient:

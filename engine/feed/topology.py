@@ -31,6 +31,8 @@ STEP_TIMEOUT: Final = Seconds(1.0)  # one call to one sentinel or node: they ans
 DEFAULT_PORT: Final = 6379
 SENTINEL_PORT: Final = 26_379
 
+_DISCOVERED: Final = ("sentinel", "cluster")
+
 
 class BadRedisAddress(RedisFault):
     """The configured address cannot be read."""
@@ -138,23 +140,27 @@ def topology_of(
 ) -> Topology:
     """Read a configured address. Raises BadRedisAddress with one sentence.
 
-    `unix:///path` · `redis://host:port` · `rediss://host:port` (TLS) · `sentinel://name` or `sentinel+tls://name`
-    with `sentinels` · `cluster://host:port,host:port` or `cluster+tls://…`.
+    `unix:///path` · `redis://host:port` · `rediss://host:port` (TLS) · `sentinel://name` with `sentinels` ·
+    `cluster://host:port,host:port`. The last two speak TLS when there is a ca_file, or when written
+    `sentinel+tls://`, `cluster+tls://`; sentinels are signed in to with the same credentials.
     """
     scheme, separator, rest = url.partition("://")
     if not separator or not rest:
-        raise BadRedisAddress(f"the Redis address has no scheme or no place: {url!r}")
+        raise BadRedisAddress(f"the Redis address has no scheme or no place: {scheme!r}")
     if "@" in rest:
         raise BadRedisAddress("the Redis address must not carry a password: use password-file")
-    kind, _, security = scheme.partition("+")
-    if kind == "unix" and not security:
+    tls = is_over_tls(url, ca_file)
+    if scheme == "unix":
         return FixedAddress(Endpoint(path=rest))
     if scheme in ("redis", "rediss"):
+        if ca_file is not None and not tls:
+            raise BadRedisAddress("the Redis address has an authority but no TLS: write rediss://")
         host, port = _host_port(rest.rstrip("/"), DEFAULT_PORT)
-        return FixedAddress(Endpoint(host=host, port=port, tls=scheme == "rediss"))
-    if kind not in ("sentinel", "cluster") or security not in ("", "tls"):
+        return FixedAddress(Endpoint(host=host, port=port, tls=tls))
+    kind, _, security = scheme.partition("+")
+    if kind not in _DISCOVERED or security not in ("", "tls"):
         raise BadRedisAddress(f"the Redis address has an unknown scheme: {scheme}")
-    connecting = Connecting(credentials, tls=security == "tls", ca_file=ca_file)
+    connecting = Connecting(credentials, tls=tls, ca_file=ca_file)
     if kind == "cluster":
         return ClusterTopology([_host_port(node, DEFAULT_PORT) for node in rest.split(",")], connecting)
     if not sentinels:
@@ -162,10 +168,10 @@ def topology_of(
     return SentinelTopology(rest, [_host_port(sentinel, SENTINEL_PORT) for sentinel in sentinels], connecting)
 
 
-def is_over_tls(url: str) -> bool:
-    """Whether an address asks for TLS, and so for a context."""
+def is_over_tls(url: str, ca_file: Path | None) -> bool:
+    """Whether connections to an address are to be TLS, and so need a context."""
     scheme = url.partition("://")[0]
-    return scheme == "rediss" or scheme.endswith("+tls")
+    return scheme == "rediss" or scheme.endswith("+tls") or (scheme in _DISCOVERED and ca_file is not None)
 
 
 def _host_port(place: str, default: int) -> tuple[str, int]:

@@ -1,5 +1,7 @@
 """Finding the primary: addresses are read strictly, a failover and a moved slot are followed."""
 
+from pathlib import Path
+
 import pytest
 import trio
 
@@ -7,7 +9,7 @@ from engine.feed.redis_client import RedisClient
 from engine.feed.redis_commands import get, put
 from engine.feed.redis_faults import RedisMoved, RedisReadOnly, RedisUnavailable
 from engine.feed.redis_link import Credentials, Endpoint
-from engine.feed.topology import SLOT, BadRedisAddress, FixedAddress, topology_of
+from engine.feed.topology import SLOT, BadRedisAddress, FixedAddress, is_over_tls, topology_of
 from tests.support.valkey import LOOPBACK, Cluster, SentinelGroup, client_of, free_ports
 
 KEY = b"{ccs}:topology"
@@ -62,6 +64,30 @@ def test_a_bad_address_is_refused_in_a_sentence(url: str) -> None:
     with pytest.raises(BadRedisAddress) as refused:
         topology_of(url, credentials=Credentials())
     assert "pass" not in refused.value.text or "password-file" in refused.value.text
+
+
+@pytest.mark.parametrize(
+    ("url", "ca_file", "tls"),
+    [
+        ("redis://cache", None, False),
+        ("rediss://cache", None, True),
+        ("rediss://cache", Path("ca.pem"), True),
+        ("sentinel://ccs", None, False),
+        ("sentinel://ccs", Path("ca.pem"), True),
+        ("sentinel+tls://ccs", None, True),
+        ("cluster://a:1,b:2", Path("ca.pem"), True),
+        ("cluster+tls://a:1", None, True),
+        ("unix:///run/redis.sock", Path("ca.pem"), False),
+    ],
+)
+def test_an_address_says_whether_it_is_over_tls(url: str, ca_file: Path | None, tls: bool) -> None:
+    assert is_over_tls(url, ca_file) is tls
+    assert topology_of(url, sentinels=["s:1"], credentials=Credentials(), ca_file=ca_file) is not None
+
+
+def test_an_authority_without_tls_is_refused_rather_than_left_unused() -> None:
+    with pytest.raises(BadRedisAddress, match="rediss"):
+        topology_of("redis://cache", credentials=Credentials(), ca_file=Path("ca.pem"))
 
 
 async def test_unreachable_sentinels_are_a_fault_and_no_hang() -> None:
