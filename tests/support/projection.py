@@ -22,7 +22,11 @@ from engine.clock import UnixTime
 from engine.consent.records import AccessMode, ClientId, ConsentId, ConsentRecord, ParticipantRecord, Role, consent_key
 from engine.consent.states import State
 from engine.feed.entries import EntryKind
+from engine.feed.redis_client import Subscription
 from engine.feed.redis_commands import Executor
+from engine.feed.redis_link import Credentials
+from engine.feed.redis_names import ASKED
+from engine.feed.topology import topology_of
 from engine.telemetry.host import SystemClock
 
 MAC_KEY = b"m" * 32
@@ -121,3 +125,10 @@ def projector_of(ledger: SqlLedger, redis: Executor, *, bound: int = 100_000, se
     copy = FeedCopy(redis)
     filler = RecordsFiller(ledger, copy, sealer, draw_token=draw_token)
     return Projector(ledger, copy, sealer, filler, bound=bound, jitter=lambda: 0.5)
+
+
+def subscription_of(url: str) -> Subscription:
+    """The hints that somebody asked. Start its `run` in the test's nursery."""
+    nobody = Credentials()
+    topology = topology_of(url, credentials=nobody)
+    return Subscription(topology, [ASKED], credentials=nobody, tls=None, name="asked", jitter=lambda: 0.5)
