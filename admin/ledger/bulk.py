@@ -26,7 +26,7 @@ _json = msgspec.json.Encoder().encode
 class NoLedger(Fault):
     """The database holds no ledger yet."""
 
-    kind = Kind.BROKEN
+    kind = Kind.NOT_FOUND
 
 
 class Bulk(Protocol):

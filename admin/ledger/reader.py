@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
+from admin.ledger.bulk import NoLedger
 from admin.ledger.checkpoints import Checkpoint
 from admin.ledger.database import Database
 from admin.ledger.personal import PersonKey, Safe
@@ -16,16 +17,9 @@ from admin.ledger.schema import checkpoints, events, feed_records, idempotency, 
 from admin.ledger.store import FeedRecord, Head, Idempotency, Receipt, StoredEvent, SubjectState
 from admin.ledger.transaction import earlier_from
 from engine.clock import UnixTime
-from engine.errors import Fault, Kind
 from engine.feed.entries import EntryKind, Position
 
 _KINDS: Final = {int(kind): kind for kind in EntryKind}
-
-
-class NoHead(Fault):
-    """The database holds no ledger."""
-
-    kind = Kind.BROKEN
 
 
 class SqlLedgerReader:
@@ -80,11 +74,11 @@ class SqlLedgerReader:
 
 
 def read_head(connection: sa.Connection) -> Head:
-    """The end of the ledger. Raises NoHead."""
+    """The end of the ledger. Raises NoLedger."""
     query = sa.select(ledger_meta.c.incarnation, ledger_meta.c.head_seq, ledger_meta.c.head_hash)
     row = connection.execute(query).first()
     if row is None:
-        raise NoHead("the database holds no ledger")
+        raise NoLedger("the database holds no ledger")
     return Head(Position(row.incarnation, row.head_seq), row.head_hash)
 
 

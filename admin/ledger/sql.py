@@ -6,6 +6,7 @@ context lasts. Several processes may have one ledger open; the head's lock puts 
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from time import time
 from typing import Final
 
@@ -15,12 +16,12 @@ import trio
 from admin.config import Ledger as LedgerConfig
 from admin.ledger import genesis
 from admin.ledger.admission import Write
-from admin.ledger.bulk import bulk_for
+from admin.ledger.bulk import NoLedger, bulk_for
 from admin.ledger.checkpoints import CheckpointKey, CheckpointSigner
 from admin.ledger.database import Database
 from admin.ledger.personal import Safe
 from admin.ledger.reader import SqlLedgerReader
-from admin.ledger.schema import person_keys
+from admin.ledger.schema import ledger_meta, person_keys
 from admin.ledger.store import Append, Idempotency, LedgerUnavailable, Receipt
 from admin.ledger.transaction import Outcome, Transaction
 from admin.ledger.writer import GroupCommit
@@ -129,12 +130,26 @@ async def open_ledger(
 
 @asynccontextmanager
 async def open_reader(config: LedgerConfig) -> AsyncIterator[SqlLedgerReader]:
-    """Open an existing ledger for reading only: nothing is migrated or created. Raises as `open_ledger`."""
+    """Open an existing ledger for reading only: nothing is migrated or created. Raises NoLedger too."""
+    _refuse_missing(config.url)
     database = Database.of(config)
     try:
+        await database.read(_refuse_empty)
         yield SqlLedgerReader(database, Safe.from_file(config.person_key_file))
     finally:
         database.dispose()
+
+
+def _refuse_missing(url: str) -> None:
+    """SQLite would make the file by looking for it."""
+    parsed = sa.make_url(url)
+    if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
+        raise NoLedger(f"there is no ledger at {parsed.database}")
+
+
+def _refuse_empty(connection: sa.Connection) -> None:
+    if not sa.inspect(connection).has_table(ledger_meta.name):
+        raise NoLedger("the database holds no ledger")
 
 
 @asynccontextmanager
