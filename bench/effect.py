@@ -95,7 +95,7 @@ def revoke_and_watch(sandbox: Running, database: Path, minted: dict[str, str], c
     key = str(uuid4())
     operator = sandbox.machine()
     status, answer = operator.call(
-        "POST", f"/consents/{minted['consent_id']}/revoke", {"reason": "consumer_request"}, {"idempotency-key": key}
+        "POST", f"/consents/{minted['consent_id']}/revoke", {"reason": "withdrawn"}, {"idempotency-key": key}
     )
     assert status == 200, answer
     watcher.join()

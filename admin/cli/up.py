@@ -33,6 +33,7 @@ READY_WITHIN = Seconds(60.0)
 LOOK_EVERY = Seconds(0.2)
 RESTART = Backoff(first=Seconds(0.5), limit=Seconds(10.0))
 PROBE_TIMEOUT = Seconds(2.0)
+REDIS_MEMORY = "4gb"  # a million consents take 0.4 GB as records and as much again in the stream
 
 
 def up(*, state: Path = Path("var"), workers: int | None = None, config: Path | None = None) -> None:
@@ -132,7 +133,7 @@ class Installation:
     def _start_redis(self) -> str:
         if self._settings.redis_url:
             return self._settings.redis_url
-        self._redis = embedded_redis.start(self._folder.redis)
+        self._redis = embedded_redis.start(self._folder.redis, max_memory=REDIS_MEMORY)
         return self._redis.url
 
     def _start_admin(self) -> None:

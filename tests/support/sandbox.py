@@ -24,8 +24,11 @@ FREE_PORTS = "introspection-port = 0\nstatus-port = 0\npublic-port = 0\nmachine-
 class Running:
     """`ccs up` as a child process."""
 
-    def __init__(self, state: Path, settings: str = "", *, consents: int = 50, workers: int = 2) -> None:
+    def __init__(
+        self, state: Path, settings: str = "", *, consents: int = 50, workers: int = 2, patience: float = START_WITHIN
+    ) -> None:
         self.state = state
+        self._patience = patience
         self._config = state.parent / f"{state.name}.toml"
         self._config.write_text(FREE_PORTS + f"consents = {consents}\nworkers = {workers}\n" + settings)
         self.output = state.parent / f"{state.name}.out"
@@ -38,7 +41,7 @@ class Running:
                 [sys.executable, "-m", "admin.cli", "up", "--state", str(self.state), "--config", str(self._config)],
                 cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0,
             )  # fmt: skip
-        eventually(lambda: "Ready." in self.said_since_start() or self._ended(), START_WITHIN)
+        eventually(lambda: "Ready." in self.said_since_start() or self._ended(), self._patience)
         assert self.process.poll() is None, self.output.read_text()
         return self
 
@@ -75,7 +78,8 @@ class Running:
         return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
     def context(self, client: str) -> ssl.SSLContext:
-        context = ssl.create_default_context(cafile=self.about["ca_file"])
+        """Works while the sandbox is stopped as well."""
+        context = ssl.create_default_context(cafile=str(self.state / "pki/ca.pem"))
         pki = self.state / "pki"
         context.load_cert_chain(pki / f"{client}.pem", pki / f"{client}.key")
         return context
