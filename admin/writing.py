@@ -73,8 +73,20 @@ async def write(ledger: Ledger, subject: str, command: Command, key: Idempotency
         return earlier
     for _ in range(ATTEMPTS - 1):
         with suppress(VersionConflict):
-            return await _append(ledger, command(await ledger.subject(subject)), key)
-    return await _append(ledger, command(await ledger.subject(subject)), key)
+            return await _attempt(ledger, subject, command, key)
+    return await _attempt(ledger, subject, command, key)
+
+
+async def _attempt(ledger: Ledger, subject: str, command: Command, key: Idempotency) -> Written:
+    state = await ledger.subject(subject)
+    try:
+        append = command(state)
+    except Fault:
+        # The same request may have come twice at once: what the command stumbles over is then its own effect.
+        if (earlier := await recall(ledger, key)) is not None:
+            return earlier
+        raise
+    return await _append(ledger, append, key)
 
 
 async def recall(ledger: Ledger, key: Idempotency) -> Written | None:
