@@ -80,14 +80,16 @@ class RedisClient:
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep a link until cancelled. Ready once the first dial has succeeded or failed."""
+        ready = _once(task_status.started)
         try:
             while True:
                 async with trio.open_nursery() as nursery:
                     up_since = await self._try_to_link(nursery)
-                    if self._dials == 1:
-                        task_status.started()
+                    if up_since is not None:
+                        ready()
                 self._count_end(up_since)
                 self._enter(LinkState.WAITING)
+                ready()
                 await trio.sleep(self._backoff.delay(self._failures, self._jitter()))
         finally:
             self._link = None
@@ -222,6 +224,17 @@ class RedisClient:
         self._state = state
         self._changed.set()
         self._changed = trio.Event()
+
+
+def _once(call: Callable[[], None]) -> Callable[[], None]:
+    """The same call, done the first time only."""
+    left = [call]
+
+    def first_time_only() -> None:
+        if left:
+            left.pop()()
+
+    return first_time_only
 
 
 class Subscription(RedisClient):

@@ -97,7 +97,11 @@ class Instance:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        wait_until(self._answers)
+        try:
+            wait_until(self._answers)
+        except BaseException:
+            self.kill()
+            raise
 
     def call(self, *command: Any) -> Any:
         with contextlib.closing(redis.Redis(host=LOOPBACK, port=self.port, socket_timeout=10)) as client:
@@ -113,19 +117,45 @@ class Instance:
         return False
 
 
-class SentinelGroup:
+class Group:
+    """Servers that belong together; if one does not start, those before it are not left running."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._instances: list[Instance] = []
+        try:
+            self.form()
+        except BaseException:
+            self.kill()
+            raise
+
+    def form(self) -> None:
+        """Start the servers and wait until they agree."""
+        raise NotImplementedError
+
+    def add(self, name: str, port: int, *lines: str, sentinel: bool = False) -> Instance:
+        instance = Instance(self._directory / name, port, *lines, sentinel=sentinel)
+        self._instances.append(instance)
+        return instance
+
+    def kill(self) -> None:
+        for instance in self._instances:
+            instance.kill()
+
+
+class SentinelGroup(Group):
     """One primary, one replica, three sentinels that agree on both."""
 
     name = "ccs"
 
-    def __init__(self, directory: Path) -> None:
+    def form(self) -> None:
         primary, replica, *watchers = free_ports(5)
         settings = ('save ""', "appendonly no", "repl-diskless-sync-delay 0")
-        self.primary = Instance(directory / "p", primary, *settings)
-        self.replica = Instance(directory / "r", replica, *settings, f"replicaof {LOOPBACK} {primary}")
+        self.primary = self.add("p", primary, *settings)
+        self.replica = self.add("r", replica, *settings, f"replicaof {LOOPBACK} {primary}")
         self.sentinels = [
-            Instance(
-                directory / f"s{number}",
+            self.add(
+                f"s{number}",
                 port,
                 f"sentinel monitor {self.name} {LOOPBACK} {primary} 2",
                 f"sentinel down-after-milliseconds {self.name} 500",
@@ -140,24 +170,20 @@ class SentinelGroup:
         addresses = [f"{LOOPBACK}:{sentinel.port}" for sentinel in self.sentinels]
         return topology_of(f"sentinel://{self.name}", sentinels=addresses, credentials=Credentials())
 
-    def kill(self) -> None:
-        for instance in (self.primary, self.replica, *self.sentinels):
-            instance.kill()
-
     def _sees_everyone(self, sentinel: Instance) -> bool:
         return sentinel.call("SENTINEL", "CKQUORUM", self.name) and bool(
             sentinel.call("SENTINEL", "REPLICAS", self.name)
         )
 
 
-class Cluster:
+class Cluster(Group):
     """Three primaries with a third of the slots each; no replicas."""
 
-    def __init__(self, directory: Path) -> None:
+    def form(self) -> None:
         settings = ("cluster-enabled yes", "cluster-node-timeout 1000", 'save ""')
         # The cluster bus listens ten thousand above, so its port has to exist.
         ports = [port for port in free_ports(30) if port < 55_000][:3]
-        self.nodes = [Instance(directory / f"n{number}", port, *settings) for number, port in enumerate(ports)]
+        self.nodes = [self.add(f"n{number}", port, *settings) for number, port in enumerate(ports)]
         bounds = (0, 5461, 10923, 16384)
         for number, node in enumerate(self.nodes):
             node.call("CLUSTER", "ADDSLOTSRANGE", bounds[number], bounds[number + 1] - 1)
@@ -174,10 +200,6 @@ class Cluster:
             if first <= slot <= last:
                 return next(node for node in self.nodes if node.port == primary[1])
         raise LookupError(f"nobody holds slot {slot}")
-
-    def kill(self) -> None:
-        for node in self.nodes:
-            node.kill()
 
 
 def free_ports(count: int) -> list[int]:
