@@ -90,7 +90,7 @@ async def run_admin(
     keys, first = load_secrets(config), first_participants(config.bootstrap, clock.now())
     async with _listening(config.web) as sockets, open_ledger(config.ledger, clock) as ledger:
         await register_first(ledger, first)
-        await publish_keys(ledger, keys.issuer, keys.jwks, clock.now())
+        await publish_keys(ledger, keys, config.issuer, clock.now())
         background = Background(config, ledger, keys, clock)
         apps = (
             public_app(config, keys),
@@ -132,7 +132,7 @@ def machine_blueprints(
     return [
         directory_views(Directory(ledger, callers), callers, clock.now),
         consent_views(consents, callers, Barrier(background.register), kind, clock.now),
-        sandbox_views(Sandbox(consents, minter, clock.now), callers, kind, clock.now),
+        sandbox_views(Sandbox(consents, minter, background.token_records, clock.now), callers, kind, clock.now),
         feed_views(ledger, keys, background, callers),
     ]
 

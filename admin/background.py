@@ -10,6 +10,7 @@ from time import time
 
 import trio
 
+from admin.authorization.token_records import RedisTokenRecords, TokenRecords
 from admin.config import AdminConfig
 from admin.consents.expiry import Expiry
 from admin.keys import Secrets
@@ -38,10 +39,11 @@ class Background:
         self.sealer = Sealer(keys.mac)
         self.expiry = Expiry(ledger, clock.now, random.random)
         self.projector: Projector | None = None
+        self.token_records: TokenRecords | None = None
         self._ledger = ledger
         self._stream_length = config.feed.stream_length
         self._supervised: list[Supervision] = []
-        redis = self._redis(config.redis)
+        redis = self._redis(config.redis, keys)
         self.questions = Questions(
             self.register,
             KnownNodes(ledger),
@@ -71,11 +73,12 @@ class Background:
         lives.append(("consents ended since the start", str(ended.ended)))
         return lives
 
-    def _redis(self, settings: Redis | None) -> tuple[RedisClient, Subscription] | None:
+    def _redis(self, settings: Redis | None, keys: Secrets) -> tuple[RedisClient, Subscription] | None:
         if settings is None:
             return None
         access = RedisAccess(settings, jitter=random.random)
         client, asked = access.client("ccs-projector"), access.subscription("ccs-asked", [ASKED])
+        self.token_records = RedisTokenRecords(client, mac_key=keys.mac[0], meter_key=keys.meter)
         copy = FeedCopy(client)
         filler = RecordsFiller(self._ledger, copy, self.sealer, draw_token=lambda: secrets.token_bytes(16))
         self.projector = Projector(

@@ -6,7 +6,9 @@ from contextlib import suppress
 import msgspec
 from cryptography import x509
 
-from admin.config import Bootstrap
+from admin.authorization.rotation import check_rotation, publication_of
+from admin.config import Bootstrap, Issuer
+from admin.keys import Secrets
 from admin.ledger.events import (
     Act,
     Initiator,
@@ -39,15 +41,22 @@ async def register_first(ledger: Ledger, appends: Sequence[Append]) -> None:
             await ledger.append(appends)
 
 
-async def publish_keys(ledger: Ledger, issuer: str, jwks: bytes, now: UnixTime) -> None:
-    """Tell engines that the issuer's keys are other ones than before, if they are."""
+async def publish_keys(ledger: Ledger, secrets: Secrets, config: Issuer, now: UnixTime) -> None:
+    """Tell engines that the issuer's keys are other ones than before, if they are.
+
+    Raises RotationTooEarly where that would refuse good tokens, unless the settings drop keys at once.
+    """
     state = await ledger.subject("issuer")
     before = None if state is None else event_of(state.event)
-    if isinstance(before, IssuerKeysPublished) and (before.issuer, before.jwks) == (issuer, jwks):
-        return
+    if isinstance(before, IssuerKeysPublished):
+        if (before.issuer, before.jwks) == (secrets.issuer, secrets.jwks):
+            return
+        if not config.drop_keys_at_once:
+            kids = [signer.public.kid for signer in secrets.token_signers]
+            check_rotation(publication_of(before.at, before.jwks), kids, config.token_lifetime, now)
     version = 0 if state is None else state.version
     with suppress(VersionConflict):
-        await ledger.append([append_of(IssuerKeysPublished(issuer, jwks, now), version)])
+        await ledger.append([append_of(IssuerKeysPublished(secrets.issuer, secrets.jwks, now), version)])
 
 
 def _record(one: Bootstrap) -> ParticipantRecord:

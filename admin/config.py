@@ -26,6 +26,7 @@ class Issuer(Base, frozen=True, kw_only=True):
     issuer: str
     key_files: tuple[Path, ...]  # PEM; RSA -> PS256, P-256 -> ES256, Ed25519 -> EdDSA
     token_lifetime: PositiveSeconds = Seconds(600.0)
+    drop_keys_at_once: bool = False  # after a compromise: take key_files as they are; tokens of dropped keys end
 
 
 class Web(Base, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ import msgspec
 import trio
 
 from admin.authorization.minting import GrantedConsent, Minter, Order
+from admin.authorization.token_records import TokenRecords
 from admin.consents.forms import Grant, read_grant
 from admin.consents.made_people import made_grant
 from admin.consents.service import MAX_BATCH, Consents
@@ -45,9 +46,13 @@ class Pair(msgspec.Struct, frozen=True):
 class Sandbox:
     """Makes consents and tokens in numbers."""
 
-    def __init__(self, consents: Consents, minter: Minter, now: Callable[[], UnixTime]) -> None:
+    def __init__(
+        self, consents: Consents, minter: Minter, records: TokenRecords | None, now: Callable[[], UnixTime]
+    ) -> None:
+        """records: where batch decisions find tokens by their digest; None = nowhere."""
         self._consents = consents
         self._minter = minter
+        self._records = records
         self._now = now
 
     async def grant(self, first: int, pairs: Sequence[Pair], act: Act, key: Idempotency) -> Receipt:
@@ -78,7 +83,10 @@ class Sandbox:
             done += batch
 
     async def _lines(self, orders: list[Order], pair: Pair) -> bytes:
-        minted = await self._minter.mint_many(orders, self._now())
+        now = self._now()
+        minted = await self._minter.mint_many(orders, now)
+        if self._records is not None:
+            await self._records.keep(minted, now)
         lines = (
             MintedLine(
                 token=one.token.decode(),

@@ -17,6 +17,7 @@ import pytest
 import trio
 
 from admin.app import Ports, run_admin
+from admin.authorization.rotation import RotationTooEarly
 from admin.config import AdminConfig, Bootstrap, Feed, Issuer, Ledger, Web
 from admin.ledger.events import IssuerKeysPublished, ParticipantRegistered, event_of
 from admin.ledger.genesis import WrongLedger
@@ -156,19 +157,33 @@ async def test_a_new_ledger_gets_its_first_participants_and_keys_once(config: Ad
     ]
 
 
-async def test_other_keys_are_published(config: AdminConfig, tmp_path: Path) -> None:
-    async with running(config):
-        pass
-    generate_token_key(tmp_path / "token-2.pem", "ES256")
-    rotated = (tmp_path / "token-2.pem", *config.issuer.key_files)
-    async with running(changed(config, issuer=msgspec.structs.replace(config.issuer, key_files=rotated))):
-        pass
+async def published_keys(config: AdminConfig) -> list[str]:
     async with open_reader(config.ledger) as reader:
         state = await reader.subject("issuer")
     assert state is not None
-    published = event_of(state.event)
-    assert isinstance(published, IssuerKeysPublished)
-    assert len(json.loads(published.jwks)["keys"]) == 2
+    event = event_of(state.event)
+    assert isinstance(event, IssuerKeysPublished)
+    return [key["kid"] for key in json.loads(event.jwks)["keys"]]
+
+
+async def test_a_second_key_is_published_before_it_may_sign(config: AdminConfig, tmp_path: Path) -> None:
+    def with_keys(*names: str, **members: Any) -> AdminConfig:
+        files = tuple(tmp_path / name for name in names)
+        return changed(config, issuer=msgspec.structs.replace(config.issuer, key_files=files, **members))
+
+    async with running(config):
+        pass
+    generate_token_key(tmp_path / "token-2.pem", "ES256")
+    with pytest.raises(RotationTooEarly):
+        await run_admin(with_keys("token-2.pem", "token-1.pem"))
+    (old,) = await published_keys(config)
+    async with running(with_keys("token-1.pem", "token-2.pem")):
+        pass
+    first, new = await published_keys(config)
+    assert first == old
+    async with running(with_keys("token-2.pem", drop_keys_at_once=True)):
+        pass
+    assert await published_keys(config) == [new]
 
 
 async def test_a_bootstrapped_participant_has_its_role_and_certificate(config: AdminConfig, pki: Pki) -> None:

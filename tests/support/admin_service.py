@@ -143,7 +143,7 @@ async def machine_site(
         await register_all(ledger, pki)
         callers = Callers(ledger, clock.now)
         consents = Consents(ledger, METER_KEY, clock.now)
-        sandbox = Sandbox(consents, Minter("https://localhost:8450", signer, Seconds(600.0)), clock.now)
+        sandbox = Sandbox(consents, Minter("https://localhost:8450", signer, Seconds(600.0)), None, clock.now)
         app = machine_app(
             directory_views(Directory(ledger, callers), callers, clock.now),
             consent_views(consents, callers, cast("Barrier", barrier), kind, clock.now),
