@@ -55,10 +55,10 @@ def check(write: Write) -> None:
     if not write.events:
         raise InvalidWrite("a write needs at least one event")
     for event in write.events:
-        texts = (event.subject, event.tag, event.personal.person_id if event.personal else "-")
-        if not all(texts) or any("\x00" in text or not _is_utf8(text) for text in texts):
+        person_id = event.personal.person_id if event.personal else "-"
+        if not (event.subject and event.tag and person_id and _is_storable(event.subject + event.tag + person_id)):
             raise InvalidWrite("a subject, tag or person is empty or holds characters that cannot be stored")
-    if write.idempotency and not all(map(_is_storable, (write.idempotency.client_id, write.idempotency.key))):
+    if write.idempotency and not _is_storable(write.idempotency.client_id + write.idempotency.key):
         raise InvalidWrite("the idempotency key holds characters that cannot be stored")
 
 
@@ -150,12 +150,9 @@ class Admission:
 
 
 def _is_storable(text: str) -> bool:
-    return "\x00" not in text and _is_utf8(text)
-
-
-def _is_utf8(text: str) -> bool:
-    if text.isascii():
-        return True
+    """PostgreSQL takes no NUL, and nobody takes half a surrogate pair."""
+    if "\x00" in text:
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:

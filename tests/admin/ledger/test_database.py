@@ -1,0 +1,95 @@
+"""The database's own faults become ours, by kind, and other stores may share it."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from admin.ledger.database import Database, DatabaseFault
+from admin.ledger.schema import claims, metadata
+from admin.ledger.store import LedgerUnavailable
+from tests.support.ledger import ledger_config
+
+CLAIM = {"consent_id": "c", "edp": "e", "share_id": "s", "claimed_at": 1.5}
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def database(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Database]:
+    on_postgres = request.param == "postgres"
+    url = request.getfixturevalue("postgres_url") if on_postgres else f"sqlite:///{tmp_path}/ledger.db"
+    database = Database(url)
+    await database.run(metadata.create_all)
+    yield database
+    database.dispose()
+
+
+async def test_work_is_committed(database: Database) -> None:
+    await database.run(lambda connection: connection.execute(sa.insert(claims).values(**CLAIM)))
+    row = await database.read(lambda connection: connection.execute(sa.select(claims)).one())
+    assert row._asdict() == CLAIM
+
+
+async def test_work_that_raises_is_rolled_back(database: Database) -> None:
+    def work(connection: sa.Connection) -> None:
+        connection.execute(sa.insert(claims).values(**CLAIM))
+        raise KeyError
+
+    with pytest.raises(KeyError):
+        await database.run(work)
+    assert await database.read(lambda connection: connection.execute(sa.select(claims)).first()) is None
+
+
+@pytest.mark.parametrize("statement", ["SELECT nothing_of_the_kind", "THIS IS NOT SQL"])
+async def test_wrong_statement_is_a_defect(database: Database, statement: str) -> None:
+    with pytest.raises(DatabaseFault):
+        await database.run(lambda connection: connection.exec_driver_sql(statement))
+
+
+async def test_broken_constraint_is_a_defect(database: Database) -> None:
+    await database.run(lambda connection: connection.execute(sa.insert(claims).values(**CLAIM)))
+    with pytest.raises(DatabaseFault):
+        await database.run(lambda connection: connection.execute(sa.insert(claims).values(**CLAIM)))
+
+
+async def test_reading_sees_one_snapshot(database: Database) -> None:
+    count = sa.select(sa.func.count()).select_from(claims)
+
+    def twice(connection: sa.Connection) -> tuple[int | None, int | None]:
+        before = connection.execute(count).scalar()
+        database.transact(lambda other: other.execute(sa.insert(claims).values(**CLAIM)))
+        return before, connection.execute(count).scalar()
+
+    assert await database.read(twice) == (0, 0)
+    assert await database.read(lambda connection: connection.execute(count).scalar()) == 1
+
+
+async def test_file_that_cannot_be_opened_is_an_outage(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").mkdir()
+    database = Database(f"sqlite:///{tmp_path}/ledger.db")
+    with pytest.raises(LedgerUnavailable):
+        await database.read(lambda connection: connection.exec_driver_sql("SELECT 1"))
+
+
+async def test_server_that_is_not_there_is_an_outage(tmp_path: Path) -> None:
+    database = Database(f"postgresql+psycopg://nobody@/none?host={tmp_path}")
+    with pytest.raises(LedgerUnavailable):
+        await database.read(lambda connection: connection.exec_driver_sql("SELECT 1"))
+
+
+async def test_sqlite_keeps_what_it_acknowledges(tmp_path: Path) -> None:
+    database = Database(f"sqlite:///{tmp_path}/ledger.db")
+    names = ("journal_mode", "synchronous", "recursive_triggers", "secure_delete")
+    found = await database.read(lambda c: [c.exec_driver_sql(f"PRAGMA {name}").scalar() for name in names])
+    assert found == ["wal", 2, 1, 1]
+    database.dispose()
+
+
+def test_password_comes_from_its_file(tmp_path: Path) -> None:
+    import msgspec
+
+    (tmp_path / "password").write_text("hush\n")
+    config = ledger_config(tmp_path, "postgresql+psycopg://ledger@localhost/ledger")
+    database = Database.of(msgspec.structs.replace(config, password_file=tmp_path / "password"))
+    assert database.url.password == "hush"
+    assert "hush" not in str(database.url)
