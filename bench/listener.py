@@ -26,6 +26,7 @@ from engine.listener.serve import Limits, Peer, serve
 from engine.telemetry.host import SystemClock
 from tests.support.mutual_tls import Authority
 
+RUN_TIMEOUT = 120.0  # seconds
 BODY = b"token=" + b"a" * 900
 REQUEST = (
     b"POST /introspect HTTP/1.1\r\nHost: localhost:8440\r\nUser-Agent: bench\r\nAccept: application/json\r\n"
@@ -126,10 +127,10 @@ async def measure(arguments: argparse.Namespace, directory: Path) -> None:
         generator.start()
         pin(0)
         before_connecting = cpu()
-        connected = await trio.to_thread.run_sync(results.get)
+        connected = await trio.to_thread.run_sync(partial(results.get, timeout=RUN_TIMEOUT))
         before = cpu()
         handshakes = before - before_connecting
-        outcome = await trio.to_thread.run_sync(results.get)
+        outcome = await trio.to_thread.run_sync(partial(results.get, timeout=RUN_TIMEOUT))
         used = cpu() - before
         server.drain()
     generator.join()

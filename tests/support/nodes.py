@@ -79,16 +79,16 @@ class Running:
             env={**os.environ, **environment},
             process_group=0,
         )
-        self.client = authority.client_context(authority.issue("edp"))
+        self.client = authority.client_context(authority.issue("caller"))
 
     def settings(
-        self, directory: Path, *, port: int = 0, host: str = "127.0.0.1", drain: float = 5.0, map_size: int = 1 << 28
+        self, directory: Path, *, port: int = 0, host: str = "127.0.0.1", drain: float = 5.0, workers: int = 2
     ) -> str:
         certificate, key = self.files
         return f"""
 node-id = "node-a"
 runtime-directory = "{self.runtime}"
-workers = 2
+workers = {workers}
 drain-timeout = {drain}
 [listener]
 port = {port}
@@ -108,7 +108,7 @@ mac-key-files = ["{directory / "secret.key"}"]
 meter-key-file = "{directory / "secret.key"}"
 [replica]
 directory = "{directory / "replica"}"
-map-size = {map_size}
+map-size = {1 << 28}
 [tokens]
 issuer = "https://localhost:8450"
 """
@@ -120,8 +120,8 @@ issuer = "https://localhost:8450"
             return {}
         return found
 
-    def wait_ready(self) -> "Running":
-        eventually(lambda: self.process.poll() is not None or self.workers_run(2))
+    def wait_ready(self, workers: int = 2) -> "Running":
+        eventually(lambda: self.process.poll() is not None or self.workers_run(workers))
         assert self.process.poll() is None, self.said()
         return self
 
