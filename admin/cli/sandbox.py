@@ -20,11 +20,7 @@ WAIT = "30"  # seconds; a revocation is effective within about two, or something
 
 app = App(
     name="sandbox",
-    help="""Mint tokens and revoke consents in a sandbox that runs (`ccs up`).
-
-    Exit codes: 0 done · 2 wrong input · 3 the sandbox does not answer, or not in time · 4 no such consent ·
-    5 the consent has ended already · 6 not a sandbox.
-    """,
+    help="Mint tokens and revoke consents in a sandbox that runs (`ccs up`).",
 )
 
 
@@ -32,12 +28,6 @@ class NotEffective(Fault):
     """Recorded, but some engine node may still answer the consent active."""
 
     kind = Kind.UNAVAILABLE
-
-
-class NobodyOfThatName(Fault):
-    """The sandbox has no such participant."""
-
-    kind = Kind.INVALID
 
 
 @app.command
@@ -53,6 +43,8 @@ def tokens(
     """Mint tokens through the real issuing code: one JSON line each, over consents that are granted for them.
 
     A line is {"token", "consent_id", "edp", "atp", "expires_at"}. A file is written whole or not at all.
+
+    Exit codes: 0 all are minted · 2 wrong input, or nobody of that name · 3 the sandbox does not answer · 6 no sandbox.
 
     Parameters
     ----------
@@ -90,8 +82,9 @@ def tokens(
 def revoke(consent_id: str, *, wait_effective: bool = False, reason: str = "withdrawn", state: Path = STATE) -> None:
     """Revoke a consent. Prints one JSON line: state, position, how, nodes, milliseconds.
 
-    Exit code 0 once it is recorded; with --wait-effective once no engine node answers the consent active any more,
-    and 3 if that could not be concluded within 30 s.
+    Exit codes: 0 recorded, or with --wait-effective: no engine node answers the consent active any more · 2 wrong
+    input · 3 the sandbox does not answer, or that could not be concluded within 30 s · 4 no such consent · 5 it has
+    ended already.
 
     Parameters
     ----------

@@ -1,0 +1,198 @@
+"""`ccs sandbox …`, `ccs admin` and the seed, against a real service in a process of its own."""
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from admin.cli.running import NotRunning, load_sandbox
+from admin.cli.sandbox_identities import make_identities
+from admin.cli.seed import seed
+from admin.cli.state_folder import StateFolder, load_sandbox_config
+from admin.cli.up_settings import describe, write_admin_settings
+from engine.consent.records import ParticipantRecord
+
+ROOT = Path(__file__).parents[3]
+WITHIN = 60  # seconds: a bound against hanging
+
+
+class Sandbox:
+    """A state folder with the admin application running on it; no Redis, no engine."""
+
+    def __init__(self, directory: Path) -> None:
+        self.folder = StateFolder(directory)
+        make_identities(self.folder, new=self.folder.open())
+        config = load_sandbox_config(None)
+        free = dict.fromkeys(("public_port", "machine_port", "console_port"), 0)
+        self.config = type(config)(**{**{f: getattr(config, f) for f in config.__struct_fields__}, **free})
+        settings = write_admin_settings(self.folder, self.config, "")
+        settings.write_text(settings.read_text().replace('[redis]\nurl = ""\n', ""))
+        self._argv = [sys.executable, "-m", "admin.cli", "admin", "--config", str(settings)]
+        self.runtime = self.folder.run / "admin.json"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> "Sandbox":
+        self.runtime.unlink(missing_ok=True)
+        self.process = subprocess.Popen(
+            [*self._argv, "--runtime", str(self.runtime)],
+            cwd=ROOT,
+            stderr=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + WITHIN
+        while not self.runtime.exists():
+            assert self.process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        ports = json.loads(self.runtime.read_bytes())["ports"]
+        told = {f"{name}_port": port for name, port in ports.items()}
+        now = type(self.config)(**{**{f: getattr(self.config, f) for f in self.config.__struct_fields__}, **told})
+        describe(self.folder, now, "", {"admin": self.process.pid})
+        return self
+
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(WITHIN)
+
+    def ccs(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "admin.cli", "sandbox", *arguments, "--state", str(self.folder.directory)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=WITHIN,
+            check=False,
+        )
+
+    def rows(self, query: str) -> list[Any]:
+        with sqlite3.connect(f"file:{self.folder.ledger / 'ledger.db'}?mode=ro", uri=True) as ledger:
+            return ledger.execute(query).fetchall()
+
+
+@pytest.fixture(scope="module")
+def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sandbox]:
+    running = Sandbox(tmp_path_factory.mktemp("sandbox")).start()
+    seed(running.folder.directory, consents=120)
+    yield running
+    assert running.stop() == 0
+
+
+def test_the_seed_registers_everybody_and_grants_what_was_asked(sandbox: Sandbox) -> None:
+    import msgspec
+
+    rows = sandbox.rows("SELECT record FROM feed_records WHERE kind = 3")
+    found = {one.client_id: one for (row,) in rows for one in [msgspec.msgpack.decode(row, type=ParticipantRecord)]}
+    assert found.keys() == {"edp-1", "edp-2", "edp-3", "atp-1", "atp-2", "node-1", "operator-1"}
+    edps = [found[name] for name in ("edp-1", "edp-2", "edp-3")]
+    assert [edp.answers.name for edp in edps] == ["PLAIN", "PLAIN", "SIGNED"]
+    assert all(edp.handles_last_known and edp.max_connections >= 1_000 for edp in edps)
+    assert all(edp.max_requests_per_second >= 100_000 for edp in edps)
+    assert sandbox.rows("SELECT count(*) FROM events WHERE tag = 'consent.granted'")[0][0] >= 120
+
+
+def test_a_second_seed_changes_nothing(sandbox: Sandbox) -> None:
+    before = sandbox.rows("SELECT head_seq FROM ledger_meta")
+    seed(sandbox.folder.directory, consents=120)
+    seed(sandbox.folder.directory, consents=60)  # fewer: what stands, stands
+    assert sandbox.rows("SELECT head_seq FROM ledger_meta") == before
+
+
+def test_tokens_are_printed_one_json_line_each(sandbox: Sandbox) -> None:
+    done = sandbox.ccs("tokens", "--count", "3")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [set(line) for line in lines] == [{"token", "consent_id", "edp", "atp", "expires_at"}] * 3
+    assert {(line["edp"], line["atp"]) for line in lines} == {("edp-1", "atp-1")}
+
+
+def test_tokens_go_to_a_file_for_whom_was_named(sandbox: Sandbox, tmp_path: Path) -> None:
+    out = tmp_path / "tokens.jsonl"
+    options = ("--count", "5", "--consents", "2", "--edp", "edp-3", "--atp", "atp-2")
+    done = sandbox.ccs("tokens", *options, "--out", str(out))
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert (len(lines), len({line["consent_id"] for line in lines})) == (5, 2)
+    assert {(line["edp"], line["atp"]) for line in lines} == {("edp-3", "atp-2")}
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_refused_request_leaves_no_file(sandbox: Sandbox, tmp_path: Path) -> None:
+    done = sandbox.ccs("tokens", "--count", "5", "--edp", "nobody", "--out", str(tmp_path / "tokens.jsonl"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("ccs: ")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_consent_is_revoked_and_the_line_says_how_far(sandbox: Sandbox) -> None:
+    consent_id = json.loads(sandbox.ccs("tokens", "--count", "1").stdout)["consent_id"]
+    done = sandbox.ccs("revoke", consent_id, "--wait-effective")
+    assert done.returncode == 0, done.stderr
+    line = json.loads(done.stdout)
+    assert set(line) == {"state", "position", "how", "nodes", "milliseconds"}
+    assert line["state"] == "effective"
+    again = sandbox.ccs("revoke", consent_id)
+    assert (again.returncode, again.stdout) == (5, "")
+    assert "revoked" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("revoke", "7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10"), 4),
+        (("revoke", "nonsense"), 4),
+        (("revoke", "7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10", "--reason", "boredom"), 2),
+        (("tokens", "--count", "0"), 2),
+        (("tokens", "--count", "2", "--consents", "3"), 2),
+        (("tokens", "--count", "2", "--atp", "edp-1"), 2),
+    ],
+)
+def test_refusals_have_their_exit_codes(sandbox: Sandbox, arguments: tuple[str, ...], code: int) -> None:
+    done = sandbox.ccs(*arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert done.stderr.startswith("ccs: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_help_teaches_the_exit_codes(sandbox: Sandbox) -> None:
+    for command in ("tokens", "revoke"):
+        assert "Exit codes" in sandbox.ccs(command, "--help").stdout
+
+
+def test_where_nothing_runs_one_sentence_says_so(tmp_path: Path) -> None:
+    with pytest.raises(NotRunning):
+        load_sandbox(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "admin.cli", "sandbox", "tokens", "--count", "1", "--state", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=WITHIN,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "ccs up" in done.stderr
+
+
+def test_what_was_acknowledged_survives_a_kill_and_a_service_that_is_gone_is_said(tmp_path: Path) -> None:
+    running = Sandbox(tmp_path / "state").start()
+    seed(running.folder.directory, consents=0)
+    minted = json.loads(running.ccs("tokens", "--count", "1").stdout)
+    assert running.ccs("revoke", minted["consent_id"]).returncode == 0
+    assert running.process is not None
+    os.kill(running.process.pid, signal.SIGKILL)
+    running.process.wait(WITHIN)
+    gone = running.ccs("revoke", minted["consent_id"])
+    assert gone.returncode == 3
+    assert "does not answer" in gone.stderr
+    running.start()
+    assert running.ccs("revoke", minted["consent_id"]).returncode == 5
+    assert running.stop(signal.SIGINT) == 0
