@@ -8,7 +8,6 @@ or the ledger only makes it wait. Between two looks new events go out as soon as
 
 import enum
 from collections.abc import Callable, Sequence
-from itertools import takewhile
 from typing import Final
 
 import msgspec
@@ -201,12 +200,11 @@ class Projector:
         return True
 
     def _entries(self, events: Sequence[StoredEvent], after: Position) -> list[Sealed]:
-        """Those that follow on `after` without a gap under its incarnation."""
-        fitting = takewhile(
-            lambda numbered: numbered[1].position == Position(after.incarnation, after.seq + 1 + numbered[0]),
-            enumerate(events),
-        )
-        return [self._sealer.event(event, after.incarnation) for _, event in fitting]
+        """Those that follow on `after` without a gap under its incarnation. Events come in order of their numbers."""
+        count = len(events)
+        while count and events[count - 1].position != Position(after.incarnation, after.seq + count):
+            count -= 1
+        return [self._sealer.event(event, after.incarnation) for event in events[:count]]
 
     def _reach(self, position: Position | None) -> None:
         if position != self._at:
