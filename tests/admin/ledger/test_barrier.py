@@ -29,9 +29,10 @@ LONG = Seconds(20.0)  # far above what any of these waits takes
 SHORT_WAIT_OUT = Seconds(0.3)
 
 
-@pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[SqlLedger]:
-    async with real_ledger(tmp_path) as opened:
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def ledger(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[SqlLedger]:
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
+    async with real_ledger(tmp_path, url) as opened:
         yield opened
 
 

@@ -32,9 +32,10 @@ from tests.support.projection import (
 NO_WAIT = Seconds(0.0)
 
 
-@pytest.fixture
-async def ledger(tmp_path: Path) -> AsyncIterator[SqlLedger]:
-    async with real_ledger(tmp_path) as opened:
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def ledger(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[SqlLedger]:
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else None
+    async with real_ledger(tmp_path, url) as opened:
         yield opened
 
 
