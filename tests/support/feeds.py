@@ -48,6 +48,8 @@ class MadeLedger:
         self.incarnation = incarnation
         self.entries_: list[Entry] = []
         self.away = False
+        self.snapshots_allowed = trio.Event()  # a new Event holds snapshots back until it is set
+        self.snapshots_allowed.set()
         self.polls = True  # False: a call that would wait brings nothing
         self.verification_keys = b'{"issuer":"made-up","jwks":{"keys":[]}}'
         self.calls: list[str] = []
@@ -88,6 +90,7 @@ class MadeLedger:
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncIterator[bytes]]:
         self._answer_call("snapshot")
+        await self.snapshots_allowed.wait()
         yield self._pieces()
 
     async def _pieces(self) -> AsyncIterator[bytes]:

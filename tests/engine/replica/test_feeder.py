@@ -251,8 +251,8 @@ async def test_a_forged_entry_is_passed_over_and_noticed(
 
 async def test_a_forged_answer_makes_nothing_current(tmp_path: Path, ledger: MadeLedger, valkey: Valkey) -> None:
     async with running(tmp_path, ledger, valkey) as node:
-        await node.until(lambda: node.store.bound is not None)
-        ledger.away = True
+        await node.until_current_at(3)
+        ledger.away = True  # from here on only Redis could answer, and nobody answers there
         await node.until(lambda: node.state() is FreshnessState.LAST_KNOWN)
         nonce = f"{1:032x}"
         for key in (b"x" * 32, MAC_KEY):  # one forged, one genuine but for another instance
@@ -317,15 +317,13 @@ async def test_a_replica_of_an_incarnation_that_is_over_knows_nothing_while_the_
 ) -> None:
     async with running(tmp_path, ledger, None) as node:
         await node.until_current_at(3)
+        ledger.snapshots_allowed = trio.Event()
         ledger.restore(OTHER_INCARNATION, losing=1)
-        seen: set[FreshnessState] = set()
-
-        def watch() -> bool:
-            seen.add(node.state())
-            return node.store.bound is not None and node.store.bound.incarnation == OTHER_INCARNATION
-
-        await node.until(watch)
-        assert FreshnessState.BLIND in seen
+        await node.until(lambda: node.state() is FreshnessState.BLIND)
+        ledger.snapshots_allowed.set()
+        await node.until_current_at(ledger.position.seq)
+        assert node.store.bound is not None
+        assert node.store.bound.incarnation == OTHER_INCARNATION
 
 
 async def test_a_rumour_of_another_incarnation_is_settled_by_the_feed_service(
