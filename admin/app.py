@@ -34,7 +34,6 @@ from admin.directory.views import directory_views
 from admin.edge import EdgeApp, edge_app
 from admin.keys import Secrets, load_secrets
 from admin.ledger.barrier import Barrier
-from admin.ledger.claims import Claims
 from admin.ledger.feed_service import FeedService, feed_blueprint
 from admin.ledger.instances import Member
 from admin.ledger.reports import Reports
@@ -146,8 +145,8 @@ def feed_views(ledger: SqlLedger, keys: Secrets, background: Background, callers
     async def authenticate(request: Request) -> ParticipantRecord:
         return (await callers.authenticate(request.scope)).participant
 
-    claims, reports = Claims(ledger.database, time), Reports(ledger.database, time)
-    service = FeedService(ledger, background.register, claims, reports, background.sealer, published)
+    reports = Reports(ledger.database, time)
+    service = FeedService(ledger, background.register, background.claims, reports, background.sealer, published)
     return feed_blueprint(service, authenticate)
 
 

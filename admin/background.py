@@ -14,6 +14,7 @@ from admin.authorization.token_records import RedisTokenRecords, TokenRecords
 from admin.config import AdminConfig
 from admin.consents.expiry import Expiry
 from admin.keys import Secrets
+from admin.ledger.claims import Claims
 from admin.ledger.feed_copy import FeedCopy
 from admin.ledger.nodes import KnownNodes
 from admin.ledger.projector import Projector
@@ -37,7 +38,8 @@ class Background:
         """Raises BadConfig and BadRedisAddress for an address or a file of Redis that cannot be used."""
         self.register = Register(ledger.database, time)
         self.sealer = Sealer(keys.mac)
-        self.expiry = Expiry(ledger, clock.now, random.random)
+        self.claims = Claims(ledger.database, time)
+        self.expiry = Expiry(ledger, self.claims, clock.now, random.random)
         self.projector: Projector | None = None
         self.token_records: TokenRecords | None = None
         self._ledger = ledger

@@ -1,4 +1,7 @@
-"""Ends consents whose time is over: one actor appends `consent.expired` for each (CMS-25).
+"""Ends consents whose time is over: one actor appends `consent.expired` (CMS-25), or `consent.consumed` (CMS-05).
+
+A one-off that a share had claimed was consumed by it; it stays active until its day is over, so that an EDP which
+failed in the middle may try again under the same claim.
 
 Engines look at the expiry themselves, so nothing waits for this; the event makes the end part of the history and
 tells the parties. What is due soon is kept in a heap, filled by looking through the consents' feed records once a
@@ -9,17 +12,18 @@ by the first look, and one that was written twice is refused by the consent's ow
 import heapq
 import uuid
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 import trio
 
-from admin.consents.commands import expire
+from admin.consents.commands import consent_of, consume, expire
+from admin.ledger.claims import Held
 from admin.ledger.events import Act, Initiator, Route
-from admin.ledger.store import FeedRecord, Ledger, VersionConflict
+from admin.ledger.store import Append, FeedRecord, Ledger, SubjectState, VersionConflict
 from engine.backoff import Backoff
 from engine.clock import Seconds, UnixTime
-from engine.consent.records import ConsentKey, ConsentRecord
+from engine.consent.records import AccessMode, ConsentId, ConsentKey, ConsentRecord
 from engine.consent.states import IllegalTransition, State
 from engine.errors import Fault
 from engine.feed.entries import EntryKind
@@ -43,11 +47,20 @@ class Statistics(msgspec.Struct, frozen=True):
     last_fault: str
 
 
+class ClaimReader(Protocol):
+    """Who has claimed a one-off."""
+
+    async def first_of(self, consent_id: ConsentId) -> Held | None: ...
+
+
 class Expiry:
     """The actor. now: whole seconds; jitter: gives numbers in [0, 1)."""
 
-    def __init__(self, ledger: Ledger, now: Callable[[], UnixTime], jitter: Callable[[], float]) -> None:
+    def __init__(
+        self, ledger: Ledger, claims: ClaimReader, now: Callable[[], UnixTime], jitter: Callable[[], float]
+    ) -> None:
         self._ledger = ledger
+        self._claims = claims
         self._now = now
         self._jitter = jitter
         self._due: list[tuple[UnixTime, ConsentKey]] = []
@@ -126,15 +139,24 @@ class Expiry:
             raise faults[0]
 
     async def _end(self, entry: tuple[UnixTime, ConsentKey], now: UnixTime, faults: list[Fault]) -> None:
-        subject = f"consent:{uuid.UUID(bytes=entry[1])}"
+        consent_id = ConsentId(str(uuid.UUID(bytes=entry[1])))
         try:
-            state = await self._ledger.subject(subject)
+            state = await self._ledger.subject(f"consent:{consent_id}")
             if state is not None:
-                act = Act(Initiator.SYSTEM, ACTOR, Route.SYSTEM, now)
-                await self._ledger.append([expire(state, act=act, now=now)])
+                await self._ledger.append([await self._ending(consent_id, state, now)])
                 self._ended += 1
         except (IllegalTransition, VersionConflict):
             return  # ended or renewed meanwhile: the event that says so is followed
         except Fault as fault:
             heapq.heappush(self._due, entry)
             faults.append(fault)
+
+    async def _ending(self, consent_id: ConsentId, state: SubjectState, now: UnixTime) -> Append:
+        act = Act(Initiator.SYSTEM, ACTOR, Route.SYSTEM, now)
+        ending = expire(state, act=act, now=now)  # refuses what is not over yet
+        if consent_of(state).consent.access_mode is not AccessMode.ONE_OFF:
+            return ending
+        held = await self._claims.first_of(consent_id)
+        if held is None:
+            return ending
+        return consume(state, edp=held.edp, share_id=held.share_id, act=act, now=UnixTime(int(held.claimed_at)))

@@ -31,6 +31,14 @@ class Claim(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share_id: Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 
 
+class Held(msgspec.Struct, frozen=True):
+    """Which share holds a consent. claimed_at: seconds since 1970."""
+
+    edp: ClientId
+    share_id: str
+    claimed_at: float
+
+
 class Claims:
     """wall: seconds since 1970."""
 
@@ -45,6 +53,17 @@ class Claims:
         """
         now = self._wall()
         return await self._database.run(lambda connection: _take(connection, claim, now))
+
+    async def first_of(self, consent_id: ConsentId) -> Held | None:
+        """The first share that claimed a consent, at whichever EDP; None = nobody has. Raises LedgerUnavailable."""
+        query = (
+            sa.select(claims.c.edp, claims.c.share_id, claims.c.claimed_at)
+            .where(claims.c.consent_id == consent_id)
+            .order_by(claims.c.claimed_at, claims.c.edp)
+            .limit(1)
+        )
+        row = await self._database.read(lambda connection: connection.execute(query).first())
+        return None if row is None else Held(*row)
 
 
 def _take(connection: sa.Connection, claim: Claim, now: float) -> bool:

@@ -13,12 +13,15 @@ from admin.consents.forms import RenewForm, read_grant
 from admin.consents.made_people import made_grant
 from admin.consents.service import Consents
 from admin.directory.participants import register
-from admin.ledger.events import Act, Initiator, Organisation, Route, append_of
+from admin.ledger.claims import Claim, Claims
+from admin.ledger.events import Act, ConsentConsumed, Initiator, Organisation, Route, append_of
 from admin.ledger.sql import SqlLedger, open_ledger
 from admin.ledger.store import LedgerUnavailable
 from engine.clock import UnixTime, format_utc
+from engine.consent.energy_consent import ONE_OFF_SECONDS
 from engine.consent.records import Certificate, ClientId, ConsentId, ParticipantRecord, Role, Thumbprint
 from engine.consent.states import State
+from engine.consent.windows import midnight_before
 from engine.telemetry.host import SystemClock
 from tests.support.admin_service import DATASET, ledger_config
 from tests.support.pki import METER_KEY, NOW
@@ -40,9 +43,10 @@ class World:
     def __init__(self, ledger: SqlLedger) -> None:
         self.ledger, self.now = ledger, Hands()
         self.consents = Consents(ledger, METER_KEY, self.now)
+        self.claims = Claims(ledger.database, lambda: float(self.now()))
 
     def expiry(self) -> Expiry:
-        return Expiry(self.ledger, self.now, lambda: 0.5)
+        return Expiry(self.ledger, self.claims, self.now, lambda: 0.5)
 
     async def grant(self, *lifetimes: float) -> list[ConsentId]:
         """A consent for each lifetime, seconds from now."""
@@ -55,6 +59,16 @@ class World:
         parties = await self.consents.parties([ClientId("atp-1"), ClientId("edp-1")])
         appends, _ = await self.consents.grant_all(grants, parties, ACT, None)
         return [ConsentId(append.subject.removeprefix("consent:")) for append in appends]
+
+    async def grant_one_off(self, number: int) -> ConsentId:
+        form = msgspec.json.decode(made_grant(number, atp="atp-1", edp="edp-1", dataset_id=DATASET, now=self.now()))
+        entry = form["authorization_details"]
+        entry["access_mode"], entry["data_to"] = "one_off", format_utc(midnight_before(self.now()))
+        del entry["consent_expires_at"]
+        asked = read_grant(msgspec.json.encode(form), self.now())
+        parties = await self.consents.parties([ClientId("atp-1"), ClientId("edp-1")])
+        (append,), _ = await self.consents.grant_all([asked], parties, ACT, None)
+        return ConsentId(append.subject.removeprefix("consent:"))
 
     async def states(self, ids: list[ConsentId]) -> list[State]:
         found = [await self.ledger.subject(f"consent:{consent_id}") for consent_id in ids]
@@ -202,3 +216,20 @@ async def test_the_end_is_the_clocks_and_keeps_the_person(world: World) -> None:
     event = consent_of(state)
     assert (event.act.initiator, event.act.at) == (Initiator.SYSTEM, NOW + 100)
     assert state.personal is not None
+
+
+async def test_a_claimed_one_off_was_consumed_and_an_unclaimed_one_expired(world: World) -> None:
+    claimed, unclaimed = await world.grant_one_off(1), await world.grant_one_off(2)
+    assert await world.claims.take(Claim(claimed, ClientId("edp-1"), "share-1"))
+    expiry = world.expiry()
+    world.now.time = UnixTime(NOW + ONE_OFF_SECONDS - 1)
+    await expiry.step()
+    assert await world.states([claimed, unclaimed]) == [State.ACTIVE, State.ACTIVE]  # a retry is still allowed
+    world.now.time = UnixTime(NOW + ONE_OFF_SECONDS)
+    await expiry.step()
+    assert await world.states([claimed, unclaimed]) == [State.CONSUMED, State.EXPIRED]
+    state = await world.ledger.subject(f"consent:{claimed}")
+    assert state is not None
+    event = consent_of(state)
+    assert isinstance(event, ConsentConsumed)
+    assert (event.edp, event.share_id) == ("edp-1", "share-1")
