@@ -180,7 +180,8 @@ class Projector:
                 await self._ledger.wait_beyond(self._at.seq)
             if scope.cancelled_caught:
                 return
-            await self._append_next()
+            if not await self._append_next():
+                await trio.sleep_until(deadline)  # a false hint is no reason to ask without pause
 
     async def _append_next(self) -> bool:
         """Append the next events, at most BATCH; False = there are none, or the copy is not where we thought."""
