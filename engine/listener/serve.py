@@ -193,7 +193,7 @@ class _Connection:
             pass
         except HandshakeFailed as fault:
             self.server.handshakes_failed += 1
-            _log.info("handshake_failed", detail=fault.detail)
+            _log.debug("handshake_failed", detail=fault.detail)  # counted; anybody could fill a log with it
         except Exception:
             _log.exception("connection_failed")  # a fault of ours costs this connection, not the server
         finally:

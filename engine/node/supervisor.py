@@ -130,6 +130,8 @@ class Node:
                 await self._obey(signals)
                 _log.info("draining")
                 self._draining.set()
+                for bound in self._sockets:
+                    bound.close()  # else callers would wait in a queue that nobody serves any more
                 working.cancel_scope.cancel()
             lasting.cancel_scope.cancel()
         _log.info("ended")

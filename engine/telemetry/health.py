@@ -9,7 +9,6 @@ from typing import Final
 import msgspec
 
 from engine.clock import UnixTime, format_utc
-from engine.decision.freshness import FreshnessState
 
 
 class ChildStatus(msgspec.Struct, frozen=True):
@@ -29,7 +28,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
 
     node_id: str
     draining: bool
-    state: FreshnessState
+    state: str  # `current`, `last_known` or `blind`, of engine.decision.freshness
     incarnation: str
     applied: int
     as_of: UnixTime  # 0 = never
@@ -42,6 +41,8 @@ class NodeStatus(msgspec.Struct, frozen=True):
 Said = tuple[int, bytes]  # HTTP status, JSON body
 
 _RUNNING: Final = "running"
+STATES: Final = ("current", "last_known", "blind")
+_CURRENT, _, _BLIND = STATES
 
 
 def healthz(status: NodeStatus) -> Said:
@@ -56,7 +57,7 @@ def readyz(status: NodeStatus) -> Said:
 
 def readyz_current(status: NodeStatus) -> Said:
     """Whether this node is to be preferred: ready, and `current`."""
-    good = _is_ready(status) and status.state is FreshnessState.CURRENT
+    good = _is_ready(status) and status.state == _CURRENT
     return (200 if good else 503), _json({"state": status.state, "draining": status.draining})
 
 
@@ -81,7 +82,7 @@ def statusz(status: NodeStatus) -> Said:
 
 def _is_ready(status: NodeStatus) -> bool:
     works = any(child.name.startswith("worker") and child.life == _RUNNING for child in status.children)
-    return works and not status.draining and status.state is not FreshnessState.BLIND
+    return works and not status.draining and status.state != _BLIND
 
 
 def _json(content: dict[str, object]) -> bytes:

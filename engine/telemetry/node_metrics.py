@@ -2,15 +2,14 @@
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
-from engine.decision.freshness import FreshnessState
-from engine.telemetry.health import NodeStatus
+from engine.telemetry.health import STATES, NodeStatus
 
 
 def node_families(status: NodeStatus) -> list[Metric]:
     """Freshness, position, drain and the children's lives."""
     state = GaugeMetricFamily("ccs_node_state", "1 for the freshness state the node is in.", labels=["state"])
-    for each in FreshnessState:
-        state.add_metric([each.value], float(each is status.state))
+    for each in STATES:
+        state.add_metric([each], float(each == status.state))
     up = GaugeMetricFamily("ccs_child_up", "1 while a child process runs and is ready.", labels=["child"])
     restarts = CounterMetricFamily("ccs_child_restarts", "Times a child process was started again.", labels=["child"])
     for child in status.children:

@@ -23,7 +23,7 @@ class Hopeless(Fault):
 
 async def answer(request: Request, _peer: Peer) -> Response:
     if request.target == b"/slow":
-        await trio.sleep(0.3)
+        await trio.sleep(1.0)
     return Response(200, str(os.getpid()).encode())
 
 

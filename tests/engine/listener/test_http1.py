@@ -267,7 +267,8 @@ def read_by_h11(raw: bytes) -> list[tuple[bytes, bytes, list[tuple[bytes, bytes]
 @settings(max_examples=150)
 def test_valid_requests_are_read_as_h11_reads_them(requests: list[bytes]) -> None:
     limits = HeadLimits(max_head=4096, max_body=4096)
-    ours = [(e.method, e.target, list(e.headers), e.body) for e in events_of([b"".join(requests)], limits)]  # type: ignore[union-attr]
+    events = events_of([b"".join(requests)], limits)
+    ours = [(e.method, e.target, list(e.headers), e.body) for e in events if isinstance(e, Request)]
     assert ours == read_by_h11(b"".join(requests))
 
 

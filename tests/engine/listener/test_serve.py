@@ -272,6 +272,24 @@ async def test_plain_http_on_the_tls_port_is_no_request(start: Start) -> None:
     assert running.server.statistics().answered == {}
 
 
+async def test_tls_1_2_session_is_not_resumed(
+    start: Start, authority: Authority, client_files: tuple[Path, Path]
+) -> None:
+    running = await start()
+    context = authority.client_context(client_files)
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    proven: list[bool] = []
+    session: ssl.SSLSession | None = None
+    for _ in range(2):
+        plain = await trio.to_thread.run_sync(socket.create_connection, ("127.0.0.1", running.port))
+        with await trio.to_thread.run_sync(
+            partial(context.wrap_socket, plain, server_hostname="localhost", session=session)
+        ) as secured:
+            session = secured.session
+            proven.append(not secured.session_reused)
+    assert proven == [True, True]
+
+
 class MovableClock(SystemClock):
     """The machine's clock, some seconds ahead."""
 

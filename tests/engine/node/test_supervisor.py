@@ -103,12 +103,22 @@ def test_signal_ends_everything(start: Start, number: signal.Signals) -> None:
     assert not (running.runtime / "node.json").exists()
 
 
+def refuses(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=WITHIN).close()
+    except ConnectionError:
+        return True
+    return False
+
+
 def test_request_under_way_is_answered_before_the_end(start: Start, callers: Connect) -> None:
     running = start().wait_ready()
     caller = callers(running)
     caller.ask()
     caller.send(b"/slow")
+    port = running.described()["ports"]["introspection"]
     running.process.send_signal(signal.SIGTERM)
+    eventually(lambda: refuses(port))
     assert caller.receive()[0] == 200
     assert running.process.wait(WITHIN) == 0
 

@@ -7,7 +7,7 @@ import pytest
 
 from engine.clock import UnixTime
 from engine.decision.freshness import FreshnessState
-from engine.telemetry.health import ChildStatus, NodeStatus, healthz, readyz, readyz_current, statusz
+from engine.telemetry.health import STATES, ChildStatus, NodeStatus, healthz, readyz, readyz_current, statusz
 
 WORKER = ChildStatus("worker-1", "running", 10, 0, 0, 1000)
 FEEDER = ChildStatus("feeder", "running", 11, 0, 0, 1000)
@@ -63,3 +63,7 @@ def test_status_says_everything_for_people() -> None:
 def test_node_that_never_was_current_has_no_time() -> None:
     page = json.loads(statusz(but(as_of=UnixTime(0), state=FreshnessState.BLIND))[1])
     assert (page["as_of"], page["last_known_until"], page["ready"]) == (None, None, False)
+
+
+def test_states_are_those_of_the_freshness_machine() -> None:
+    assert set(STATES) == {state.value for state in FreshnessState}
