@@ -41,7 +41,10 @@ def open_or_create(connection: sa.Connection, kind: LedgerKind, now: UnixTime) -
 
     Call in a thread, in a read-write transaction. Raises WrongLedger, UnsafeDatabase.
     """
-    migrations.upgrade(connection)
+    try:
+        migrations.upgrade(connection)
+    except migrations.UnknownRevision as error:
+        raise WrongLedger("the database was last used by a newer program", detail=str(error)) from error
     if kind == "production":
         _refuse_unsafe(connection)
     if connection.execute(sa.select(ledger_meta.c.id)).first() is None:

@@ -13,6 +13,7 @@ import trio.testing
 from admin.config import Ledger as LedgerConfig
 from admin.ledger import migrations
 from admin.ledger.admission import InvalidWrite
+from admin.ledger.bulk import NoLedger
 from admin.ledger.chain import NO_HASH, Walk
 from admin.ledger.checkpoints import CheckpointKey
 from admin.ledger.database import DatabaseFault
@@ -314,6 +315,27 @@ class LedgerContract:
             made = await ledger.checkpoints(8, 10)
             assert [(c.seq, c.hash) for c in made] == [(11, (await ledger.head()).hash)]
             assert (await _verdict(ledger, ledger_settings)).fault is None
+
+    async def test_processes_that_start_together_make_one_ledger(
+        self, ledger_settings: LedgerConfig, clock: HandClock
+    ) -> None:
+        incarnations: set[str] = set()
+
+        async def start() -> None:
+            async with open_ledger(ledger_settings, clock) as ledger:
+                incarnations.add((await ledger.head()).position.incarnation)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(6):
+                nursery.start_soon(start)
+        async with open_reader(ledger_settings) as reader:
+            assert [event.tag for event in await reader.events(0, 10)] == ["ledger.created"]
+        assert len(incarnations) == 1
+
+    async def test_empty_database_is_not_read(self, ledger_settings: LedgerConfig) -> None:
+        with pytest.raises(NoLedger):
+            async with open_reader(ledger_settings):
+                pass
 
     async def test_ledger_of_the_other_kind_is_refused(self, ledger_settings: LedgerConfig, clock: HandClock) -> None:
         async with open_ledger(ledger_settings, clock):

@@ -40,9 +40,15 @@ class PostgresServer:
         """What the server wrote."""
         return (self._directory / "postgres.log").read_text(errors="replace")
 
-    def start(self) -> None:
-        """Start and wait until it takes connections."""
-        settings = ("listen_addresses=", f"unix_socket_directories={self._directory}", "fsync=on", "max_connections=80")
+    def start(self, *others: str) -> None:
+        """Start and wait until it takes connections. others: settings for this run only, `name=value`."""
+        settings = (
+            "listen_addresses=",
+            f"unix_socket_directories={self._directory}",
+            "fsync=on",
+            "max_connections=80",
+            *others,
+        )
         command = [str(self._binaries / "postgres"), "-D", str(self._data)]
         for setting in settings:
             command += ["-c", setting]

@@ -11,12 +11,18 @@ from typing import Final
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError as UnknownRevision
+
+__all__ = ["UnknownRevision", "check", "upgrade"]
 
 _LOCK: Final = 0x6363732E6C656467  # "ccs.ledg": the advisory lock's number
 
 
 def upgrade(connection: sa.Connection) -> None:
-    """Bring the schema to the newest revision. Call in a thread, in a read-write transaction."""
+    """Bring the schema to the newest revision. Call in a thread, in a read-write transaction.
+
+    Raises UnknownRevision when the database has a revision that this program does not know.
+    """
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     command.upgrade(_config(connection), "head")
