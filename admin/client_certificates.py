@@ -30,6 +30,7 @@ EXTENSION: Final = "tls"
 LEAF_DER: Final = "ccs_client_cert_der"  # ours, beside the extension's members: spares decoding PEM on each request
 WRITE_TIMEOUT: Final = Seconds(30.0)  # a peer that reads nothing for so long is cut off, also during shutdown
 GRACE: Final = Seconds(5.0)  # what requests in flight get to finish once a stop was asked for
+MAX_CONNECTIONS: Final = 2_000  # a listener; each costs some 100 KB of TLS and HTTP state
 _TLS_VERSIONS: Final = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
 _log = logger("admin.listener")
@@ -145,12 +146,19 @@ async def serve(
     config, wrapped, state = hypercorn_settings(), ASGIWrapper(app), ConnectionState({})
     lifespan, context = Lifespan(wrapped, config, state), WorkerContext(None)
     secure = [trio.SSLListener(listener, tls, https_compatible=True) for listener in listeners]
-    handler = partial(CertificateServer, wrapped, config, context, state)
+    opened = trio.CapacityLimiter(MAX_CONNECTIONS)
+
+    async def connection(stream: "trio.SSLStream[trio.SocketStream]") -> None:
+        if opened.available_tokens < 1:
+            return  # closed at once, without a handshake: others keep what they have
+        async with opened:
+            await CertificateServer(wrapped, config, context, state, stream)
+
     async with trio.open_nursery() as lifespan_nursery:
         await lifespan_nursery.start(lifespan.handle_lifespan)
         await lifespan.wait_for_startup()
         async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
-            await accepting.start(partial(trio.serve_listeners, handler, secure, handler_nursery=connections))
+            await accepting.start(partial(trio.serve_listeners, connection, secure, handler_nursery=connections))
             task_status.started()
             await stop.wait()
             accepting.cancel_scope.cancel()

@@ -193,6 +193,18 @@ async def test_a_stop_lets_requests_in_flight_finish_and_takes_no_new_ones(pki: 
     assert answers == [200]
 
 
+async def test_connections_above_the_limit_are_closed_and_the_others_stay(
+    pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_certificates, "MAX_CONNECTIONS", 1)
+    async with serving(recording([]), pki) as (port, _), client(pki, "atp-1") as first:
+        assert (await first.get(f"https://localhost:{port}/")).status_code == 200
+        async with client(pki, "atp-1") as second:
+            with pytest.raises(httpx2.TransportError):
+                await second.get(f"https://localhost:{port}/")
+        assert (await first.get(f"https://localhost:{port}/")).status_code == 200
+
+
 async def test_many_requests_pass_over_one_http2_connection(pki: Pki) -> None:
     """Hypercorn's default ends a connection after 1,000 requests and breaks those in flight."""
     assert hypercorn_settings().keep_alive_max_requests > 1_000_000
