@@ -57,6 +57,18 @@ def seconds_to_first_answer(child: Child, sandbox: Running, about: dict[str, str
     return time.monotonic() - began
 
 
+def worker_pids(sandbox: Running) -> list[int]:
+    """The workers of the node that runs on this sandbox's folder."""
+    found: list[int] = json.loads((sandbox.state / "run/node/node.json").read_text())["pids"]["workers"]
+    return found
+
+
+def private_megabytes(pid: int) -> float:
+    """What a process holds for itself alone; the replica's pages are shared with the other workers."""
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private_")) / 1024
+
+
 def measure(directory: Path, consents: int) -> dict[str, object]:
     """Seed, stop, start one by one, time."""
     sandbox = Running(directory / "var", consents=consents, patience=PATIENCE)
@@ -77,6 +89,7 @@ def measure(directory: Path, consents: int) -> dict[str, object]:
         again = seconds_to(node, current)
         node.stop()
         first = seconds_to_first_answer(node, sandbox, about, minted["token"])
+        private = max(private_megabytes(pid) for pid in worker_pids(sandbox))
     finally:
         node.stop()
         admin.stop()
@@ -84,6 +97,7 @@ def measure(directory: Path, consents: int) -> dict[str, object]:
     return {
         "bench": "million",
         "consents": consents,
+        "worker_private_megabytes": round(private, 1),
         "seconds": {
             "seeding through the API": round(seeded, 1),
             "admin restart to ready": round(admin_ready, 2),
@@ -106,6 +120,7 @@ def main() -> None:
         print(json.dumps(result))
         return
     assert isinstance(result["seconds"], dict)
+    print(f"{'private memory of a worker':<32}{result['worker_private_megabytes']:>8} MB")
     for name, seconds in result["seconds"].items():
         print(f"{name:<32}{seconds:>8} s")
 
