@@ -80,25 +80,37 @@ return 1
 """
 )
 
+# ARGV: whose lease it may be, the lease's first text, its life.
 _CLAIM: Final = Script("""
-if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 1 end
-return redis.call('GET', KEYS[1]) == ARGV[1] and 1 or 0
+local held = redis.call('GET', KEYS[1])
+if held and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+return 1
 """)
 
-_SWEEP: Final = Script("""
+# Each step finds the lease as the step before left it: a lost lease stops its holder, and so does a Redis that went
+# back in time and lost some of the steps. ARGV: the lease's text before and after, its life.
+_STEP: Final = """
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+"""
+
+_SWEEP: Final = Script(
+    _STEP
+    + """
 for i = 2, #KEYS do redis.call('UNLINK', KEYS[i]) end
 return 1
-""")
+"""
+)
 
 # A record that is there already was appended meanwhile and is newer, or equal.
-_FILL: Final = Script("""
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-for i = 2, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 1], 'NX') end
+_FILL: Final = Script(
+    _STEP
+    + """
+for i = 2, #KEYS do redis.call('SET', KEYS[i], ARGV[i + 2], 'NX') end
 return 1
-""")
+"""
+)
 
 _FINISH: Final = Script("""
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
@@ -106,6 +118,25 @@ redis.call('SET', KEYS[2], ARGV[2])
 redis.call('DEL', KEYS[1])
 return 1
 """)
+
+
+class Lease:
+    """The right to write all records anew; it changes with every step. Made by `FeedCopy.claim`."""
+
+    def __init__(self, token: bytes) -> None:
+        self._token = token
+        self._step = 0
+
+    @property
+    def text(self) -> bytes:
+        """As it stands in Redis now, unless it was lost."""
+        return self._token + b" %d" % self._step
+
+    def step(self) -> tuple[bytes, bytes, int]:
+        """Its text before and after the next step, and its life in milliseconds."""
+        before = self.text
+        self._step += 1
+        return before, self.text, LEASE_MS
 
 
 class Seen(msgspec.Struct, frozen=True):
@@ -193,23 +224,28 @@ class FeedCopy:
         keys = (HEAD, STREAM, WHOLE)
         return bool(await run_script(self._redis, _RESTART, keys, seen.head, seen.last_id, head_text(at), *args))
 
-    async def claim(self, token: bytes) -> bool:
-        """Take the lease for filling; False = somebody else holds it."""
-        return bool(await run_script(self._redis, _CLAIM, (FILLING,), token, LEASE_MS))
+    async def claim(self, owner: bytes, number: int) -> Lease | None:
+        """Take the lease for filling, anew where it is the owner's own; None = somebody else holds it.
 
-    async def sweep(self, token: bytes) -> bool:
+        number: of the owner's filling, so that what is still under way from an earlier one finds its lease lost.
+        """
+        lease = Lease(b"%s:%d" % (owner, number))
+        taken = await run_script(self._redis, _CLAIM, (FILLING,), owner + b":", lease.text, LEASE_MS)
+        return lease if taken else None
+
+    async def sweep(self, lease: Lease) -> bool:
         """Remove every record; False = the lease is lost."""
         cursor = b"0"
         while True:
             cursor, found = await self._redis.execute("SCAN", cursor, "MATCH", RECORDS_PATTERN, "COUNT", 2_000)
-            if not await run_script(self._redis, _SWEEP, (FILLING, *found), token, LEASE_MS):
+            if not await run_script(self._redis, _SWEEP, (FILLING, *found), *lease.step()):
                 return False
             if cursor == b"0":
                 return True
 
-    async def fill(self, token: bytes, records: Sequence[Sealed]) -> bool:
+    async def fill(self, lease: Lease, records: Sequence[Sealed]) -> bool:
         """Write records that are not there; False = the lease is lost."""
-        calls = [_fill_call(token, records[i : i + SCRIPT_RECORDS]) for i in range(0, len(records), SCRIPT_RECORDS)]
+        calls = [_fill_call(lease, records[i : i + SCRIPT_RECORDS]) for i in range(0, len(records), SCRIPT_RECORDS)]
         replies = await self._redis.execute_many(calls)
         if any(isinstance(reply, RedisNoScript) for reply in replies):
             await self._redis.execute("SCRIPT", "LOAD", _FILL.text)
@@ -217,12 +253,12 @@ class FeedCopy:
         raise_first_fault(replies)
         return all(replies)
 
-    async def finish(self, token: bytes, incarnation: str) -> bool:
+    async def finish(self, lease: Lease, incarnation: str) -> bool:
         """Say that all records of an incarnation are there, and give the lease back; False = it was lost."""
-        return bool(await run_script(self._redis, _FINISH, (FILLING, WHOLE), token, incarnation))
+        return bool(await run_script(self._redis, _FINISH, (FILLING, WHOLE), lease.text, incarnation))
 
 
-def _fill_call(token: bytes, records: Sequence[Sealed]) -> list[Arg]:
+def _fill_call(lease: Lease, records: Sequence[Sealed]) -> list[Arg]:
     keys = [record_key(item.entry.kind, item.entry.key) for item in records]
     values = [item.sealed for item in records]
-    return ["EVALSHA", _FILL.digest, 1 + len(keys), FILLING, *keys, token, LEASE_MS, *values]
+    return ["EVALSHA", _FILL.digest, 1 + len(keys), FILLING, *keys, *lease.step(), *values]

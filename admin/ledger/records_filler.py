@@ -13,7 +13,7 @@ import msgspec
 import structlog
 import trio
 
-from admin.ledger.feed_copy import FeedCopy
+from admin.ledger.feed_copy import FeedCopy, Lease
 from admin.ledger.sealing import Sealer
 from admin.ledger.signal import Signal
 from admin.ledger.store import FeedRecord, LedgerReader
@@ -36,13 +36,13 @@ class FillProgress(msgspec.Struct, frozen=True):
 
 
 class _LeaseLost(Exception):
-    """Another filler has taken over; it begins from the start and leaves nothing out."""
+    """Another filler has taken over, or Redis went back in time: whoever holds it next begins from the start."""
 
 
 class RecordsFiller:
     """One filler of one projector.
 
-    draw_token: a new random token for each filling. progress: told after every page.
+    draw_token: a random token, drawn once: the lease's owner. progress: told after every page.
     """
 
     def __init__(
@@ -57,7 +57,8 @@ class RecordsFiller:
         self._ledger = ledger
         self._copy = copy
         self._sealer = sealer
-        self._draw_token = draw_token
+        self._owner = draw_token().hex().encode()  # no spaces, no colons
+        self._number = 0
         self._progress = progress or _log_progress
         self._wanted: str | None = None
         self._asked = Signal()
@@ -86,39 +87,40 @@ class RecordsFiller:
                 self._wanted = self.under_way = None  # the next look asks again if anything is amiss
 
     async def _fill(self, incarnation: str) -> bool:
-        token = self._draw_token()
-        if not await self._copy.claim(token):
+        self._number += 1
+        lease = await self._copy.claim(self._owner, self._number)
+        if lease is None:
             return False
         try:
-            await self._write_all(token, incarnation)
+            await self._write_all(lease, incarnation)
         except _LeaseLost:
             return False
         self.fills += 1
         return True
 
-    async def _write_all(self, token: bytes, incarnation: str) -> None:
+    async def _write_all(self, lease: Lease, incarnation: str) -> None:
         _log.info("records are being written anew", incarnation=incarnation)
-        _hold(await self._copy.sweep(token))
+        _hold(await self._copy.sweep(lease))
         place, done = FIRST_PLACE, 0
         while page := await self._ledger.records(place, PAGE):
-            await self._write_page(token, incarnation, page)
+            await self._write_page(lease, incarnation, page)
             last = page[-1][1]
             place, done = (int(last.kind), last.key), done + len(page)
             self.under_way = FillProgress(last.kind, done)
             self._progress(self.under_way)
-        await self._finish(token, incarnation)
+        await self._finish(lease, incarnation)
         _log.info("records are written", incarnation=incarnation, records=done)
 
-    async def _write_page(self, token: bytes, incarnation: str, page: Sequence[tuple[int, FeedRecord]]) -> None:
+    async def _write_page(self, lease: Lease, incarnation: str, page: Sequence[tuple[int, FeedRecord]]) -> None:
         sealed = [self._sealer.record(seq, record, incarnation) for seq, record in page]
-        _hold(await self._copy.fill(token, sealed))
+        _hold(await self._copy.fill(lease, sealed))
 
-    async def _finish(self, token: bytes, incarnation: str) -> None:
+    async def _finish(self, lease: Lease, incarnation: str) -> None:
         """The mark is only true if the ledger was of this incarnation from the first page to the last."""
         head = await self._ledger.head()
         if head.position.incarnation != incarnation:
             raise _LeaseLost
-        _hold(await self._copy.finish(token, incarnation))
+        _hold(await self._copy.finish(lease, incarnation))
 
 
 def _hold(held: bool) -> None:

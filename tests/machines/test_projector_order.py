@@ -16,7 +16,7 @@ from tests.support.valkey import Valkey, client_of
 
 RESTORE = """
 redis.call('FLUSHALL')
-for i = 1, #KEYS do redis.call('RESTORE', KEYS[i], 0, ARGV[i]) end
+for i = 1, #KEYS do redis.call('RESTORE', KEYS[i], ARGV[2 * i], ARGV[2 * i - 1]) end
 """
 ACTIONS = ["append", "append", "burst", "keep", "roll back", "flush", "forge", "cut", "settle"]
 PATIENCE = 20.0
@@ -28,7 +28,7 @@ class Play:
     def __init__(self, ledger: SqlLedger, server: Valkey) -> None:
         self.ledger = ledger
         self.server = server
-        self.kept: dict[bytes, bytes] = {}
+        self.kept: list[tuple[bytes, bytes, int]] = []  # key, value, milliseconds to live
 
     async def act(self, action: str) -> None:
         match action:
@@ -38,9 +38,10 @@ class Play:
                 await append_all(self.ledger, new_consents(120), group=15)
             case "keep":
                 flat = self.server.call("EVAL", KEEP, 0)
-                self.kept = dict(zip(flat[::2], flat[1::2], strict=True))
+                self.kept = list(zip(flat[::3], flat[1::3], flat[2::3], strict=True))
             case "roll back":
-                self.server.call("EVAL", RESTORE, len(self.kept), *self.kept.keys(), *self.kept.values())
+                values = [part for _, value, life in self.kept for part in (value, life)]
+                self.server.call("EVAL", RESTORE, len(self.kept), *(key for key, _, _ in self.kept), *values)
             case "flush":
                 self.server.call("FLUSHALL")
             case "forge":
@@ -85,6 +86,7 @@ local found = {}
 for _, key in ipairs(redis.call('KEYS', '*')) do
   found[#found + 1] = key
   found[#found + 1] = redis.call('DUMP', key)
+  found[#found + 1] = math.max(0, redis.call('PTTL', key))
 end
 return found
 """

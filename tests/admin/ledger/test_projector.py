@@ -9,7 +9,7 @@ import pytest
 import redis
 import trio
 
-from admin.ledger.feed_copy import WHOLE, FeedCopy, head_text
+from admin.ledger.feed_copy import FILLING, WHOLE, FeedCopy, head_text
 from admin.ledger.projector import Projector, ProjectorState
 from admin.ledger.sealing import Sealer
 from admin.ledger.sql import SqlLedger
@@ -314,15 +314,42 @@ async def test_a_stale_append_is_refused(ledger: SqlLedger, projector: Projector
 async def test_a_lost_lease_stops_a_filler(redis_client: RedisClient, valkey: Valkey) -> None:
     copy = FeedCopy(redis_client)
     item = SEALER.entry(Entry("a" * 16, 1, EntryKind.CONSENT, b"k" * 16, b"r"))
-    assert await copy.claim(b"first")
-    assert not await copy.claim(b"second")
-    assert await copy.fill(b"first", [item])
-    valkey.call("DEL", "{ccs}:filling")
-    assert await copy.claim(b"second")
-    assert not await copy.sweep(b"first")
-    assert not await copy.fill(b"first", [item])
-    assert not await copy.finish(b"first", "a" * 16)
+    first = await copy.claim(b"first", 1)
+    assert first is not None
+    assert await copy.claim(b"second", 1) is None
+    assert await copy.fill(first, [item])
+    valkey.call("DEL", FILLING)
+    assert await copy.claim(b"second", 1) is not None
+    assert not await copy.sweep(first)
+    assert not await copy.fill(first, [item])
+    assert not await copy.finish(first, "a" * 16)
     assert records_of(valkey) == {record_key(EntryKind.CONSENT, b"k" * 16): item.sealed}
+
+
+async def test_a_filler_takes_its_own_lease_anew(redis_client: RedisClient) -> None:
+    """Nobody has to wait for it to run out; what is under way from before finds it lost."""
+    copy = FeedCopy(redis_client)
+    before = await copy.claim(b"owner", 1)
+    after = await copy.claim(b"owner", 2)
+    assert before is not None
+    assert after is not None
+    assert not await copy.sweep(before)
+    assert await copy.sweep(after)
+
+
+async def test_a_redis_that_goes_back_in_time_stops_the_filler(redis_client: RedisClient, valkey: Valkey) -> None:
+    """The lease is still there, some of what was written under it is not: the copy must not be called whole."""
+    copy = FeedCopy(redis_client)
+    items = [SEALER.entry(Entry("a" * 16, n, EntryKind.CONSENT, bytes([n]) * 16, b"r")) for n in (1, 2, 3)]
+    lease = await copy.claim(b"owner", 1)
+    assert lease is not None
+    older = valkey.call("DUMP", FILLING)
+    assert await copy.fill(lease, items[:1])
+    valkey.call("DEL", FILLING, record_key(EntryKind.CONSENT, b"\x01" * 16))
+    valkey.call("RESTORE", FILLING, 10_000, older)
+    assert not await copy.fill(lease, items[1:])
+    assert not await copy.finish(lease, "a" * 16)
+    assert not valkey.call("EXISTS", WHOLE)
 
 
 async def test_reaching_a_position_can_be_waited_for(ledger: SqlLedger, projector: Projector) -> None:
