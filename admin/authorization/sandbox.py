@@ -5,35 +5,43 @@ streams out as it comes, so that a million tokens need no more memory than a tho
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import ClassVar, Final
+from typing import ClassVar, Final, TypeVar
 
 import msgspec
 import trio
 
-from admin.authorization.minting import GrantedConsent, Minter, Order
+from admin.authorization.minting import GrantedConsent, Minted, Minter, Order
 from admin.authorization.token_records import TokenRecords
+from admin.consents.commands import in_good_standing
 from admin.consents.forms import Grant, read_grant
 from admin.consents.made_people import made_grant
 from admin.consents.service import MAX_BATCH, Consents
-from admin.ledger.events import Act, ConsentGranted, ParticipantEvent, decode
+from admin.ledger.events import Act, ConsentGranted, ParticipantEvent, decode, decode_personal
 from admin.ledger.store import Append, Idempotency, Receipt
 from engine.clock import UnixTime, format_utc
 from engine.consent.reading import InvalidFields, Problem
-from engine.consent.records import ClientId, Role
+from engine.consent.records import ClientId, ConsentId, Role, Thumbprint
+
+M = TypeVar("M", bound="MintedToken")
 
 JSON_LINES: Final = "application/x-ndjson"
 FIRST_LINES: Final = 64  # tokens of the first batch: the caller sees progress, or the fault, within a blink
 
 
-class MintedLine(msgspec.Struct, frozen=True):
-    """One token as the sandbox hands it out: a line of JSON."""
+class MintedToken(msgspec.Struct, frozen=True):
+    """One token as the sandbox hands it out."""
 
-    content_type: ClassVar[str] = JSON_LINES
     token: str
     consent_id: str
     edp: str
     atp: str
     expires_at: str
+
+
+class MintedLine(MintedToken, frozen=True):
+    """One token as a line of JSON."""
+
+    content_type: ClassVar[str] = JSON_LINES
 
 
 class Pair(msgspec.Struct, frozen=True):
@@ -79,25 +87,41 @@ class Sandbox:
                 for _ in range(_share(count, consents, index))
             ]
             for start in range(0, len(orders), MAX_BATCH):
-                yield await self._lines(orders[start : start + MAX_BATCH], pair)
+                yield await self._lines(orders[start : start + MAX_BATCH])
             done += batch
 
-    async def _lines(self, orders: list[Order], pair: Pair) -> bytes:
+    async def mint_for(
+        self, consent_id: ConsentId, edp: ClientId, act: Act, thumbprint: Thumbprint | None
+    ) -> MintedToken:
+        """A token of a consent that stands. thumbprint: of the ATP's connection; None = its newest certificate.
+
+        Raises UnknownConsent, CannotMint where the consent has ended or the ATP may have none, and InvalidFields
+        where the EDP holds none of its data or is not in good standing.
+        """
+        event, state = await self._consents.find(consent_id, act)
+        atp = event.consent.atp
+        parties = await self._consents.parties([atp, edp])
+        if edp not in event.consent.edps:
+            raise InvalidFields([Problem("edp", "is not a data provider of this consent")])
+        if not in_good_standing(parties.get(edp), Role.EDP):
+            raise InvalidFields([Problem("edp", "is not a data provider that is registered and in good standing")])
+        points = () if state.personal is None else decode_personal(state.personal).meter_points
+        consent = GrantedConsent(consent_id, event.consent, points)
+        order = Order(parties[atp].participant, edp, (consent,), thumbprint)
+        (minted,) = await self._minted([order])
+        return _described(MintedToken, minted, order)
+
+    async def _lines(self, orders: list[Order]) -> bytes:
+        minted = await self._minted(orders)
+        lines = (_described(MintedLine, one, order) for one, order in zip(minted, orders, strict=True))
+        return msgspec.json.Encoder().encode_lines(lines)
+
+    async def _minted(self, orders: list[Order]) -> list[Minted]:
         now = self._now()
         minted = await self._minter.mint_many(orders, now)
         if self._records is not None:
             await self._records.keep(minted, now)
-        lines = (
-            MintedLine(
-                token=one.token.decode(),
-                consent_id=order.consents[0].consent_id,
-                edp=pair.edp,
-                atp=pair.atp,
-                expires_at=format_utc(UnixTime(one.claims.exp)),
-            )
-            for one, order in zip(minted, orders, strict=True)
-        )
-        return msgspec.json.Encoder().encode_lines(lines)
+        return minted
 
     async def _grant(
         self, first: int, pairs: Sequence[Pair], act: Act, key: Idempotency | None
@@ -130,6 +154,16 @@ def _order(grant: Grant, append: Append, pair: Pair, atp: ParticipantEvent) -> O
     points = grant.form.authorization_details.meter_points or ()
     consent = GrantedConsent(granted.consent_id, granted.consent, points)
     return Order(atp.participant, pair.edp, (consent,))
+
+
+def _described(form: type[M], minted: Minted, order: Order) -> M:
+    return form(
+        token=minted.token.decode(),
+        consent_id=order.consents[0].consent_id,
+        edp=order.edp,
+        atp=order.atp.client_id,
+        expires_at=format_utc(UnixTime(minted.claims.exp)),
+    )
 
 
 def _share(count: int, consents: int, index: int) -> int:

@@ -10,8 +10,9 @@ from msgspec import Meta
 from quart import Blueprint, Response, request
 
 from admin.authorization.metadata import CACHE_SECONDS
-from admin.authorization.sandbox import JSON_LINES, MintedLine, Pair, Sandbox
+from admin.authorization.sandbox import JSON_LINES, MintedLine, MintedToken, Pair, Sandbox
 from admin.callers import Callers
+from admin.consents.parties import Parties, consent_id_of
 from admin.consents.service import MAX_BATCH
 from admin.edge import answer, json_text, read_json
 from admin.ledger.events import Act, Initiator, Route
@@ -44,6 +45,12 @@ class PeopleForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     atps: Annotated[tuple[ClientText, ...], Meta(min_length=1, max_length=10)]
 
 
+class TokenForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Which of the consent's EDPs the token is for."""
+
+    edp: ClientText
+
+
 class PeopleView(msgspec.Struct, frozen=True):
     """The consents stand; the last one at `position`."""
 
@@ -71,6 +78,7 @@ def public_views(metadata: dict[str, Any], jwks: bytes) -> Blueprint:
 def sandbox_views(sandbox: Sandbox, callers: Callers, kind: LedgerKind, now: Callable[[], UnixTime]) -> Blueprint:
     """Blueprint for the machine listener; every call is refused on a production ledger."""
     views = Blueprint("sandbox", __name__)
+    parties = Parties(callers, now)
 
     async def operator() -> Act:
         caller = (await callers.authenticate(request.scope)).require(Role.OPERATOR)
@@ -109,6 +117,20 @@ def sandbox_views(sandbox: Sandbox, callers: Callers, kind: LedgerKind, now: Cal
         response = Response(_chained(first, lines), content_type=JSON_LINES)
         response.timeout = None  # a million tokens take minutes
         return response
+
+    @views.post("/consents/<consent_id>/tokens")
+    @operation(answers={200: MintedToken}, body=TokenForm, problems=(404, 409))
+    async def mint_for(consent_id: str) -> Response:
+        """Mint a token of a consent that stands.
+
+        Sandbox only: elsewhere the token endpoint issues them. An ATP gets tokens of its own consents, bound to the
+        certificate it calls with; an operator gets them for the ATP, bound to the ATP's newest certificate.
+        """
+        caller = await parties.calling()
+        require_sandbox(kind)
+        edp = ClientId((await read_json(TokenForm)).edp)
+        bound_to = caller.thumbprint if caller.role is Role.ATP else None
+        return answer(await sandbox.mint_for(consent_id_of(consent_id), edp, parties.act_of(caller), bound_to))
 
     return views
 

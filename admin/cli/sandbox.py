@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, TextIO
+from urllib.parse import quote
 
 from cyclopts import App, Parameter
 from rich.console import Console
@@ -24,6 +25,12 @@ app = App(
 )
 
 
+class WrongChoice(Fault):
+    """Options that exclude each other."""
+
+    kind = Kind.INVALID
+
+
 class NotEffective(Fault):
     """Recorded, but some engine node may still answer the consent active."""
 
@@ -33,8 +40,9 @@ class NotEffective(Fault):
 @app.command
 def tokens(
     *,
-    count: int,
+    count: int = 1,
     consents: int | None = None,
+    consent: str | None = None,
     edp: str | None = None,
     atp: str | None = None,
     out: Annotated[str, Parameter(allow_leading_hyphen=True)] = "-",
@@ -42,18 +50,23 @@ def tokens(
 ) -> None:
     """Mint tokens through the real issuing code: one JSON line each, over consents that are granted for them.
 
+    With --consent they are of that consent, which must stand; then --consents and --atp are not taken.
+
     A line is {"token", "consent_id", "edp", "atp", "expires_at"}. A file is written whole or not at all.
 
-    Exit codes: 0 all are minted · 2 wrong input, or nobody of that name · 3 the sandbox does not answer · 6 no sandbox.
+    Exit codes: 0 all are minted · 2 wrong input, or nobody of that name · 3 the sandbox does not answer · 4 no such
+    consent · 5 the consent has ended · 6 no sandbox.
 
     Parameters
     ----------
     count
         How many tokens.
     consents
-        Over how many consents; one a token where nothing is said.
+        Over how many new consents; one a token where nothing is said.
+    consent
+        Id of a consent that the tokens are of, instead of new ones.
     edp
-        Client id of the EDP that the tokens are for; the sandbox's first where nothing is said.
+        Client id of the EDP that the tokens are for; where nothing is said, the consent's first or else the sandbox's.
     atp
         Client id of the ATP that they are issued to; the sandbox's first where nothing is said.
     out
@@ -61,16 +74,12 @@ def tokens(
     state
         Folder of the sandbox.
     """
-    sandbox = load_sandbox(state)
-    form = {
-        "count": count,
-        "edp": edp or sandbox.edps[0].client_id,
-        "atp": atp or sandbox.atps[0].client_id,
-        **({} if consents is None else {"consents": consents}),
-    }
-    with MachineClient(sandbox) as client, _opened(out) as lines, _progress(count) as advance:
+    if consent is not None and (consents is not None or atp is not None):
+        raise WrongChoice("--consent names the consent and its ATP: leave --consents and --atp out")
+    with MachineClient(load_sandbox(state)) as client, _opened(out) as lines, _progress(count) as advance:
         written = 0
-        for line in client.stream_lines("/sandbox/tokens", form):
+        of = _of_new(client, count, consents, edp, atp) if consent is None else _of_one(client, count, consent, edp)
+        for line in of:
             lines.write(line + "\n")
             written += 1
             advance(written)
@@ -103,6 +112,27 @@ def revoke(consent_id: str, *, wait_effective: bool = False, reason: str = "with
     print(json.dumps({name: answer[name] for name in ("state", "position", "how", "nodes", "milliseconds")}))
     if wait_effective and answer["state"] != "effective":
         raise NotEffective("the revocation is recorded but not yet effective everywhere")
+
+
+def _of_new(client: MachineClient, count: int, consents: int | None, edp: str | None, atp: str | None) -> Iterator[str]:
+    """Lines of tokens over consents that are granted for them."""
+    form = {
+        "count": count,
+        "edp": edp or client.sandbox.edps[0].client_id,
+        "atp": atp or client.sandbox.atps[0].client_id,
+        **({} if consents is None else {"consents": consents}),
+    }
+    return client.stream_lines("/sandbox/tokens", form)
+
+
+def _of_one(client: MachineClient, count: int, consent: str, edp: str | None) -> Iterator[str]:
+    """Lines of tokens of one consent, for one of its EDPs."""
+    path = f"/consents/{quote(consent, safe='')}"
+    if count < 1:
+        raise WrongChoice("--count is at least 1")
+    form = {"edp": edp or client.call("GET", path)["edps"][0]}
+    for _ in range(count):
+        yield json.dumps(client.call("POST", f"{path}/tokens", form), separators=(",", ":"))
 
 
 @contextmanager

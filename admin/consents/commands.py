@@ -233,12 +233,12 @@ def _renewal_problems(
 
 
 def _party_problems(form: GrantForm, participants: Mapping[ClientId, ParticipantEvent]) -> Iterator[Problem]:
-    if not _is_working(participants.get(ClientId(form.client_id)), Role.ATP):
+    if not in_good_standing(participants.get(ClientId(form.client_id)), Role.ATP):
         yield Problem("client_id", "is not a third party that is registered and in good standing")
     dataset_id = form.authorization_details.dataset_id
     for index, edp in enumerate(form.edps):
         event = participants.get(ClientId(edp))
-        if event is None or not _is_working(event, Role.EDP):
+        if event is None or not in_good_standing(event, Role.EDP):
             yield Problem(f"edps.{index}", "is not a data provider that is registered and in good standing")
         elif dataset_id not in event.participant.datasets:
             yield Problem("authorization_details.dataset_id", "is not published by every data provider named")
@@ -247,7 +247,8 @@ def _party_problems(form: GrantForm, participants: Mapping[ClientId, Participant
         yield Problem("authorization_details.locations", "is not an address of the data providers named")
 
 
-def _is_working(event: ParticipantEvent | None, role: Role) -> bool:
+def in_good_standing(event: ParticipantEvent | None, role: Role) -> bool:
+    """Whether there is such a participant, of this role and not suspended."""
     return event is not None and event.participant.role is role and not event.participant.suspended
 
 

@@ -14,21 +14,18 @@ from msgspec import Meta
 from quart import Blueprint, Response, request
 
 from admin.callers import Caller, Callers, WrongRole
-from admin.consents.commands import UnknownConsent
 from admin.consents.details import full_form
 from admin.consents.forms import GrantForm, RenewForm, RevokeForm, read_grant, read_renewal, read_revocation
+from admin.consents.parties import Parties, consent_id_of
 from admin.consents.revocations import MAX_WAIT, RevocationView, view_of
 from admin.consents.service import Consents
 from admin.edge import answer, json_text
 from admin.ledger.barrier import Barrier
 from admin.ledger.events import (
-    Act,
     ConsentEvent,
     ConsentPersonal,
     ConsentRevoked,
-    Initiator,
     Person,
-    Route,
     decode_personal,
 )
 from admin.ledger.store import Idempotency, Receipt, SubjectState
@@ -38,7 +35,7 @@ from admin.writing import LostWrite, Place, Written, idempotency, place
 from engine.clock import Seconds, UnixTime, format_utc
 from engine.consent.narrowing import EnergyConsent
 from engine.consent.reading import InvalidFields, Problem
-from engine.consent.records import ConsentId, Role
+from engine.consent.records import Role
 from engine.consent.states import State
 from engine.errors import Fault, Kind
 
@@ -64,7 +61,6 @@ _STATES: Final[dict[State, StateName]] = {
     State.DECLINED: "declined",
     State.ABANDONED: "abandoned",
 }
-_UUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SECONDS: Final = re.compile(r"[0-9]{1,2}(?:\.[0-9]{1,3})?")
 _ERASED: Final = ConsentPersonal(Person("", "", ""), ())
 
@@ -109,12 +105,8 @@ def consent_views(
     """Blueprint with the consents' calls."""
     views = Blueprint("consents", __name__)
 
-    async def party() -> Caller:
-        return (await callers.authenticate(request.scope)).require(Role.ATP, Role.OPERATOR)
-
-    def act_of(caller: Caller) -> Act:
-        initiator = Initiator.ATP if caller.role is Role.ATP else Initiator.OPERATOR
-        return Act(initiator, caller.client_id, Route.API, now())
+    parties = Parties(callers, now)
+    party, act_of = parties.calling, parties.act_of
 
     @views.post("/consents")
     @operation(answers={201: ConsentSummary}, body=GrantForm, problems=(409,), keyed=True)
@@ -144,7 +136,7 @@ def consent_views(
         The person behind it is never shown here.
         """
         caller = await party()
-        event, state = await consents.find(_consent_id(consent_id), act_of(caller))
+        event, state = await consents.find(consent_id_of(consent_id), act_of(caller))
         return answer(_view(event, state))
 
     @views.post("/consents/<consent_id>/renew")
@@ -158,7 +150,7 @@ def consent_views(
         body = await json_text()
         key = _key(caller, body)
         form = read_renewal(body)
-        return answer(_summary(await consents.renew(_consent_id(consent_id), form, act_of(caller), key)))
+        return answer(_summary(await consents.renew(consent_id_of(consent_id), form, act_of(caller), key)))
 
     @views.post("/consents/<consent_id>/revoke")
     @operation(answers={200: RevocationView}, body=RevokeForm, query=WaitQuery, problems=(404, 409), keyed=True)
@@ -173,7 +165,7 @@ def consent_views(
         body = await json_text()
         key = _key(caller, body)
         form = read_revocation(body)
-        written = await consents.revoke(_consent_id(consent_id), form, act_of(caller), key)
+        written = await consents.revoke(consent_id_of(consent_id), form, act_of(caller), key)
         effect = await barrier.wait_effective(written.receipt, wait)
         return answer(view_of(_consent_event(written).consent_id, effect))
 
@@ -183,19 +175,13 @@ def consent_views(
         """Show how far a consent's revocation has come."""
         caller = await party()
         wait = _wait(request.args.getlist("wait"))
-        event, state = await consents.find(_consent_id(consent_id), act_of(caller))
+        event, state = await consents.find(consent_id_of(consent_id), act_of(caller))
         if not isinstance(event, ConsentRevoked):
             raise NotRevoked("the consent was not revoked")
         receipt = Receipt(state.event.position, state.version, float(state.event.recorded_at))
         return answer(view_of(event.consent_id, await barrier.wait_effective(receipt, wait)))
 
     return views
-
-
-def _consent_id(text: str) -> ConsentId:
-    if not _UUID.fullmatch(text):
-        raise UnknownConsent("there is no such consent")
-    return ConsentId(text)
 
 
 def _wait(given: list[str]) -> Seconds:

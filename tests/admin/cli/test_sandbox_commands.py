@@ -125,6 +125,21 @@ def test_tokens_go_to_a_file_for_whom_was_named(sandbox: Sandbox, tmp_path: Path
     assert list(tmp_path.iterdir()) == [out]
 
 
+def test_tokens_of_a_consent_that_stands_are_for_one_of_its_edps(sandbox: Sandbox) -> None:
+    made = json.loads(sandbox.ccs("tokens", "--edp", "edp-2", "--atp", "atp-2").stdout)
+    done = sandbox.ccs("tokens", "--consent", made["consent_id"], "--count", "2")
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [(line["consent_id"], line["edp"], line["atp"]) for line in lines] == [
+        (made["consent_id"], "edp-2", "atp-2")
+    ] * 2
+    assert len({made["token"], *(line["token"] for line in lines)}) == 3
+    wrong = sandbox.ccs("tokens", "--consent", made["consent_id"], "--edp", "edp-1")
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert sandbox.ccs("revoke", made["consent_id"]).returncode == 0
+    assert sandbox.ccs("tokens", "--consent", made["consent_id"]).returncode == 5
+
+
 def test_a_refused_request_leaves_no_file(sandbox: Sandbox, tmp_path: Path) -> None:
     done = sandbox.ccs("tokens", "--count", "5", "--edp", "nobody", "--out", str(tmp_path / "tokens.jsonl"))
     assert done.returncode == 2
@@ -153,6 +168,10 @@ def test_a_consent_is_revoked_and_the_line_says_how_far(sandbox: Sandbox) -> Non
         (("tokens", "--count", "0"), 2),
         (("tokens", "--count", "2", "--consents", "3"), 2),
         (("tokens", "--count", "2", "--atp", "edp-1"), 2),
+        (("tokens", "--consent", "7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10"), 4),
+        (("tokens", "--consent", "../participants/atp-1", "--edp", "edp-1"), 4),
+        (("tokens", "--consent", "7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10", "--atp", "atp-1"), 2),
+        (("tokens", "--consent", "7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10", "--edp", "edp-1", "--count", "0"), 2),
     ],
 )
 def test_refusals_have_their_exit_codes(sandbox: Sandbox, arguments: tuple[str, ...], code: int) -> None:
