@@ -11,8 +11,10 @@ from admin.config import Bootstrap, Issuer
 from admin.keys import Secrets
 from admin.ledger.events import (
     Act,
+    CertificateBound,
     Initiator,
     IssuerKeysPublished,
+    LedgerEvent,
     Organisation,
     ParticipantRegistered,
     Route,
@@ -31,7 +33,7 @@ ACTOR = "bootstrap"
 def first_participants(bootstrap: Sequence[Bootstrap], now: UnixTime) -> list[Append]:
     """The registrations that the settings name. Raises BadConfig where a certificate cannot be read."""
     act = Act(Initiator.SYSTEM, ACTOR, Route.SYSTEM, now)
-    return [append_of(ParticipantRegistered(_record(one), Organisation(one.client_id), act), 0) for one in bootstrap]
+    return [append_of(event, 0) for one in bootstrap for event in _registration(_record(one), act)]
 
 
 async def register_first(ledger: Ledger, appends: Sequence[Append]) -> None:
@@ -57,6 +59,11 @@ async def publish_keys(ledger: Ledger, secrets: Secrets, config: Issuer, now: Un
     version = 0 if state is None else state.version
     with suppress(VersionConflict):
         await ledger.append([append_of(IssuerKeysPublished(secrets.issuer, secrets.jwks, now), version)])
+
+
+def _registration(participant: ParticipantRecord, act: Act) -> list[LedgerEvent]:
+    bound = [CertificateBound(one.thumbprint, participant.client_id, act) for one in participant.certificates]
+    return [*bound, ParticipantRegistered(participant, Organisation(participant.client_id), act)]
 
 
 def _record(one: Bootstrap) -> ParticipantRecord:

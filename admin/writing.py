@@ -5,7 +5,7 @@ call did, whatever has happened to the subject since.
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Annotated, Final
 
@@ -22,6 +22,7 @@ ATTEMPTS: Final = 4  # writers that meet on one subject are rare; who loses four
 IdempotencyKey = Annotated[str, Meta(min_length=8, max_length=64, pattern="^[A-Za-z0-9._-]+$")]
 
 Command = Callable[[SubjectState | None], Append]
+Prepare = Callable[[SubjectState | None], Awaitable[Sequence[Append]]]
 
 
 class MissingIdempotencyKey(Fault):
@@ -69,24 +70,36 @@ async def write(ledger: Ledger, subject: str, command: Command, key: Idempotency
 
     Raises what the command raises, VersionConflict after ATTEMPTS, IdempotencyMismatch, LedgerUnavailable.
     """
+
+    async def alone(state: SubjectState | None) -> Sequence[Append]:
+        return [command(state)]
+
+    return await write_together(ledger, subject, alone, key)
+
+
+async def write_together(ledger: Ledger, subject: str, prepare: Prepare, key: Idempotency) -> Written:
+    """As `write`, for a subject that changes together with others: all of them or none.
+
+    prepare: reads the others and makes the events, the subject's own last; called anew for each try.
+    """
     if (earlier := await recall(ledger, key)) is not None:
         return earlier
     for _ in range(ATTEMPTS - 1):
         with suppress(VersionConflict):
-            return await _attempt(ledger, subject, command, key)
-    return await _attempt(ledger, subject, command, key)
+            return await _attempt(ledger, subject, prepare, key)
+    return await _attempt(ledger, subject, prepare, key)
 
 
-async def _attempt(ledger: Ledger, subject: str, command: Command, key: Idempotency) -> Written:
+async def _attempt(ledger: Ledger, subject: str, prepare: Prepare, key: Idempotency) -> Written:
     state = await ledger.subject(subject)
     try:
-        append = command(state)
+        appends = await prepare(state)
     except Fault:
         # The same request may have come twice at once: what the command stumbles over is then its own effect.
         if (earlier := await recall(ledger, key)) is not None:
             return earlier
         raise
-    return await _append(ledger, append, key)
+    return await _append(ledger, appends, key)
 
 
 async def recall(ledger: Ledger, key: Idempotency) -> Written | None:
@@ -95,11 +108,11 @@ async def recall(ledger: Ledger, key: Idempotency) -> Written | None:
     return None if receipt is None else await _read_back(ledger, receipt)
 
 
-async def _append(ledger: Ledger, append: Append, key: Idempotency) -> Written:
-    receipt = await ledger.append([append], key)
+async def _append(ledger: Ledger, appends: Sequence[Append], key: Idempotency) -> Written:
+    receipt = await ledger.append(appends, key)
     if receipt.replayed:  # the same request came twice at once, and the other one was first
         return await _read_back(ledger, receipt)
-    return Written(decode(append.body), receipt)
+    return Written(decode(appends[-1].body), receipt)
 
 
 async def _read_back(ledger: Ledger, receipt: Receipt) -> Written:

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from admin.callers import Callers
 from admin.directory import participants
+from admin.directory.ownership import ownerships, transfer
 from admin.directory.participants import Standing, UnknownParticipant, standing_after
 from admin.ledger.events import Act, Organisation, ParticipantEvent, append_of, event_of
 from admin.ledger.store import Append, Idempotency, Ledger, SubjectState
-from admin.writing import Written, write
+from admin.writing import Written, write_together
 from engine.consent.records import Certificate, ClientId, ParticipantRecord
 
 Decide = Callable[[Standing | None], ParticipantEvent]
@@ -61,10 +62,17 @@ class Directory:
         return await self._write(client_id, lambda current: participants.reinstate(current, act), key)
 
     async def _write(self, client_id: ClientId, decide: Decide, key: Idempotency) -> Written:
-        def command(state: SubjectState | None) -> Append:
-            return append_of(decide(_standing(state)), state.version if state else 0)
+        async def prepare(state: SubjectState | None) -> list[Append]:
+            current = _standing(state)
+            event = decide(current)
+            before, after = () if current is None else current.participant.certificates, event.participant.certificates
+            others: list[Append] = []
+            if after != before:
+                standing = await ownerships(self._ledger, {*before, *after})
+                others = transfer(client_id, before, after, standing, event.act)
+            return [*others, append_of(event, state.version if state else 0)]
 
-        written = await write(self._ledger, _subject(client_id), command, key)
+        written = await write_together(self._ledger, _subject(client_id), prepare, key)
         self._callers.forget()  # whoever was just suspended is out at the next call, not a moment later
         return written
 

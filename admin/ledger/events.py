@@ -23,6 +23,7 @@ from engine.consent.records import (
     ConsentRecord,
     ParticipantRecord,
     PolicyRecord,
+    Thumbprint,
     TokenRevocation,
     consent_key,
 )
@@ -246,6 +247,22 @@ class CertificatesReplaced(msgspec.Struct, frozen=True, array_like=True, tag="pa
     act: Act
 
 
+class CertificateBound(msgspec.Struct, frozen=True, array_like=True, tag="certificate.bound"):
+    """From now on this certificate stands for this client and no other."""
+
+    thumbprint: Thumbprint
+    client_id: ClientId
+    act: Act
+
+
+class CertificateReleased(msgspec.Struct, frozen=True, array_like=True, tag="certificate.released"):
+    """The certificate stands for nobody any more. client_id: whose it was."""
+
+    thumbprint: Thumbprint
+    client_id: ClientId
+    act: Act
+
+
 class TokenRevoked(msgspec.Struct, frozen=True, array_like=True, tag="token.revoked"):
     """One token ended early; the consents behind it stay. key: first 16 bytes of SHA-256 over its `jti`."""
 
@@ -294,7 +311,16 @@ ConsentEvent = (
 ParticipantEvent = (
     ParticipantRegistered | ParticipantUpdated | ParticipantSuspended | ParticipantReinstated | CertificatesReplaced
 )
-LedgerEvent = ConsentEvent | ParticipantEvent | TokenRevoked | PolicyChanged | IssuerKeysPublished | LedgerCreated
+LedgerEvent = (
+    ConsentEvent
+    | ParticipantEvent
+    | CertificateBound
+    | CertificateReleased
+    | TokenRevoked
+    | PolicyChanged
+    | IssuerKeysPublished
+    | LedgerCreated
+)
 
 
 class Person(msgspec.Struct, frozen=True, array_like=True):
@@ -366,17 +392,18 @@ def decode_personal(plaintext: bytes) -> ConsentPersonal:
         raise UnreadableEvent("a personal part could not be read") from error
 
 
+_SINGLE: Final[dict[type, str]] = {PolicyChanged: "policy", IssuerKeysPublished: "issuer", LedgerCreated: "ledger"}
+
+
 def subject_of(event: LedgerEvent) -> str:
     """What the event is about."""
     match event:
         case TokenRevoked():
             return f"token:{event.key.hex()}"
-        case PolicyChanged():
-            return "policy"
-        case IssuerKeysPublished():
-            return "issuer"
-        case LedgerCreated():
-            return "ledger"
+        case PolicyChanged() | IssuerKeysPublished() | LedgerCreated():
+            return _SINGLE[type(event)]
+        case CertificateBound() | CertificateReleased():
+            return f"certificate:{event.thumbprint.hex()}"
         case (
             ParticipantRegistered()
             | ParticipantUpdated()
@@ -398,8 +425,8 @@ def feed_record_of(event: LedgerEvent) -> FeedRecord | None:
             return FeedRecord(EntryKind.POLICY, POLICY_KEY, _encoder.encode(event.policy))
         case IssuerKeysPublished():
             return FeedRecord(EntryKind.KEYS, KEYS_KEY, _encoder.encode(event.issuer))
-        case LedgerCreated():
-            return None
+        case LedgerCreated() | CertificateBound() | CertificateReleased():
+            return None  # engines know certificates from the participants that have them
         case (
             ParticipantRegistered()
             | ParticipantUpdated()

@@ -151,7 +151,9 @@ async def test_a_new_ledger_gets_its_first_participants_and_keys_once(config: Ad
             pass
     assert await events_of(config.ledger) == [
         "ledger.created",
+        "certificate.bound",
         "participant.registered",
+        "certificate.bound",
         "participant.registered",
         "issuer.keys_published",
     ]

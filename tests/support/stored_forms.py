@@ -6,6 +6,8 @@ import msgspec
 
 from admin.ledger.events import (
     Act,
+    CertificateBound,
+    CertificateReleased,
     CertificatesReplaced,
     ConsentAbandoned,
     ConsentConsumed,
@@ -119,6 +121,8 @@ EVENTS: Final = {
     "participant.suspended": ParticipantSuspended(PARTICIPANT, ORGANISATION, ACT),
     "participant.reinstated": ParticipantReinstated(PARTICIPANT, ORGANISATION, ACT),
     "participant.certificates_replaced": CertificatesReplaced(PARTICIPANT, ORGANISATION, ACT),
+    "certificate.bound": CertificateBound(Thumbprint(b"t" * 32), ClientId("edp-1"), ACT),
+    "certificate.released": CertificateReleased(Thumbprint(b"t" * 32), ClientId("edp-1"), ACT),
     "token.revoked": TokenRevoked(b"k" * 16, REVOCATION, ClientId("atp-1"), ACT),
     "policy.changed": PolicyChanged(POLICY, ACT),
     "issuer.keys_published": IssuerKeysPublished("https://ccs.example", b'{"keys":[]}', AT),

@@ -134,6 +134,12 @@ def test_engines_get_revoked_tokens_policy_and_the_news_of_keys() -> None:
     assert b"keys" not in keys.record  # the keys themselves travel over HTTPS
 
 
+@pytest.mark.parametrize("tag", ["certificate.bound", "certificate.released"])
+def test_a_certificate_is_a_subject_and_means_nothing_to_engines(tag: str) -> None:
+    assert subject_of(EVENTS[tag]) == "certificate:" + (b"t" * 32).hex()
+    assert feed_record_of(EVENTS[tag]) is None
+
+
 def test_the_first_event_means_nothing_to_engines() -> None:
     assert feed_record_of(EVENTS["ledger.created"]) is None
 
