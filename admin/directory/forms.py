@@ -1,6 +1,8 @@
 """The directory on the wire: what is sent to register a participant, and how one is shown."""
 
+import re
 from base64 import urlsafe_b64encode
+from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
 import msgspec
@@ -11,6 +13,7 @@ from admin.directory.participants import MAX_CERTIFICATES, Standing
 from admin.ledger.events import Organisation
 from admin.writing import Place
 from engine.clock import format_utc
+from engine.consent.reading import InvalidFields, Problem
 from engine.consent.records import Answers, Certificate, ClientId, ParticipantRecord, Role
 
 ClientText = Annotated[str, Meta(pattern="^[a-z0-9-]{1,40}$")]
@@ -22,6 +25,10 @@ RoleName = Literal["atp", "edp", "node", "operator"]
 AnswersName = Literal["plain", "signed"]
 MAX_DATASETS: Final = 50
 MAX_LOCATIONS: Final = 10
+DEFAULT_PAGE: Final = 50
+MAX_PAGE: Final = 200  # each participant is read on its own, for its organisation
+_NUMBER: Final = re.compile(r"[1-9][0-9]{0,2}")
+_CLIENT_ID: Final = re.compile(r"[a-z0-9-]{1,40}")
 
 
 class OrganisationForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -86,6 +93,20 @@ class ParticipantView(msgspec.Struct, frozen=True):
     position: Place
 
 
+class ListQuery(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Which page. after: the last client_id of the page before; limit: how many at most."""
+
+    after: ClientText = ""
+    limit: Annotated[int, Meta(ge=1, le=MAX_PAGE)] = DEFAULT_PAGE
+
+
+class ParticipantsView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A page of participants, ordered by client_id. next: what to send as `after` for the page behind it, if any."""
+
+    participants: tuple[ParticipantView, ...]
+    next: str = ""
+
+
 _ROLES: Final[dict[Role, RoleName]] = {
     Role.ATP: "atp",
     Role.EDP: "edp",
@@ -93,6 +114,19 @@ _ROLES: Final[dict[Role, RoleName]] = {
     Role.OPERATOR: "operator",
 }
 _ANSWERS: Final[dict[Answers, AnswersName]] = {Answers.PLAIN: "plain", Answers.SIGNED: "signed"}
+
+
+def read_list_query(given: Mapping[str, list[str]]) -> ListQuery:
+    """Read the query of a page; each parameter once at most. Raises InvalidFields."""
+    after, limit = given.get("after", []), given.get("limit", [])
+    problems = []
+    if len(after) > 1 or not all(_CLIENT_ID.fullmatch(text) for text in after):
+        problems.append(Problem("after", "must be one client_id"))
+    if len(limit) > 1 or not all(_NUMBER.fullmatch(text) and int(text) <= MAX_PAGE for text in limit):
+        problems.append(Problem("limit", f"must be one number from 1 to {MAX_PAGE}"))
+    if problems:
+        raise InvalidFields(problems)
+    return ListQuery(after[0] if after else "", int(limit[0]) if limit else DEFAULT_PAGE)
 
 
 def record_of(form: ParticipantForm) -> ParticipantRecord:

@@ -10,6 +10,7 @@ from admin.ledger.events import Act, Organisation, ParticipantEvent, append_of, 
 from admin.ledger.store import Append, Idempotency, Ledger, SubjectState
 from admin.writing import Written, write_together
 from engine.consent.records import Certificate, ClientId, ParticipantRecord
+from engine.feed.entries import EntryKind
 
 Decide = Callable[[Standing | None], ParticipantEvent]
 
@@ -28,6 +29,16 @@ class Directory:
         if state is None or standing is None:
             raise UnknownParticipant("no participant of this client_id is registered")
         return standing, state
+
+    async def page(self, after: str, limit: int) -> tuple[list[tuple[Standing, SubjectState]], bool]:
+        """At most `limit` participants behind a client_id, in the order of theirs; and whether there are more.
+
+        A participant that is registered between two pages stands in its place in that order; none is left out or
+        comes twice.
+        """
+        records = await self._ledger.records((int(EntryKind.PARTICIPANT), after.encode()), limit + 1)
+        keys = [record.key for _, record in records if record.kind == EntryKind.PARTICIPANT]
+        return [await self.find(ClientId(key.decode())) for key in keys[:limit]], len(keys) > limit
 
     async def register(
         self, participant: ParticipantRecord, organisation: Organisation, act: Act, key: Idempotency

@@ -8,11 +8,14 @@ from quart import Blueprint, Response, request
 from admin.callers import Caller, Callers
 from admin.directory.forms import (
     CertificatesForm,
+    ListQuery,
     ParticipantForm,
+    ParticipantsView,
     ParticipantView,
     UpdateForm,
     certificates_of,
     organisation_of,
+    read_list_query,
     record_of,
     record_of_update,
     view_of,
@@ -50,6 +53,23 @@ def directory_views(directory: Directory, callers: Callers, now: Callable[[], Un
         form = await read_json(ParticipantForm)
         written = await directory.register(record_of(form), organisation_of(form.organisation), act_of(caller), key)
         return _shown(written, HTTPStatus.CREATED)
+
+    @views.get("/participants")
+    @operation(answers={200: ParticipantsView}, query=ListQuery, problems=(400,))
+    async def show_all() -> Response:
+        """List participants by client_id, page by page.
+
+        Operators see all; everybody else sees itself alone. While `next` is there, send it as `after` for the page
+        behind this one.
+        """
+        caller = await callers.authenticate(request.scope)
+        asked = read_list_query(request.args.to_dict(flat=False))
+        if caller.role is Role.OPERATOR:
+            found, more = await directory.page(asked.after, asked.limit)
+        else:
+            found, more = [await directory.find(caller.client_id)] if asked.after < caller.client_id else [], False
+        shown = tuple(view_of(standing, state.version, place(state.event.position)) for standing, state in found)
+        return answer(ParticipantsView(shown, shown[-1].client_id if more else ""))
 
     @views.get("/participants/<client_id>")
     @operation(answers={200: ParticipantView}, problems=(404,))

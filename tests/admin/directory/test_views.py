@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from engine.consent.records import ParticipantRecord
 from engine.feed.entries import EntryKind
-from tests.support.admin_service import DATASET, Site
+from tests.support.admin_service import DATASET, ROLES, Site
 
 
 def encoded(site: Site, client_id: str) -> str:
@@ -51,6 +51,64 @@ async def test_an_edp_is_registered_and_seen(site: Site) -> None:
     assert await site.call("operator-1", "GET", "/participants/edp-9") == (200, made)
     assert await site.call("edp-9", "GET", "/participants/edp-9") == (200, made)
     assert (await fed(site)).client_id == "edp-9"
+
+
+async def listed(site: Site, client_id: str = "operator-1", query: str = "") -> tuple[list[str], str]:
+    status, page = await site.call(client_id, "GET", f"/participants{query}")
+    assert status == 200, page
+    return [one["client_id"] for one in page["participants"]], page.get("next", "")
+
+
+async def test_operators_list_all_in_the_order_of_their_ids(site: Site) -> None:
+    everybody, after = await listed(site)
+    assert (everybody, after) == (sorted(ROLES), "")
+    _, page = await site.call("operator-1", "GET", "/participants")
+    for one in page["participants"]:
+        assert (await site.call("operator-1", "GET", f"/participants/{one['client_id']}")) == (200, one)
+
+
+@pytest.mark.parametrize("limit", range(1, len(ROLES) + 2))
+async def test_pages_of_any_size_hold_everybody_once(site: Site, limit: int) -> None:
+    found: list[str] = []
+    page, after = await listed(site, query=f"?limit={limit}")
+    while after:
+        assert len(page) == limit
+        found += page
+        page, after = await listed(site, query=f"?limit={limit}&after={after}")
+    assert page
+    assert found + page == sorted(ROLES)
+
+
+async def test_pages_stay_in_order_while_somebody_registers(site: Site) -> None:
+    first, after = await listed(site, query="?limit=3")
+    await site.call("operator-1", "POST", "/participants", registration(site))
+    rest, _ = await listed(site, query=f"?after={after}")
+    assert first + rest == sorted([*ROLES, "edp-9"])
+
+
+@pytest.mark.parametrize("client_id", ["atp-1", "edp-1", "node-1"])
+async def test_everybody_else_lists_itself_alone(site: Site, client_id: str) -> None:
+    assert await listed(site, client_id) == ([client_id], "")
+    assert await listed(site, client_id, "?limit=1") == ([client_id], "")
+    assert await listed(site, client_id, f"?after={client_id}") == ([], "")
+
+
+@pytest.mark.parametrize(
+    ("query", "pointer"),
+    [
+        ("limit=0", "#/limit"),
+        ("limit=201", "#/limit"),
+        ("limit=x", "#/limit"),
+        ("limit=", "#/limit"),
+        ("limit=1&limit=2", "#/limit"),
+        ("after=", "#/after"),
+        ("after=EDP", "#/after"),
+        ("after=a&after=b", "#/after"),
+    ],
+)
+async def test_a_page_that_cannot_be_is_refused(site: Site, query: str, pointer: str) -> None:
+    status, problem = await site.call("operator-1", "GET", f"/participants?{query}")
+    assert (status, [error["pointer"] for error in problem["errors"]]) == (400, [pointer])
 
 
 async def test_others_look_like_nobody(site: Site) -> None:
