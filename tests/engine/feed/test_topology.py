@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 import trio
 
+from engine.feed.discovery import SLOT
 from engine.feed.redis_client import RedisClient
 from engine.feed.redis_commands import get, put
 from engine.feed.redis_faults import RedisMoved, RedisReadOnly, RedisUnavailable
 from engine.feed.redis_link import Credentials, Endpoint
-from engine.feed.topology import SLOT, BadRedisAddress, FixedAddress, is_over_tls, topology_of
+from engine.feed.topology import BadRedisAddress, FixedAddress, is_over_tls, topology_of
 from tests.support.valkey import LOOPBACK, Cluster, SentinelGroup, client_of, free_ports
 
 KEY = b"{ccs}:topology"
