@@ -17,7 +17,6 @@ import msgspec
 import trio
 
 from engine.clock import Seconds
-from engine.config import Feed
 from engine.errors import Fault, Kind
 from engine.feed.entries import Position
 from engine.feed.frames import BrokenFrames, FrameReader
@@ -112,17 +111,6 @@ class FeedClient:
         self._url = url.rstrip("/")
         self._tls = tls
         self._lease: _Lease | None = None
-
-    @classmethod
-    def of(cls, settings: Feed) -> "FeedClient":
-        """The client that the settings describe. Raises FeedBroken when the certificate files cannot be read."""
-        try:
-            tls = ssl.create_default_context(cafile=str(settings.ca_file))
-            tls.minimum_version = ssl.TLSVersion.TLSv1_2
-            tls.load_cert_chain(settings.certificate_file, settings.key_file)
-        except (OSError, ssl.SSLError) as error:
-            raise FeedBroken("the feed's certificate files cannot be read", detail=str(error)) from error
-        return cls(settings.url, tls)
 
     async def aclose(self) -> None:
         """Close the connections, or leave that to the last call under way. Later calls open new ones."""

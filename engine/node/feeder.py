@@ -15,13 +15,13 @@ from engine.clock import Seconds
 from engine.config import NodeConfig
 from engine.feed.entries import EntryKind
 from engine.feed.redis_access import RedisAccess
-from engine.node.feed_access import feed_client
+from engine.node.feed_access import FeedAccess
 from engine.node.key_files import read_keys
 from engine.node.process import Process, end_with
 from engine.replica.feeder import Feeder
 from engine.replica.over_redis import RedisLinks
 from engine.replica.store import ReplicaStore
-from engine.telemetry import logs, metrics
+from engine.telemetry import logs
 from engine.telemetry.host import SystemClock, boot_id
 
 FLUSH_EVERY: Final = Seconds(1.0)
@@ -32,10 +32,11 @@ _log = logs.logger("feeder")
 async def work(process: Process) -> None:
     """Keep the replica until drained. Raises BadConfig, NoBootId, ReplicaInUse and the like before it is ready."""
     config = process.order.config
+    logs.load()  # the replica's rooms write to structlog directly
     boot = boot_id()
     mac_keys = read_keys(config.feed.mac_key_files)
     links = _links(config)
-    feed = feed_client(config.feed)
+    feed = FeedAccess(config.feed)
     store = ReplicaStore(config.replica.directory, map_size=config.replica.map_size, boot_id=boot)
     if store.discarded:
         _log.warning("replica_discarded", reason=store.discarded)
@@ -55,7 +56,7 @@ async def work(process: Process) -> None:
                 kept=_log_kept,
             )
             await nursery.start(feeder.run)
-            nursery.start_soon(_keep_flushing, feeder)
+            nursery.start_soon(_keep_flushing, process, feeder)
             process.ready()
             await process.draining.wait()
             nursery.cancel_scope.cancel()
@@ -76,7 +77,10 @@ def _log_kept(ends: list[tuple[EntryKind, bytes]]) -> None:
         _log.critical("end_kept_over_incarnation", kind=kind.name, key=key.hex())
 
 
-async def _keep_flushing(feeder: Feeder) -> None:
+async def _keep_flushing(process: Process, feeder: Feeder) -> None:
+    await process.telemetry_loaded.wait()
+    from engine.telemetry import metrics  # noqa: PLC0415 - not before the replica is served
+
     forged = 0
     while True:
         now = feeder.statistics()

@@ -19,6 +19,7 @@ from engine.clock import Seconds
 from engine.errors import Fault, Kind
 from engine.node.orders import NoOrder, Order, Report, read_order, write_report
 from engine.telemetry import logs
+from engine.telemetry.late import load_telemetry
 
 MEASURE_EVERY: Final = Seconds(1.0)
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -32,16 +33,25 @@ class Process:
     def __init__(self, order: Order, reports: int) -> None:
         self.order = order
         self.draining = trio.Event()
+        self.telemetry_loaded = trio.Event()  # `engine.telemetry.metrics` may be imported; some time after `ready`
+        self._serving = trio.Event()
         self._reports = reports
         self._on_reload: list[Callable[[], None]] = []
 
     def ready(self) -> None:
         """Tell the supervisor, and take what was made so far out of the garbage collector's rounds."""
+        self._serving.set()
         with contextlib.suppress(BrokenPipeError):
             write_report(self._reports, Report(ready=True))
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)  # requests make no cycles; rounds would only add to the slowest of them
+
+    async def load_telemetry(self) -> None:
+        """Load metrics and logs once this process serves."""
+        await self._serving.wait()
+        await load_telemetry()
+        self.telemetry_loaded.set()
 
     def on_reload(self, reload: Callable[[], None]) -> None:
         """Call this at SIGHUP. A Fault it raises is logged, and things stay as they were."""
@@ -69,7 +79,7 @@ def run_child(work: Work, argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the drain is ready for it: just end
     try:
         order = read_order(lifeline)
-        logs.configure(order.config.log_level, role=order.name, node_id=order.config.node_id)
+        logs.configure(order.config.log_level, late=True, role=order.name, node_id=order.config.node_id)
         trio.run(_run, work, Process(order, reports), lifeline)
     except (NoOrder, KeyboardInterrupt):
         return 0
@@ -95,7 +105,8 @@ async def _run(work: Work, process: Process, lifeline: int) -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_obey, process, signals)
                 nursery.start_soon(_watch_lifeline, process, lifeline)
-                nursery.start_soon(_measure, process.order.name.partition("-")[0])
+                nursery.start_soon(process.load_telemetry)
+                nursery.start_soon(_measure, process)
                 await work(process)
                 nursery.cancel_scope.cancel()
     except* Fault as group:
@@ -127,9 +138,11 @@ async def _watch_lifeline(process: Process, lifeline: int) -> None:
             return
 
 
-async def _measure(role: str) -> None:
-    from engine.telemetry import metrics  # noqa: PLC0415 - only in a process whose metrics live in files
+async def _measure(process: Process) -> None:
+    await process.telemetry_loaded.wait()
+    from engine.telemetry import metrics  # noqa: PLC0415 - not before it serves
 
+    role = process.order.name.partition("-")[0]
     resident, seconds = metrics.RESIDENT.labels(role), metrics.CPU_SECONDS.labels(role)
     before = 0.0
     while True:

@@ -12,7 +12,6 @@ from engine.listener.http1 import HeadLimits
 from engine.listener.serve import Handler, Limits, Server, Statistics, serve
 from engine.listener.tls import Credentials
 from engine.node.process import Process
-from engine.telemetry import metrics
 
 FLUSH_EVERY: Final = Seconds(1.0)
 
@@ -36,19 +35,23 @@ async def serve_until_drained(process: Process, handler: Handler, clock: Clock) 
     process.on_reload(credentials.reload)
     sockets = [socket.socket(fileno=descriptor) for descriptor in process.order.sockets]
     limits = limits_of(listener, process.order.config.drain_timeout)
-    run = partial(serve, handler, sockets, credentials, limits, clock=clock, observe=metrics.HANDLING.observe)
+    run = partial(serve, handler, sockets, credentials, limits, clock=clock)
     async with trio.open_nursery() as measuring:
         async with trio.open_nursery() as serving:
             server: Server = await serving.start(run)
-            measuring.start_soon(_keep_flushing, server)
+            measuring.start_soon(_keep_flushing, process, server)
             process.ready()
             await process.draining.wait()
             server.drain()
         measuring.cancel_scope.cancel()
 
 
-async def _keep_flushing(server: Server) -> None:
+async def _keep_flushing(process: Process, server: Server) -> None:
     """Counts are kept as plain numbers while serving and given to the metrics once a second, and at the end."""
+    await process.telemetry_loaded.wait()
+    from engine.telemetry import metrics  # noqa: PLC0415 - not before the first requests
+
+    server.observe = metrics.HANDLING.observe
     flushed = Statistics(0, 0, 0, 0, 0, {})
     try:
         while True:
@@ -59,6 +62,8 @@ async def _keep_flushing(server: Server) -> None:
 
 
 def _flush(before: Statistics, now: Statistics) -> Statistics:
+    from engine.telemetry import metrics  # noqa: PLC0415 - loaded by now
+
     metrics.CONNECTIONS.set(now.connections)
     metrics.ACCEPTED.inc(now.accepted - before.accepted)
     metrics.HANDSHAKES_FAILED.inc(now.handshakes_failed - before.handshakes_failed)

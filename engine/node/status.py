@@ -19,7 +19,6 @@ from engine.node.sockets import is_loopback
 from engine.replica.reader import Replica
 from engine.telemetry import health, metric_files
 from engine.telemetry.health import ChildStatus, NodeStatus, Said
-from engine.telemetry.node_metrics import node_families
 
 _TEXT_FORMAT: Final = b"text/plain; version=0.0.4; charset=utf-8"
 _NOT_FOUND: Final = Response(404, b'{"error":"not_found"}')
@@ -51,6 +50,8 @@ class StatusPages:
             return _NOT_ALLOWED
         target = request.target.partition(b"?")[0]
         if target == b"/metrics":
+            from engine.telemetry.node_metrics import node_families  # noqa: PLC0415 - not before somebody asks
+
             text = metric_files.exposition(self._metric_directory, node_families(self._read()))
             return Response(200, text, content_type=_TEXT_FORMAT)
         page = _PAGES.get(target)

@@ -54,7 +54,7 @@ class Modules(msgspec.Struct, frozen=True):
 
 def run_node(config: NodeConfig, path: Path | None = None, modules: Modules = Modules()) -> None:  # noqa: B008 - frozen
     """Run a node until SIGTERM or SIGINT, then drain. path: read again at SIGHUP. Raises Fault."""
-    logs.configure(config.log_level, role="supervisor", node_id=config.node_id)
+    logs.configure(config.log_level, late=True, role="supervisor", node_id=config.node_id)
     check_loopback(config.status)
     with _own(config.runtime_directory):
         metric_files.prepare(config.runtime_directory / "metrics")

@@ -17,22 +17,23 @@ from engine.config import NodeConfig
 from engine.consent.records import ClientId, ConsentId
 from engine.decision.questions import ClaimResult
 from engine.errors import Fault
-from engine.feed.https import FeedClient
 from engine.feed.redis_access import RedisAccess
 from engine.listener.introspection import PATH, Introspection, Outcome
 from engine.listener.read_through import NoReadThrough, ReadThrough, RedisReadThrough
 from engine.listener.routes import by_path
-from engine.node.feed_access import feed_client
+from engine.node.feed_access import FeedAccess
 from engine.node.key_files import read_key, read_keys
 from engine.node.process import Process, end_with
 from engine.node.security_log import SecurityLog
 from engine.node.serving import serve_until_drained
 from engine.replica.reader import Replica
-from engine.telemetry import logs, metrics
+from engine.telemetry import logs
 from engine.telemetry.host import SystemClock, boot_id
-from engine.tokens.memo import VerifiedTokens
+from engine.telemetry.tally import Tally
+from engine.tokens.memo import MemoStatistics, VerifiedTokens
 
-LOOK_EVERY: Final = Seconds(1.0)  # for another generation of the replica, and to publish what the memo counted
+LOOK_EVERY: Final = Seconds(1.0)  # for another generation of the replica
+COUNT_EVERY: Final = Seconds(1.0)
 CLAIM_TIMEOUT: Final = Seconds(3.0)  # an EDP waits for this answer
 
 _log = logs.logger("worker")
@@ -41,7 +42,7 @@ _log = logs.logger("worker")
 class FeedClaims:
     """`engine.listener.introspection.Claims` through the feed service."""
 
-    def __init__(self, feed: FeedClient) -> None:
+    def __init__(self, feed: FeedAccess) -> None:
         self._feed = feed
 
     async def claim(self, consent_id: ConsentId, edp: ClientId, share_id: str) -> ClaimResult:
@@ -61,7 +62,9 @@ async def work(process: Process) -> None:
     config, clock = process.order.config, SystemClock()
     replica = Replica(config.replica.directory, map_size=config.replica.map_size)
     memo = VerifiedTokens(config.tokens.memo_size)
-    feed = feed_client(config.feed)
+    feed = FeedAccess(config.feed)
+    security = SecurityLog(time.monotonic)
+    outcomes = {outcome: Tally() for outcome in Outcome}
     async with aclosing(feed), trio.open_nursery() as aside:
         introspection = Introspection(
             replica=replica,
@@ -72,10 +75,11 @@ async def work(process: Process) -> None:
             boot_id=boot_id(),
             read_through=_read_through(config, aside),
             claims=FeedClaims(feed),
-            security=SecurityLog(time.monotonic),
-            counts={outcome: metrics.OUTCOMES.labels(outcome.value).inc for outcome in Outcome},
+            security=security,
+            counts=outcomes,
         )
-        aside.start_soon(_keep_house, replica, memo)
+        aside.start_soon(_keep_looking, replica)
+        aside.start_soon(_keep_counting, process, memo, outcomes, security)
         await serve_until_drained(process, by_path({PATH: introspection}), clock)
         aside.cancel_scope.cancel()
     replica.close()
@@ -90,17 +94,35 @@ def _read_through(config: NodeConfig, aside: trio.Nursery) -> ReadThrough:
     return RedisReadThrough(client, read_keys(config.feed.mac_key_files))
 
 
-async def _keep_house(replica: Replica, memo: VerifiedTokens) -> None:
-    hits, misses = metrics.MEMO_LOOKUPS.labels("hit"), metrics.MEMO_LOOKUPS.labels("miss")
-    before = memo.statistics()
+async def _keep_looking(replica: Replica) -> None:
     while True:
         await trio.sleep(LOOK_EVERY)
         replica.refresh()
-        now = memo.statistics()
-        metrics.TOKENS_REMEMBERED.set(now.size)
-        hits.inc(now.hits - before.hits)
-        misses.inc(now.misses - before.misses)
-        before = now
+
+
+async def _keep_counting(
+    process: Process, memo: VerifiedTokens, outcomes: dict[Outcome, Tally], security: SecurityLog
+) -> None:
+    await process.telemetry_loaded.wait()
+    from engine.telemetry import metrics  # noqa: PLC0415 - not before the first requests
+
+    before = MemoStatistics(0, 0, 0)
+    while True:
+        for outcome, tally in outcomes.items():
+            metrics.OUTCOMES.labels(outcome.value).inc(tally.take())
+        for kind, tally in security.counts.items():
+            metrics.SECURITY_EVENTS.labels(kind.value).inc(tally.take())
+        before = _count_memo(before, memo.statistics())
+        await trio.sleep(COUNT_EVERY)
+
+
+def _count_memo(before: MemoStatistics, now: MemoStatistics) -> MemoStatistics:
+    from engine.telemetry import metrics  # noqa: PLC0415 - loaded by now
+
+    metrics.TOKENS_REMEMBERED.set(now.size)
+    metrics.MEMO_LOOKUPS.labels("hit").inc(now.hits - before.hits)
+    metrics.MEMO_LOOKUPS.labels("miss").inc(now.misses - before.misses)
+    return now
 
 
 if __name__ == "__main__":

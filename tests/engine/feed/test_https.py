@@ -12,8 +12,9 @@ import trio
 
 from admin.ledger.sql import SqlLedger
 from engine.clock import Seconds
-from engine.config import Feed
+from engine.config import BadConfig, Feed
 from engine.feed.entries import Position, unseal
+from engine.feed.feed_tls import feed_tls
 from engine.feed.frames import frame
 from engine.feed.https import FeedBroken, FeedClient, FeedForbidden, FeedUnavailable, WrongIncarnation
 from tests.support.feed_services import RunningService, feed_service, question
@@ -156,7 +157,7 @@ async def test_settings_make_a_client(service: RunningService, pki: Pki, tmp_pat
         mac_key_files=(),
         meter_key_file=tmp_path,
     )
-    client = FeedClient.of(settings)
+    client = FeedClient(settings.url, feed_tls(settings))
     assert b"jwks" in await client.keys()
     await client.aclose()
 
@@ -171,8 +172,8 @@ async def test_settings_without_their_files_are_said_so(tmp_path: Path) -> None:
         mac_key_files=(),
         meter_key_file=absent,
     )
-    with pytest.raises(FeedBroken, match="certificate files"):
-        FeedClient.of(settings)
+    with pytest.raises(BadConfig, match="cannot be read"):
+        feed_tls(settings)
 
 
 @LEFT_EARLY

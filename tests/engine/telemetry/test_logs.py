@@ -76,3 +76,16 @@ def test_value_that_json_does_not_know_is_shown(stream: io.BytesIO) -> None:
 def test_unknown_level_is_named() -> None:
     with pytest.raises(BadConfig, match="'loud'"):
         logs.configure("loud")
+
+
+def test_late_configuration_holds_from_the_first_line() -> None:
+    stream = io.BytesIO()
+    structlog.reset_defaults()
+    logs.configure("warning", stream=stream, late=True, role="worker-1")
+    assert not structlog.is_configured()
+    log = logs.logger("listener")
+    log.info("left_out")
+    log.warning("written")
+    structlog.reset_defaults()
+    (line,) = lines(stream)
+    assert (line["event"], line["role"], line["room"]) == ("written", "worker-1", "listener")

@@ -1,0 +1,48 @@
+"""The feed of a node's process: its files are checked at once, its client is made at the first call, once."""
+
+from pathlib import Path
+
+import pytest
+import trio
+
+from engine.config import BadConfig, Feed
+from engine.feed.https import FeedUnavailable
+from engine.node.feed_access import FeedAccess
+from tests.support.mutual_tls import Authority
+
+
+def settings(authority: Authority, **changed: Path) -> Feed:
+    certificate, key = authority.issue("node")
+    files = {"ca_file": authority.file, "certificate_file": certificate, "key_file": key} | changed
+    return Feed(url="https://localhost:1/feed", mac_key_files=(), meter_key_file=key, **files)
+
+
+def test_files_that_cannot_be_read_are_named_before_anything_starts(tmp_path: Path) -> None:
+    with pytest.raises(BadConfig, match=r"absent\.pem"):
+        FeedAccess(settings(Authority(tmp_path), ca_file=tmp_path / "absent.pem"))
+
+
+async def test_calls_at_once_share_one_client(tmp_path: Path) -> None:
+    feed, failed = FeedAccess(settings(Authority(tmp_path))), []
+
+    async def call() -> None:
+        try:
+            await feed.claim("consent", "edp-a", "share")
+        except FeedUnavailable as fault:
+            failed.append(fault)
+
+    async with trio.open_nursery() as nursery:
+        for _ in range(3):
+            nursery.start_soon(call)
+    assert len(failed) == 3  # nobody listens there
+    client = feed._client
+    with pytest.raises(FeedUnavailable):
+        await feed.keys()
+    assert feed._client is client
+    await feed.aclose()
+
+
+async def test_one_that_was_never_called_closes(tmp_path: Path) -> None:
+    feed = FeedAccess(settings(Authority(tmp_path)))
+    await feed.aclose()
+    assert feed._client is None
