@@ -3,8 +3,8 @@
 It is *recorded* when its transaction commits at position N. It is *effective* as soon as every instance that the
 ledger's database admitted by then has said, under this incarnation, that it has applied N; or when WAIT_OUT has
 passed since the commit, because an answer asked for before it is worth nothing by then. An instance admitted later
-was answered with a position that includes N; one that is forgotten cannot be current. The time is counted from the
-call, which comes after the commit: a little too long, never too short.
+was answered with a position that includes N; one that is forgotten cannot be current. The time is counted from when
+this process knows N to have been committed, the call at the latest: a little too long, never too short.
 """
 
 import enum
@@ -48,7 +48,7 @@ class NodeEffect(msgspec.Struct, frozen=True):
 
 
 class Effect(msgspec.Struct, frozen=True):
-    """What a consumer may be told of a write. milliseconds: from the call to the conclusion."""
+    """What a consumer may be told of a write. milliseconds: from the commit to the conclusion."""
 
     state: Standing
     how: How | None  # None: not concluded within the time given
@@ -58,7 +58,7 @@ class Effect(msgspec.Struct, frozen=True):
 
 
 class LedgerReplaced(Fault):
-    """The ledger is of another incarnation than the receipt: whether the write survived has to be looked up."""
+    """The ledger is not the one that gave the receipt: whether the write survived has to be looked up."""
 
     kind = Kind.CONFLICT
 
@@ -78,7 +78,7 @@ class Barrier:
 
         Raises LedgerReplaced. A ledger that does not answer is waited for within the time-out.
         """
-        wait = _Wait(self._register, receipt.position, trio.current_time(), timeout)
+        wait = _Wait(self._register, receipt, trio.current_time(), timeout)
         while (effect := await wait.look()) is None:
             await wait.pause()
         return effect
@@ -87,21 +87,22 @@ class Barrier:
 class _Wait:
     """One wait: who was there at the commit, and who of them has not said that it has the write."""
 
-    def __init__(self, register: Register, position: Position, began: float, timeout: Seconds) -> None:
+    def __init__(self, register: Register, receipt: Receipt, called: float, timeout: Seconds) -> None:
         self._register = register
-        self._position = position
-        self._began = began
-        self._over = began + WAIT_OUT
-        self._limit = began + timeout
+        self._position = receipt.position
+        self._committed_at = receipt.committed_at
+        self._committed_by = called
+        self._limit = called + timeout
+        self._head = receipt.position.seq
         self._watched: dict[str, Member] | None = None  # None: the table was not read since the commit
 
     async def look(self) -> Effect | None:
         """The effect, once there is one."""
         now = trio.current_time()  # before the table is read: what is concluded held then
         known = await self._read()
-        if known and not self._missing() and self._register.vouches_for(self._position):
+        if known and not self._missing(self._head) and self._register.vouches_for(self._position):
             return self._conclude(Standing.EFFECTIVE, How.ACKNOWLEDGED)
-        if known and now > self._over:
+        if known and now - self._committed_by > WAIT_OUT:
             return self._conclude(Standing.EFFECTIVE, How.WAITED_OUT)
         return self._conclude(Standing.RECORDED, None) if now >= self._limit else None
 
@@ -114,7 +115,7 @@ class _Wait:
             while True:
                 await self._register.heard.wait()
                 if self._watched is not None and not self._missing() and self._register.vouches_for(self._position):
-                    return
+                    return  # whether they are to be believed, the next look finds out
 
     async def _read(self) -> bool:
         """Bring the table up to date; False when the ledger does not answer."""
@@ -122,8 +123,12 @@ class _Wait:
             view = await self._register.view()
         except LedgerUnavailable:
             return False
-        if view.position.incarnation != self._position.incarnation:
+        if view.position.incarnation != self._position.incarnation or view.position.seq < self._position.seq:
             raise LedgerReplaced("the ledger was restored meanwhile; look the write up again")
+        self._head = view.position.seq
+        seen = self._register.committed_by(self._position)
+        if seen is not None:
+            self._committed_by = min(self._committed_by, seen)
         self._watch(view)
         return True
 
@@ -133,16 +138,21 @@ class _Wait:
             self._watched = view.members
         self._watched = {name: view.members[name] for name in self._watched if name in view.members}
 
-    def _missing(self) -> list[Member]:
+    def _missing(self, head: int | None = None) -> list[Member]:
+        """Who has not said that it has the write. head: of the ledger; who claims more is not believed."""
         members = (self._watched or {}).values()
-        return [member for member in members if not self._register.presence.has_applied(member, self._position)]
+        return [member for member in members if not self._register.presence.has_applied(member, self._position, head)]
 
     def _conclude(self, state: Standing, how: How | None) -> Effect:
         nodes = tuple(self._node(member) for member in (self._watched or {}).values())
-        took = trio.current_time() - self._began
-        return Effect(state, how, self._position, nodes, round(took * 1000))
+        return Effect(state, how, self._position, nodes, self._milliseconds())
+
+    def _milliseconds(self) -> int:
+        """Since the commit. The wall clock knows when that was, but may have been set since: then at least the wait."""
+        waited = trio.current_time() - self._committed_by
+        return round(1000 * max(waited, self._register.wall() - self._committed_at))
 
     def _node(self, member: Member) -> NodeEffect:
         presence = self._register.presence
-        said = presence.has_applied(member, self._position)
+        said = presence.has_applied(member, self._position, self._head)
         return NodeEffect(member.node_id, member.instance, said, presence.last_heard(member))

@@ -51,14 +51,17 @@ class Presence:
         heard.at, heard.wall, heard.nonce, heard.position = now, wall, question.nonce, question.position
         return True
 
-    def has_applied(self, member: Member, position: Position) -> bool:
-        """Whether the instance said, to us or to whoever wrote the table, that it has applied the position."""
+    def has_applied(self, member: Member, position: Position, head: int | None = None) -> bool:
+        """Whether the instance said, to us or to whoever wrote the table, that it has applied the position.
+
+        head: of the ledger, read after what was said. Who claims more has applied events that the ledger has lost,
+        and has them under numbers that now belong to others. None: claims are not looked into.
+        """
         heard = self._heard.get(member.name)
-        if heard is not None and heard.position is not None:
-            own = heard.position
-            if own.incarnation == position.incarnation and own.seq >= position.seq:
-                return True
-        return member.applied >= position.seq
+        said = [member.applied]
+        if heard is not None and heard.position is not None and heard.position.incarnation == position.incarnation:
+            said.append(heard.position.seq)
+        return any(position.seq <= seq and (head is None or seq <= head) for seq in said)
 
     def last_heard(self, member: Member) -> float:
         """When anybody last heard the instance, seconds since 1970."""

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 import trio
 
 from admin.ledger.database import Database
+from admin.ledger.heads import Heads
 from admin.ledger.instances import Member, View, forget, mark_leaving, note, read_view, reset_applied
 from admin.ledger.presence import WAIT_OUT, Presence
 from admin.ledger.signal import Signal
@@ -33,12 +34,13 @@ class Register:
     """wall: seconds since 1970, for the table's times."""
 
     def __init__(self, database: Database, wall: Callable[[], float]) -> None:
+        self.wall = wall
         self._database = database
-        self._wall = wall
         self._lock = trio.Lock()
         self._started = 0
         self._newest: tuple[int, View] | None = None
         self._first_seen: dict[str, float] = {}
+        self._heads = Heads()
         self.presence = Presence()
         self.heard = Signal()  # rings when an instance said something new
 
@@ -53,6 +55,7 @@ class Register:
             view = await self._database.read(read_view)
             if view.position.incarnation not in self._first_seen:
                 view = await self._meet(view.position.incarnation)
+            self._heads.see(view.position, trio.current_time())
             self._newest = (number, view)
             return view
 
@@ -73,15 +76,19 @@ class Register:
         first = self._first_seen.get(position.incarnation)
         return first is not None and trio.current_time() - first > WAIT_OUT
 
+    def committed_by(self, position: Position) -> float | None:
+        """A time, by trio's clock, at which the position was committed for certain; None: we have not seen it."""
+        return self._heads.committed_by(position)
+
     def hear(self, question: Question) -> None:
         """Take what an instance says of itself; wakes the barriers."""
-        if self.presence.hear(question, trio.current_time(), self._wall()):
+        if self.presence.hear(question, trio.current_time(), self.wall()):
             self.heard.ring()
 
     async def admit(self, questions: Sequence[Question]) -> View:
         """Admit the askers that are new, in the table, and then read it. The questions were read before."""
         view = await self.view()
-        now = self._wall()
+        now = self.wall()
         lacking = [question for question in questions if view.must_note(question, now)]
         if not lacking:
             return view
@@ -90,7 +97,7 @@ class Register:
 
     async def check(self, question: Question) -> Position:
         """Answer one question asked over HTTPS. Raises StruckOff, LedgerLostItsTail, and the ledger's faults."""
-        now = self._wall()
+        now = self.wall()
         view = await self.view()
         member = view.members.get(question.instance)
         if view.must_note(question, now) or (member is not None and view.applied(question) != member.applied):
@@ -113,7 +120,7 @@ class Register:
             await self._write(silent, gone)
 
     async def _write(self, silent: list[Member], gone: list[Member]) -> None:
-        now = self._wall()
+        now = self.wall()
 
         def change(connection: sa.Connection) -> None:
             mark_leaving(connection, silent, now)

@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 import trio
@@ -283,3 +284,42 @@ async def test_one_node_cannot_fill_the_table(ledger: SqlLedger, register: Regis
     await register.check(question("node-2", instance="e" * 16))
     with pytest.raises(LedgerLostItsTail):
         await register.check(question("node-2", instance="e" * 16, incarnation=head.incarnation, applied=head.seq + 1))
+
+
+async def test_the_wait_counts_from_the_commit_and_not_from_the_call(
+    ledger: SqlLedger, register: Register, barrier: Barrier
+) -> None:
+    """Asked again after the wait-out, with no time given, it is effective: a page that was reloaded says so at once."""
+    await say(register, (await ledger.head()).position)
+    receipt = await commit(ledger)
+    first = await barrier.wait_effective(receipt, LONG)
+    again = await barrier.wait_effective(receipt, Seconds(0.0))
+    assert (first.how, again.how) == (How.WAITED_OUT, How.WAITED_OUT)
+    assert again.milliseconds >= first.milliseconds >= SHORT_WAIT_OUT * 1000
+
+
+async def test_milliseconds_count_from_the_commit(ledger: SqlLedger, register: Register, barrier: Barrier) -> None:
+    receipt = await commit(ledger)
+    await say(register, receipt.position)
+    earlier = msgspec.structs.replace(receipt, committed_at=receipt.committed_at - 7)
+    assert (await barrier.wait_effective(earlier, LONG)).milliseconds >= 7_000
+    ahead = msgspec.structs.replace(receipt, committed_at=receipt.committed_at + 3600)  # a clock that was set back
+    assert (await barrier.wait_effective(ahead, LONG)).milliseconds >= 0
+
+
+async def test_a_write_that_the_ledger_has_lost_is_never_effective(ledger: SqlLedger, barrier: Barrier) -> None:
+    receipt = await commit(ledger)
+    lost = Position(receipt.position.incarnation, receipt.position.seq + 1)
+    with pytest.raises(LedgerReplaced):
+        await barrier.wait_effective(msgspec.structs.replace(receipt, position=lost), LONG)
+
+
+async def test_who_has_applied_more_than_the_ledger_has_acknowledges_nothing(
+    ledger: SqlLedger, register: Register, barrier: Barrier
+) -> None:
+    """The ledger lost its tail and gives the lost numbers to other events: the node has others under them."""
+    head = (await ledger.head()).position
+    await say(register, Position(head.incarnation, head.seq + 5))
+    receipt = await commit(ledger)
+    effect = await barrier.wait_effective(receipt, LONG)
+    assert (effect.how, named(effect)) == (How.WAITED_OUT, {"node-1": False})
