@@ -56,6 +56,10 @@ class Consents:
         state = _known(await self._ledger.subject(_subject(consent_id)))
         return consent_of(state, act), state
 
+    async def incarnation(self) -> str:
+        """The ledger's now: whatever is found by a later call is of this one, or the ledger was replaced meanwhile."""
+        return (await self._ledger.head()).position.incarnation
+
     async def renew(self, consent_id: ConsentId, form: RenewForm, act: Act, key: Idempotency) -> Written:
         return await self._change(
             consent_id, lambda state: commands.renew(state, form, act=act, now=self._now()), act, key

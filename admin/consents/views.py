@@ -38,6 +38,7 @@ from engine.consent.reading import InvalidFields, Problem
 from engine.consent.records import Role
 from engine.consent.states import State
 from engine.errors import Fault, Kind
+from engine.feed.entries import Position
 
 StateName = Literal[
     "requested",
@@ -108,6 +109,16 @@ def consent_views(
     parties = Parties(callers, now)
     party, act_of = parties.calling, parties.act_of
 
+    async def standing(consent_id: str, caller: Caller, wait: Seconds) -> RevocationView:
+        """How far a revocation has come that was written some time ago, perhaps before the ledger was restored."""
+        incarnation = await consents.incarnation()
+        event, state = await consents.find(consent_id_of(consent_id), act_of(caller))
+        if not isinstance(event, ConsentRevoked):
+            raise NotRevoked("the consent was not revoked")
+        committed_at = float(state.event.recorded_at) + 1  # at the latest: the event knows whole seconds
+        receipt = Receipt(Position(incarnation, state.event.position.seq), state.version, committed_at)
+        return view_of(event.consent_id, await barrier.wait_effective(receipt, wait))
+
     @views.post("/consents")
     @operation(answers={201: ConsentSummary}, body=GrantForm, problems=(409,), keyed=True)
     async def grant() -> Response:
@@ -166,20 +177,18 @@ def consent_views(
         key = _key(caller, body)
         form = read_revocation(body)
         written = await consents.revoke(consent_id_of(consent_id), form, act_of(caller), key)
+        if written.receipt.replayed:
+            return answer(await standing(consent_id, caller, wait))
         effect = await barrier.wait_effective(written.receipt, wait)
         return answer(view_of(_consent_event(written).consent_id, effect))
 
     @views.get("/consents/<consent_id>/revocation")
-    @operation(answers={200: RevocationView}, query=WaitQuery, problems=(400, 404))
+    @operation(answers={200: RevocationView}, query=WaitQuery, problems=(400, 404, 409))
     async def revocation(consent_id: str) -> Response:
         """Show how far a consent's revocation has come."""
         caller = await party()
         wait = _wait(request.args.getlist("wait"))
-        event, state = await consents.find(consent_id_of(consent_id), act_of(caller))
-        if not isinstance(event, ConsentRevoked):
-            raise NotRevoked("the consent was not revoked")
-        receipt = Receipt(state.event.position, state.version, float(state.event.recorded_at))
-        return answer(view_of(event.consent_id, await barrier.wait_effective(receipt, wait)))
+        return answer(await standing(consent_id, caller, wait))
 
     return views
 

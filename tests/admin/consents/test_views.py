@@ -4,8 +4,10 @@ from typing import Any
 
 import httpx2
 import pytest
+import sqlalchemy as sa
 
 from admin.ledger.barrier import How
+from admin.ledger.schema import ledger_meta
 from admin.ledger.store import StoredEvent
 from admin.pki.keys import FileTokenSigner
 from engine.clock import format_utc, parse_utc
@@ -89,6 +91,19 @@ async def test_a_wait_that_is_no_number_of_seconds_is_refused_before_anything_is
     status, problem = await site.call("atp-1", "POST", f"/consents/{consent_id}/revoke?wait={wait}", REVOKE)
     assert (status, problem["code"], problem["errors"][0]["pointer"]) == (400, "invalid_fields", "#/wait")
     assert (await site.call("atp-1", "GET", f"/consents/{consent_id}"))[1]["state"] == "active"
+
+
+async def test_a_revocation_of_before_a_restore_is_looked_up_in_the_ledger_as_it_is(site: Site) -> None:
+    """Positions of an incarnation that is over mean nothing: what is found now is of the present one."""
+    consent_id = await site.granted()
+    path = f"/consents/{consent_id}/revoke"
+    revoked = (await site.call("atp-1", "POST", path, REVOKE, key="revoke-key"))[1]
+    await site.ledger.database.run(lambda c: c.execute(sa.update(ledger_meta).values(incarnation="f" * 16)))
+    for reply in (
+        await site.call("atp-1", "GET", f"/consents/{consent_id}/revocation"),
+        await site.call("atp-1", "POST", path, REVOKE, key="revoke-key"),
+    ):
+        assert (reply[0], reply[1]["position"]) == (200, {"incarnation": "f" * 16, "seq": revoked["position"]["seq"]})
 
 
 async def test_a_consent_that_stands_has_no_revocation(site: Site) -> None:
