@@ -183,7 +183,7 @@ class Introspection:
                 raise too_many()
             check_form_of_answer(caller, head)
             ask, presented = read_ask(caller, form)
-            token = self._token(view, caller, presented, now)
+            token = self._token(view, caller, presented, freshness, now)
             records = _records(view, policy, caller, token, gathered)
             return decide(ask, token, records, freshness, now)
 
@@ -203,8 +203,10 @@ class Introspection:
             raise Refusal(401, INVALID_CLIENT)
         return caller
 
-    def _token(self, view: View, caller: ParticipantRecord, presented: bytes, now: UnixTime) -> VerifiedToken | None:
-        """The token, if it is one of ours. Raises NotServing when there are no keys to tell by."""
+    def _token(
+        self, view: View, caller: ParticipantRecord, presented: bytes, freshness: Freshness, now: UnixTime
+    ) -> VerifiedToken | None:
+        """The token, if it is one of ours. Raises NotServing when the keys to tell by are not here, or not all."""
         if caller.role is not Role.EDP:
             self._report(SecurityEventKind.PROBE, caller, token_digest(presented))
             return None
@@ -217,6 +219,8 @@ class Introspection:
         if isinstance(verified, VerifiedToken):
             self._memo.put(verified)
             return verified
+        if verified is TokenRefusal.UNKNOWN_KEY and freshness.state is not FreshnessState.CURRENT:
+            raise NotServing("the issuer may have changed its keys since this node was current")
         if verified.is_attack:
             self._report_forged(caller, digest, verified)
         return None

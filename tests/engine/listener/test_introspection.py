@@ -462,6 +462,16 @@ class TestSilence:
         token = make_token(consents=(granted_consent(unseen),), now=UnixTime(NOW + 30)).token
         assert is_unavailable(await node.ask(token))
 
+    async def test_row_30a_a_key_that_the_issuer_may_have_taken_since(
+        self, node: Node, make_token: MakeToken, token_keys: dict[str, TokenKey]
+    ) -> None:
+        node.register("edp-1", Role.EDP, handles_last_known=True)
+        turned = Forge(make_token(), token_keys).headed(kid="turned-to-meanwhile")
+        assert await node.ask(turned) == INACTIVE
+        node.clock.pass_seconds(60)
+        assert is_unavailable(await node.ask(turned))
+        assert await node.ask(b"junk") == INACTIVE
+
     async def test_a_replica_that_cannot_be_read_is_no_answer(self, node: Node, good: bytes) -> None:
         environment = node.store.environment
         assert environment is not None
