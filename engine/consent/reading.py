@@ -22,6 +22,7 @@ _MEMBER_NAME: Final = re.compile(r"[A-Za-z0-9_]{1,40}")
 # C0, C1, line and paragraph separators, bidirectional overrides, lone surrogates. It also catches what `$` in a
 # pattern would let through: a final newline.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+_BRACKET_OR_STRING: Final = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -66,12 +67,26 @@ def strict_json(text: bytes) -> object:
     if len(text) > MAX_TEXT_BYTES:
         raise InvalidText("the text is too long")
     try:
+        _check_nesting(text)
         value: object = json.loads(text.decode(), object_pairs_hook=_members, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InvalidText("not JSON, or a member name is repeated") from error
-    if _depth(value) > MAX_DEPTH:
-        raise InvalidText("the text is nested too deeply")
     return value
+
+
+def _check_nesting(text: bytes) -> None:
+    """Before it is read: how deep a reader may go before it fails, or how it fails, differs between Pythons.
+
+    Brackets are counted outside strings; whether they match is the reader's business. Raises InvalidText.
+    """
+    depth = 0
+    for bracket in _BRACKET_OR_STRING.findall(text):
+        if bracket in b"[{":
+            depth += 1
+        elif bracket in b"]}":
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise InvalidText("the text is nested too deeply")
 
 
 def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -83,18 +98,6 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _no_constant(name: str) -> object:
     raise ValueError(name)
-
-
-def _depth(value: object) -> int:
-    """Nesting of arrays and objects; a plain value has none."""
-    match value:
-        case dict():
-            inner: Iterable[object] = value.values()
-        case list():
-            inner = value
-        case _:
-            return 0
-    return 1 + max(map(_depth, inner), default=0)
 
 
 def read_struct(value: object, kind: type[S], path: str = "") -> S:

@@ -88,7 +88,7 @@ def strict_object(raw: bytes) -> dict[str, object] | None:
     """A JSON object that has one meaning only; None: anything else, a member named twice at any depth included."""
     try:
         value = strict_json(raw)
-    except (InvalidText, RecursionError):
+    except InvalidText:
         return None
     return value if isinstance(value, dict) else None
 

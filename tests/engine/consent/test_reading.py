@@ -1,5 +1,6 @@
 """Strict reading: JSON with one meaning, all faults at once, no value quoted."""
 
+import json
 from typing import Annotated, Literal
 
 import msgspec
@@ -35,6 +36,11 @@ class Outer(msgspec.Struct, forbid_unknown_fields=True):
         b"[[[[[[[1]]]]]]]",
         b'{"a":[{"b":[{"c":[{"d":1}]}]}]}',
         b"[" * 10_000,
+        b"[" * 100_000,
+        b"[" * 8_000 + b"]" * 8_000,
+        b'{"a":' * 2_000 + b"1" + b"}" * 2_000,
+        b'["]", [[[[[[1]]]]]]]',
+        b'["\\"]", [[[[[[1]]]]]]]',
         b'"' + b"x" * 16_384 + b'"',
     ],
 )
@@ -45,6 +51,15 @@ def test_json_with_two_meanings_or_none_is_refused(text: bytes) -> None:
 
 def test_six_levels_are_read() -> None:
     assert strict_json(b"[[[[[[1]]]]]]") == [[[[[[1]]]]]]
+
+
+def test_brackets_in_strings_are_no_levels() -> None:
+    texts = ["[" * 20, '\\"{{{{{{{{[', "\\"]
+    assert strict_json(json.dumps(texts).encode()) == texts
+
+
+def test_levels_beside_each_other_do_not_add_up() -> None:
+    assert strict_json(b"[" + b",".join([b"{}"] * 50) + b"]") == [{}] * 50
 
 
 @given(st.binary(max_size=200))
