@@ -17,6 +17,7 @@ from engine.errors import Fault, Kind
 from engine.feed.entries import Entry, ForgedEntry, unseal
 from engine.replica.bell import Bell
 from engine.replica.follower import Follower
+from engine.replica.layout import BrokenReplica
 from engine.replica.service import FeedService
 
 REDIS_PATIENCE: Final = Seconds(0.5)  # a quarter of MAX_SILENCE: five questions unanswered
@@ -71,6 +72,8 @@ class HttpsWay:
             try:
                 await turn()
                 failures, self.last_fault = 0, "" if failures else self.last_fault
+            except BrokenReplica:
+                raise  # trying again mends no file: the next start throws it away
             except Fault as fault:
                 failures += 1
                 self._note(fault)

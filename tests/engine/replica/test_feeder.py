@@ -17,6 +17,7 @@ from engine.feed.questions import Answer, seal_answer
 from engine.feed.redis_commands import delete
 from engine.feed.redis_names import STREAM, STREAM_FIELD, answers_key, stream_id
 from engine.replica.feeder import Feeder, FeederState, Way
+from engine.replica.layout import BrokenReplica
 from engine.replica.over_redis import RedisLinks
 from engine.replica.reader import view_of
 from engine.replica.store import ReplicaStore
@@ -168,6 +169,21 @@ async def test_without_redis_a_node_lives_on_https(tmp_path: Path, ledger: MadeL
         await node.until(lambda: any(question.applied == 4 for question in ledger.questions))
         assert node.consent_state(1) is State.REVOKED
         assert node.feeder.statistics().way is Way.HTTPS
+
+
+async def test_a_broken_replica_ends_the_feeder_whichever_way_the_entry_came(
+    tmp_path: Path, ledger: MadeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the next start throws the file away; whoever tried on and on would never be current again."""
+
+    def broken(*_: object) -> None:
+        raise BrokenReplica("the replica has lost entries")
+
+    with trio.fail_after(PATIENCE), pytest.RaisesGroup(BrokenReplica, flatten_subgroups=True):
+        async with running(tmp_path, ledger, None) as node:
+            await node.until_current_at(3)
+            monkeypatch.setattr(node.store, "apply", broken)
+            await trio.sleep_forever()
 
 
 async def test_redis_killed_then_https_then_redis_again(
