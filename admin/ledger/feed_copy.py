@@ -80,8 +80,10 @@ return 1
 """
 )
 
-# ARGV: whose lease it may be, the lease's first text, its life.
+# Where the copy has become whole meanwhile, a sweep would empty it under its mark: somebody else was faster.
+# ARGV: whose lease it may be, the lease's first text, its life, the incarnation.
 _CLAIM: Final = Script("""
+if redis.call('GET', KEYS[2]) == ARGV[4] then return 0 end
 local held = redis.call('GET', KEYS[1])
 if held and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -224,13 +226,13 @@ class FeedCopy:
         keys = (HEAD, STREAM, WHOLE)
         return bool(await run_script(self._redis, _RESTART, keys, seen.head, seen.last_id, head_text(at), *args))
 
-    async def claim(self, owner: bytes, number: int) -> Lease | None:
-        """Take the lease for filling, anew where it is the owner's own; None = somebody else holds it.
+    async def claim(self, owner: bytes, number: int, incarnation: str) -> Lease | None:
+        """Take the lease for filling, anew where it is the owner's own; None = somebody else holds it, or has finished.
 
         number: of the owner's filling, so that what is still under way from an earlier one finds its lease lost.
         """
         lease = Lease(b"%s:%d" % (owner, number))
-        taken = await run_script(self._redis, _CLAIM, (FILLING,), owner + b":", lease.text, LEASE_MS)
+        taken = await run_script(self._redis, _CLAIM, (FILLING, WHOLE), owner + b":", lease.text, LEASE_MS, incarnation)
         return lease if taken else None
 
     async def sweep(self, lease: Lease) -> bool:

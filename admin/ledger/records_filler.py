@@ -88,7 +88,7 @@ class RecordsFiller:
 
     async def _fill(self, incarnation: str) -> bool:
         self._number += 1
-        lease = await self._copy.claim(self._owner, self._number)
+        lease = await self._copy.claim(self._owner, self._number, incarnation)
         if lease is None:
             return False
         try:

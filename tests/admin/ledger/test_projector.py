@@ -314,23 +314,33 @@ async def test_a_stale_append_is_refused(ledger: SqlLedger, projector: Projector
 async def test_a_lost_lease_stops_a_filler(redis_client: RedisClient, valkey: Valkey) -> None:
     copy = FeedCopy(redis_client)
     item = SEALER.entry(Entry("a" * 16, 1, EntryKind.CONSENT, b"k" * 16, b"r"))
-    first = await copy.claim(b"first", 1)
+    first = await copy.claim(b"first", 1, "a" * 16)
     assert first is not None
-    assert await copy.claim(b"second", 1) is None
+    assert await copy.claim(b"second", 1, "a" * 16) is None
     assert await copy.fill(first, [item])
     valkey.call("DEL", FILLING)
-    assert await copy.claim(b"second", 1) is not None
+    assert await copy.claim(b"second", 1, "a" * 16) is not None
     assert not await copy.sweep(first)
     assert not await copy.fill(first, [item])
     assert not await copy.finish(first, "a" * 16)
     assert records_of(valkey) == {record_key(EntryKind.CONSENT, b"k" * 16): item.sealed}
 
 
+async def test_a_copy_that_somebody_else_made_whole_is_not_emptied_under_its_mark(redis_client: RedisClient) -> None:
+    """Two looked when it was not whole; the slower one must not begin again when the faster one is done."""
+    copy = FeedCopy(redis_client)
+    first = await copy.claim(b"first", 1, "a" * 16)
+    assert first is not None
+    assert await copy.finish(first, "a" * 16)
+    assert await copy.claim(b"second", 1, "a" * 16) is None
+    assert await copy.claim(b"second", 1, "b" * 16) is not None
+
+
 async def test_a_filler_takes_its_own_lease_anew(redis_client: RedisClient) -> None:
     """Nobody has to wait for it to run out; what is under way from before finds it lost."""
     copy = FeedCopy(redis_client)
-    before = await copy.claim(b"owner", 1)
-    after = await copy.claim(b"owner", 2)
+    before = await copy.claim(b"owner", 1, "a" * 16)
+    after = await copy.claim(b"owner", 2, "a" * 16)
     assert before is not None
     assert after is not None
     assert not await copy.sweep(before)
@@ -341,7 +351,7 @@ async def test_a_redis_that_goes_back_in_time_stops_the_filler(redis_client: Red
     """The lease is still there, some of what was written under it is not: the copy must not be called whole."""
     copy = FeedCopy(redis_client)
     items = [SEALER.entry(Entry("a" * 16, n, EntryKind.CONSENT, bytes([n]) * 16, b"r")) for n in (1, 2, 3)]
-    lease = await copy.claim(b"owner", 1)
+    lease = await copy.claim(b"owner", 1, "a" * 16)
     assert lease is not None
     older = valkey.call("DUMP", FILLING)
     assert await copy.fill(lease, items[:1])
