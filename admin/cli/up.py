@@ -190,16 +190,20 @@ class Installation:
 
     def _show(self) -> None:
         at, folder = Addresses.of(self._settings), self._folder
-        table = Table("what", "where", title="Consumer Consent Solution, sandbox", title_justify="left")
-        table.add_row("introspection (EDPs, client certificate)", f"{at.introspection}/introspect")
-        table.add_row("JSON API and feed (client certificate)", at.machine)
-        table.add_row("metadata and JWKS", f"{at.public}/.well-known/oauth-authorization-server")
-        table.add_row("operators' page", at.console)
-        table.add_row("node status, metrics", f"{at.status}/statusz")
-        table.add_row("certificates", str(folder.pki))
-        table.add_row("all of this for scripts", str(folder.description))
-        table.add_row("logs", str(folder.logs))
-        self._console.print(table)
+        table = Table.grid(padding=(0, 2))
+        rows = {
+            "introspection": f"{at.introspection}/introspect  (EDPs, client certificate)",
+            "JSON API, feed": f"{at.machine}  (client certificate)",
+            "metadata, JWKS": f"{at.public}/.well-known/oauth-authorization-server",
+            "operators": at.console,
+            "node status": f"{at.status}/statusz",
+            "certificates": str(folder.pki),
+            "for scripts": str(folder.description),
+            "logs": str(folder.logs),
+        }
+        for what, where in rows.items():
+            table.add_row(f"[bold]{what}[/]", where)
+        self._console.print(table, soft_wrap=True)
         self._console.print("Ready. Ctrl-C stops everything; the next start goes on with the same state.")
 
 

@@ -9,6 +9,7 @@ from admin.cli.children import Child, ChildFailed, end_left_over, remember
 from admin.cli.state_folder import BadState, SandboxConfig, StateFolder, load_sandbox_config, settle_ports
 from engine.clock import Seconds
 from engine.config import BadConfig
+from tests.support.sandbox import eventually
 
 
 def test_a_new_folder_is_made_and_taken_up_again_until_it_is_complete(tmp_path: Path) -> None:
@@ -99,6 +100,7 @@ def test_what_an_earlier_start_left_is_ended_and_strangers_are_not(tmp_path: Pat
     for child in (stranger, argv_names_folder):
         child.start()
     remember(tmp_path / "pids.json", {"stranger": stranger.pid, "node": argv_names_folder.pid})
+    eventually(lambda: str(tmp_path) in Path(f"/proc/{argv_names_folder.pid}/cmdline").read_text())
     try:
         assert end_left_over(tmp_path / "pids.json", tmp_path) == ["node"]
         assert (stranger.alive(), argv_names_folder.alive()) == (True, False)
