@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
+from admin.access_log import note_caller
 from admin.client_certificates import client_certificate, thumbprint_of
 from admin.ledger.store import LedgerReader
 from engine.clock import Seconds, UnixTime
@@ -82,23 +83,21 @@ class Callers:
         self._reading = trio.Lock()
 
     async def authenticate(self, scope: Mapping[str, Any]) -> Caller:
-        """The caller of a request, from its ASGI scope.
+        """The caller of a request, from its ASGI scope, where it is noted for the access log.
 
         Raises UnknownCaller, SuspendedCaller, and what the ledger raises where it cannot be read.
         """
         der = client_certificate(scope)
         if der is None:
             raise UnknownCaller("a client certificate is required")
-        return await self.authenticate_thumbprint(thumbprint_of(der))
+        thumbprint = thumbprint_of(der)
+        participant = await self._registered(thumbprint)
+        note_caller(scope, participant.client_id)
+        return _admitted(participant, thumbprint)
 
     async def authenticate_thumbprint(self, thumbprint: Thumbprint) -> Caller:
         """The caller that has registered a certificate which the TLS layer has verified."""
-        participant = (await self._participants()).get(thumbprint)
-        if participant is None or not self._still_valid(participant, thumbprint):
-            raise UnknownCaller("no participant has registered this certificate")
-        if participant.suspended:
-            raise SuspendedCaller("this participant is suspended")
-        return Caller(participant, thumbprint)
+        return _admitted(await self._registered(thumbprint), thumbprint)
 
     async def owners(self) -> Mapping[Thumbprint, ClientId]:
         """Who has registered which certificate."""
@@ -107,6 +106,12 @@ class Callers:
     def forget(self) -> None:
         """Read anew at the next call: somebody here has just changed a participant."""
         self._known = None
+
+    async def _registered(self, thumbprint: Thumbprint) -> ParticipantRecord:
+        participant = (await self._participants()).get(thumbprint)
+        if participant is None or not self._still_valid(participant, thumbprint):
+            raise UnknownCaller("no participant has registered this certificate")
+        return participant
 
     def _still_valid(self, participant: ParticipantRecord, thumbprint: Thumbprint) -> bool:
         """A connection may outlive the certificate it was opened with."""
@@ -146,3 +151,9 @@ class Callers:
                 break
             after = (int(EntryKind.PARTICIPANT), page[-1][1].key)
         return MappingProxyType(found)
+
+
+def _admitted(participant: ParticipantRecord, thumbprint: Thumbprint) -> Caller:
+    if participant.suspended:
+        raise SuspendedCaller("this participant is suspended")
+    return Caller(participant, thumbprint)

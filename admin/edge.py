@@ -15,6 +15,7 @@ from quart import Response, g, request
 from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
+from admin import access_log
 from engine.consent.reading import MAX_TEXT_BYTES, InvalidFields, read_struct, strict_json
 from engine.errors import Fault, Kind
 from engine.telemetry.logs import logger
@@ -144,6 +145,7 @@ def edge_app() -> EdgeApp:
     app.register_error_handler(Fault, _fault)
     app.register_error_handler(HTTPException, _http_refusal)
     app.register_error_handler(Exception, _bare)
+    app.before_request(access_log.begin)
     app.after_request(_finish)
     return app
 
@@ -177,4 +179,5 @@ async def _finish(response: Response) -> Response:
     response.headers["X-Request-ID"] = request_id()
     response.headers.setdefault("Cache-Control", "no-store")
     response.headers["X-Content-Type-Options"] = "nosniff"
+    access_log.write_line(response, request_id())
     return response
