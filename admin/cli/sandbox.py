@@ -89,7 +89,7 @@ def tokens(
 
 @app.command
 def revoke(consent_id: str, *, wait_effective: bool = False, reason: str = "withdrawn", state: Path = STATE) -> None:
-    """Revoke a consent. Prints one JSON line: state, position, how, nodes, milliseconds.
+    """Revoke a consent. Prints one JSON line: state, position (and its incarnation), how, nodes, milliseconds.
 
     Exit codes: 0 recorded, or with --wait-effective: no engine node answers the consent active any more · 2 wrong
     input · 3 the sandbox does not answer, or that could not be concluded within 30 s · 4 no such consent · 5 it has
@@ -109,7 +109,9 @@ def revoke(consent_id: str, *, wait_effective: bool = False, reason: str = "with
     with MachineClient(load_sandbox(state)) as client:
         wait = {"wait": WAIT} if wait_effective else {}
         answer = client.call("POST", f"/consents/{consent_id}/revoke", {"reason": reason}, **wait)
-    print(json.dumps({name: answer[name] for name in ("state", "position", "how", "nodes", "milliseconds")}))
+    line = {name: answer[name] for name in ("state", "how", "nodes", "milliseconds")}
+    place = answer["position"]
+    print(json.dumps({**line, "position": place["seq"], "incarnation": place["incarnation"]}))
     if wait_effective and answer["state"] != "effective":
         raise NotEffective("the revocation is recorded but not yet effective everywhere")
 

@@ -152,7 +152,7 @@ def test_a_consent_is_revoked_and_the_line_says_how_far(sandbox: Sandbox) -> Non
     done = sandbox.ccs("revoke", consent_id, "--wait-effective")
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout)
-    assert set(line) == {"state", "position", "how", "nodes", "milliseconds"}
+    assert set(line) == {"state", "position", "incarnation", "how", "nodes", "milliseconds"}
     assert line["state"] == "effective"
     again = sandbox.ccs("revoke", consent_id)
     assert (again.returncode, again.stdout) == (5, "")
