@@ -22,7 +22,8 @@ from engine.clock import Seconds
 from engine.config import BadConfig, NodeConfig, load_node_config
 from engine.errors import Fault, Kind
 from engine.listener.serve import Limits, serve
-from engine.node.children import Child
+from engine.node.children import KILL_MARGIN, Child
+from engine.node.left_over import outlast
 from engine.node.orders import Order
 from engine.node.process import resident_bytes
 from engine.node.sockets import listen, port_of
@@ -57,9 +58,17 @@ def run_node(config: NodeConfig, path: Path | None = None, modules: Modules = Mo
     logs.configure(config.log_level, late=True, role="supervisor", node_id=config.node_id)
     check_loopback(config.status)
     with _own(config.runtime_directory):
-        metric_files.prepare(config.runtime_directory / "metrics")
+        metrics = config.runtime_directory / "metrics"
+        within = Seconds(config.drain_timeout + KILL_MARGIN)
+        outlast(_described(config), modules=(modules.worker, modules.feeder), metrics=metrics, within=within)
+        metric_files.prepare(metrics)
         with Node(config, path, modules) as node:
             trio.run(node.run)
+
+
+def _described(config: NodeConfig) -> Path:
+    """Where pids and ports stand for whoever asks from outside."""
+    return config.runtime_directory / "node.json"
 
 
 @contextlib.contextmanager
@@ -97,7 +106,7 @@ class Node:
             self._ports = {"introspection": port_of(self._sockets), "status": port_of(self._status_sockets)}
             replica = Replica(self._config.replica.directory, map_size=self._config.replica.map_size)
             opened.callback(replica.close)
-            opened.callback(partial((self._runtime / "node.json").unlink, missing_ok=True))
+            opened.callback(partial(_described(self._config).unlink, missing_ok=True))
             self._freshness = FreshnessReader(replica, boot_id=boot_id(), clock=SystemClock())
             self._opened = opened.pop_all()
         return self
@@ -189,10 +198,11 @@ class Node:
         by_name = {known.name: child.pid for known, child in self._children}
         workers = [pid for name, pid in by_name.items() if name != "feeder"]
         pids = {"node": os.getpid(), "workers": workers, "feeder": by_name.get("feeder", 0)}
-        fresh = self._runtime / "node.json.new"
+        described = _described(self._config)
+        fresh = described.with_suffix(".new")
         try:
             fresh.write_bytes(msgspec.json.encode({"pids": pids, "ports": self._ports}) + b"\n")
-            fresh.replace(self._runtime / "node.json")
+            fresh.replace(described)
         except OSError as error:  # a full disk must not keep children from starting
             _log.error("node_json_not_written", error=str(error))
 

@@ -1,5 +1,6 @@
 """A node of real processes: children that are killed come back, nothing is left behind, whoever dies."""
 
+import json
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from tests.support.mutual_tls import Authority
 from tests.support.nodes import MAIN, ROOT, TRIVIAL, WITHIN, Caller, Running, alive, eventually
+from tests.support.valkey import free_ports
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +145,62 @@ def test_node_starts_again_after_it_was_killed(start: Start, tmp_path: Path) -> 
     running.process = again
     eventually(lambda: running.described()["pids"]["node"] == again.pid and running.workers_run(2))
     assert tmp_path.exists()
+
+
+def start_again(running: Running) -> None:
+    """The same node, killed without a word to its children."""
+    running.process.kill()
+    running.process.wait()
+    running.process = subprocess.Popen(
+        [sys.executable, "-c", MAIN, str(running.config), *TRIVIAL], cwd=ROOT, stderr=running.log, process_group=0
+    )
+    eventually(
+        lambda: (
+            running.process.poll() is not None
+            or (running.described()["pids"]["node"] == running.process.pid and running.workers_run(2))
+        )
+    )
+    assert running.process.poll() is None, running.said()
+
+
+def test_a_start_waits_for_the_port_that_its_draining_left_overs_hold(start: Start, callers: Connect) -> None:
+    (port,) = free_ports(1)
+    running = start(port=port).wait_ready()
+    caller = callers(running)
+    caller.ask()
+    caller.send(b"/slow")
+    start_again(running)
+    assert caller.receive()[0] == 200
+    assert callers(running).ask() in running.described()["pids"]["workers"]
+    assert "left_over_awaited" in running.said()
+
+
+def test_left_overs_that_hang_are_killed(start: Start, callers: Connect) -> None:
+    (port,) = free_ports(1)
+    running = start(port=port, drain=1.0).wait_ready()
+    caller = callers(running)
+    hanging = caller.ask()
+    caller.send(b"/slow")
+    os.kill(running.process.pid, signal.SIGKILL)
+    running.process.wait()
+    os.kill(hanging, signal.SIGSTOP)  # not before: the kernel wakes what its parent's death leaves stopped
+    start_again(running)
+    assert not alive(hanging)
+    assert callers(running).ask() in running.described()["pids"]["workers"]
+    assert "left_over_killed" in running.said()
+
+
+def test_a_pid_that_has_gone_to_somebody_else_is_left_alone(start: Start) -> None:
+    somebody = subprocess.Popen([sys.executable, "-c", "input()", "engine.node.worker"], stdin=subprocess.PIPE)
+    try:
+        running = start().wait_ready()
+        described = running.described()
+        described["pids"]["workers"].append(somebody.pid)
+        (running.runtime / "node.json").write_text(json.dumps(described))
+        start_again(running)
+        assert somebody.poll() is None
+    finally:
+        somebody.communicate(b"\n")
 
 
 def test_stopped_worker_holds_no_new_connections(calm: Running, callers: Connect) -> None:
