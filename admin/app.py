@@ -16,7 +16,7 @@ from typing import Final
 
 import msgspec
 import trio
-from quart import Blueprint, Request
+from quart import Blueprint, Request, Response, request
 
 from admin.authorization.metadata import metadata
 from admin.authorization.minting import Minter
@@ -39,8 +39,11 @@ from admin.ledger.instances import Member
 from admin.ledger.reports import Reports
 from admin.ledger.sql import SqlLedger, open_ledger
 from admin.listeners import listen, port_of, tls_context
+from admin.measured import MeasuredBarrier, MeasuredLedger
+from admin.metrics import FEED_CALLS
 from admin.openapi import describe
 from admin.pages import NodeRow, Status, landing_views, status_views
+from admin.scraping import Observer, metrics_views
 from admin.writing import place
 from engine.clock import Clock, format_utc
 from engine.consent.records import ParticipantRecord
@@ -94,7 +97,7 @@ async def run_admin(
         apps = (
             public_app(config, keys),
             machine_app(*machine_blueprints(config, ledger, keys, background, clock)),
-            console_app(config, background, clock),
+            console_app(config, ledger, background, clock),
         )
         async with trio.open_nursery() as nursery:
             await nursery.start(background.run)
@@ -125,12 +128,13 @@ def machine_blueprints(
 ) -> list[Blueprint]:
     """Everything that machines may call."""
     kind = config.ledger.kind
-    callers = Callers(ledger, clock.now)
-    consents = Consents(ledger, keys.meter, clock.now)
+    callers, measured = Callers(ledger, clock.now), MeasuredLedger(ledger)
+    barrier = MeasuredBarrier(Barrier(background.register))
+    consents = Consents(measured, keys.meter, clock.now)
     minter = Minter(keys.issuer, keys.token_signers[0], config.issuer.token_lifetime)
     return [
-        directory_views(Directory(ledger, callers), callers, clock.now),
-        consent_views(consents, callers, Barrier(background.register), kind, clock.now),
+        directory_views(Directory(measured, callers), callers, clock.now),
+        consent_views(consents, callers, barrier, kind, clock.now),
         sandbox_views(Sandbox(consents, minter, background.token_records, clock.now), callers, kind, clock.now),
         feed_views(ledger, keys, background, callers),
     ]
@@ -142,16 +146,24 @@ def feed_views(ledger: SqlLedger, keys: Secrets, background: Background, callers
     async def published() -> bytes:
         return keys.published
 
-    async def authenticate(request: Request) -> ParticipantRecord:
-        return (await callers.authenticate(request.scope)).participant
+    async def authenticate(asked: Request) -> ParticipantRecord:
+        return (await callers.authenticate(asked.scope)).participant
 
     reports = Reports(ledger.database, time)
     service = FeedService(ledger, background.register, background.claims, reports, background.sealer, published)
-    return feed_blueprint(service, authenticate)
+    views = feed_blueprint(service, authenticate)
+    views.after_request(count_feed_call)
+    return views
 
 
-def console_app(config: AdminConfig, background: Background, clock: Clock) -> EdgeApp:
-    """The operators' status page."""
+async def count_feed_call(response: Response) -> Response:
+    """By the name of its view: `snapshot`, `entries`, `check` …"""
+    FEED_CALLS.labels((request.endpoint or "").removeprefix("feed.")).inc()
+    return response
+
+
+def console_app(config: AdminConfig, ledger: SqlLedger, background: Background, clock: Clock) -> EdgeApp:
+    """The operators' status page, and metrics for scrapers on this machine."""
     app = edge_app()
 
     async def status() -> Status:
@@ -166,6 +178,9 @@ def console_app(config: AdminConfig, background: Background, clock: Clock) -> Ed
         )
 
     app.register_blueprint(status_views(status))
+    projector = None if background.projector is None else background.projector.statistics
+    links = {name: link.statistics for name, link in background.links.items()}
+    app.register_blueprint(metrics_views(Observer(ledger, projector, links).observe))
     return app
 
 

@@ -23,6 +23,7 @@ from admin.ledger.records_filler import RecordsFiller
 from admin.ledger.register import Register
 from admin.ledger.sealing import Sealer
 from admin.ledger.sql import SqlLedger
+from admin.measured import MeasuredLedger
 from engine.actors.supervisor import Service, Supervision
 from engine.clock import Clock
 from engine.config import Redis
@@ -39,9 +40,10 @@ class Background:
         self.register = Register(ledger.database, time)
         self.sealer = Sealer(keys.mac)
         self.claims = Claims(ledger.database, time)
-        self.expiry = Expiry(ledger, self.claims, clock.now, random.random)
+        self.expiry = Expiry(MeasuredLedger(ledger), self.claims, clock.now, random.random)
         self.projector: Projector | None = None
         self.token_records: TokenRecords | None = None
+        self.links: dict[str, RedisClient] = {}
         self._ledger = ledger
         self._stream_length = config.feed.stream_length
         self._supervised: list[Supervision] = []
@@ -86,6 +88,7 @@ class Background:
         self.projector = Projector(
             self._ledger, copy, self.sealer, filler, bound=self._stream_length, jitter=random.random
         )
+        self.links = {"commands": client, "subscription": asked}
         self._supervise("redis", client.run)
         self._supervise("redis-subscription", asked.run)
         self._supervise("projector", self.projector.run)

@@ -16,6 +16,7 @@ from quart_trio import QuartTrio
 from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, UnsupportedMediaType
 
 from admin import access_log
+from admin.metrics import CALLS_REFUSED
 from engine.consent.reading import MAX_TEXT_BYTES, InvalidFields, read_struct, strict_json
 from engine.errors import Fault, Kind
 from engine.telemetry.logs import logger
@@ -37,6 +38,7 @@ STATUSES: Final[dict[Kind, HTTPStatus]] = {
     Kind.UNAVAILABLE: HTTPStatus.SERVICE_UNAVAILABLE,
     Kind.BROKEN: HTTPStatus.INTERNAL_SERVER_ERROR,
 }
+_READS: Final = frozenset({"GET", "HEAD"})
 _WAITS: Final = frozenset({Kind.TOO_MANY, Kind.UNAVAILABLE})
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _WORD: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -100,6 +102,7 @@ def _pointer(field: str) -> str:
 
 def problem(answer: Problem) -> Response:
     """A problem as a response."""
+    CALLS_REFUSED.labels("read" if request.method in _READS else "write", answer.code).inc()
     return Response(msgspec.json.encode(answer), status=answer.status, content_type=PROBLEM_JSON)
 
 

@@ -4,17 +4,28 @@
 more; the barrier concludes it, from acknowledgements or by waiting them out.
 """
 
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Protocol
 
 import msgspec
 from msgspec import Meta
 
 from admin.ledger.barrier import Effect
+from admin.ledger.store import Receipt
 from admin.writing import Place, place
 from engine.clock import Seconds, UnixTime, format_utc
 from engine.consent.records import ConsentId
 
 MAX_WAIT: Final = Seconds(30.0)  # far beyond the two seconds and a margin in which every revocation is effective
+
+
+class Waits(Protocol):
+    """What concludes whether a write is effective: the barrier."""
+
+    async def wait_effective(
+        self,
+        receipt: Receipt,
+        timeout: Seconds,  # noqa: ASYNC109 - the barrier's own
+    ) -> Effect: ...
 
 
 class NodeView(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -17,10 +17,9 @@ from admin.callers import Caller, Callers, WrongRole
 from admin.consents.details import full_form
 from admin.consents.forms import GrantForm, RenewForm, RevokeForm, read_grant, read_renewal, read_revocation
 from admin.consents.parties import Parties, consent_id_of
-from admin.consents.revocations import MAX_WAIT, RevocationView, view_of
+from admin.consents.revocations import MAX_WAIT, RevocationView, Waits, view_of
 from admin.consents.service import Consents
 from admin.edge import answer, json_text
-from admin.ledger.barrier import Barrier
 from admin.ledger.events import (
     ConsentEvent,
     ConsentPersonal,
@@ -101,7 +100,7 @@ class ConsentView(msgspec.Struct, frozen=True):
 
 
 def consent_views(
-    consents: Consents, callers: Callers, barrier: Barrier, kind: LedgerKind, now: Callable[[], UnixTime]
+    consents: Consents, callers: Callers, barrier: Waits, kind: LedgerKind, now: Callable[[], UnixTime]
 ) -> Blueprint:
     """Blueprint with the consents' calls."""
     views = Blueprint("consents", __name__)

@@ -134,6 +134,31 @@ async def test_a_revocation_without_nodes_becomes_effective_by_the_real_barrier(
     assert (revoked.status_code, revoked.json()["state"], revoked.json()["nodes"]) == (200, "effective", [])
 
 
+async def test_the_console_tells_scrapers_of_this_machine_what_was_done(config: AdminConfig, pki: Pki) -> None:
+    def counted(page: str, sample: str) -> float:
+        return sum(float(line.split()[-1]) for line in page.splitlines() if line.startswith(sample + " "))
+
+    samples = {
+        "ccs_ledger_events_appended_total": 5,  # two parties with a certificate each, and a consent
+        'ccs_feed_calls_total{call="keys"}': 1,
+        'ccs_calls_refused_total{code="not_a_node",kind="read"}': 1,
+        'ccs_calls_refused_total{code="missing_idempotency_key",kind="write"}': 1,
+    }
+    async with running(config) as ports, http(pki, ports.console) as console:
+        before = (await console.get("/metrics")).text
+        async with http(pki, ports.machine, "operator-1") as machine:
+            await register_parties(machine, pki)
+            await machine.post("/consents", json=grant_form(), headers={"Idempotency-Key": "key-00001"})
+            await machine.post("/consents", json=grant_form())
+            assert (await machine.get("/metrics")).status_code == 404
+            await machine.get("/feed/snapshot")
+        async with http(pki, ports.machine, "node-1") as node:
+            await node.get("/feed/keys")
+        after = (await console.get("/metrics")).text
+    assert {name: counted(after, name) - counted(before, name) for name in samples} == samples
+    assert counted(after, "ccs_ledger_up") == 1
+
+
 async def test_the_feed_is_for_nodes(config: AdminConfig, pki: Pki) -> None:
     async with running(config) as ports:
         async with http(pki, ports.machine, "node-1") as node:

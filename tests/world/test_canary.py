@@ -148,8 +148,11 @@ def pages(running: Running) -> Iterator[tuple[str, bytes]]:
     context = running.context("operator-1")
     at_console = http.client.HTTPSConnection(str(console.hostname), console.port, context=context, timeout=SOON)
     with contextlib.closing(at_console):
-        at_console.request("GET", "/")
-        yield "console /", at_console.getresponse().read()
+        for path in ("/", "/metrics"):
+            at_console.request("GET", path)
+            answer = at_console.getresponse()
+            assert answer.status == 200
+            yield f"console {path}", answer.read()
 
 
 def test_nothing_that_was_marked_is_left_where_it_does_not_belong(tmp_path: Path) -> None:

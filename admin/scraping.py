@@ -1,0 +1,80 @@
+"""`/metrics` of the admin application, on the console's listener, for scrapers on this machine alone.
+
+An operator's certificate in a scraper could write, and the numbers tell how much the service is used: so it is
+neither on the machines' listener nor for the network. A call that came through a proxy is not of this machine,
+whatever its address says.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from ipaddress import ip_address
+from typing import Final
+
+from quart import Blueprint, Response, request
+from werkzeug.exceptions import NotFound
+
+from admin import metrics
+from admin.ledger.projector import ProjectorState, ProjectorStatistics
+from admin.ledger.store import LedgerReader, LedgerUnavailable
+from engine.feed.redis_client import LinkState, LinkStatistics
+
+_FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "Via")
+
+ReadProjector = Callable[[], ProjectorStatistics]
+ReadLink = Callable[[], LinkStatistics]
+
+
+class Observer:
+    """Brings gauges, and counts that others keep, up to date. projector: None = there is no Redis."""
+
+    def __init__(self, ledger: LedgerReader, projector: ReadProjector | None, links: Mapping[str, ReadLink]) -> None:
+        """links: the connections to Redis by name."""
+        self._ledger = ledger
+        self._projector = projector
+        self._links = links
+        self._entries = metrics.Taken(metrics.PROJECTED)
+        self._restarts = metrics.Taken(metrics.PROJECTOR_RESTARTS)
+        self._fills = metrics.Taken(metrics.PROJECTOR_FILLS)
+        self._losses = {name: metrics.Taken(metrics.REDIS_LOSSES.labels(name)) for name in links}
+
+    async def observe(self) -> None:
+        """Now. A ledger that does not answer is told as such."""
+        try:
+            metrics.LEDGER_HEAD.set((await self._ledger.head()).position.seq)
+            metrics.LEDGER_UP.set(1)
+        except LedgerUnavailable:
+            metrics.LEDGER_UP.set(0)
+        if self._projector is not None:
+            self._observe_projector(self._projector())
+        for name, read in self._links.items():
+            link = read()
+            metrics.REDIS_UP.labels(name).set(link.state is LinkState.UP)
+            self._losses[name].reach(link.losses)
+
+    def _observe_projector(self, now: ProjectorStatistics) -> None:
+        for state in ProjectorState:
+            metrics.PROJECTOR_STATE.labels(state.value).set(state is now.state)
+        metrics.PROJECTOR_POSITION.set(0 if now.position is None else now.position.seq)
+        self._entries.reach(now.appended)
+        self._restarts.reach(now.restarts)
+        self._fills.reach(now.fills)
+
+
+def metrics_views(observe: Callable[[], Awaitable[None]]) -> Blueprint:
+    """Blueprint with the metrics; 404 to whoever is not on this machine."""
+    views = Blueprint("metrics", __name__)
+
+    @views.get("/metrics")
+    async def show() -> Response:
+        if not _is_local(request.remote_addr) or any(name in request.headers for name in _FORWARDED):
+            raise NotFound
+        await observe()
+        return Response(metrics.exposition(), content_type=metrics.CONTENT_TYPE)
+
+    return views
+
+
+def _is_local(address: str | None) -> bool:
+    try:
+        return address is not None and ip_address(address).is_loopback
+    except ValueError:
+        return False
