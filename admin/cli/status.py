@@ -4,14 +4,17 @@ import json
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from admin.cli.running import NotRunning, Sandbox, load_sandbox
 
-ASK_WITHIN = 5.0  # seconds; the status listener is on loopback
+ASK_WITHIN: Final = 5.0  # seconds; the status listener is on loopback
+_COLOURS: Final = {"current": "green", "last_known": "yellow", "blind": "red"}
+_MEGABYTE: Final = 1 << 20
 
 
 def status(*, state: Path = Path("var"), json_output: bool = False) -> None:
@@ -35,6 +38,8 @@ def status(*, state: Path = Path("var"), json_output: bool = False) -> None:
         show(processes, node, Console())
     if not all(processes.values()):
         raise NotRunning(f"not everything runs: {', '.join(name for name, up in processes.items() if not up)}")
+    if node["state"] != "current":
+        raise NotRunning(f"the node is not current: {node['state']}")
 
 
 def node_status(sandbox: Sandbox) -> dict[str, Any]:
@@ -56,12 +61,41 @@ def alive(pids: int | list[int]) -> bool:
 
 
 def show(processes: dict[str, bool], node: dict[str, Any], console: Console) -> None:
-    """Two tables: processes, and what the node says of itself."""
+    """Three tables: the sandbox's processes, what the node says of itself, the node's children."""
     table = Table("process", "runs")
     for name, up in processes.items():
         table.add_row(name, "[green]yes[/]" if up else "[red]no[/]")
-    console.print(table)
-    table = Table("node", "")
-    for name, value in node.items():
-        table.add_row(name, value if isinstance(value, str) else json.dumps(value))
-    console.print(table)
+    console.print(table, _node_table(node), _children_table(node["children"]))
+
+
+def _node_table(node: dict[str, Any]) -> Table:
+    state = node["state"]
+    behind = node["head"] - node["applied"]
+    table = Table("node", node["node_id"])
+    table.add_row("freshness", f"[{_COLOURS.get(state, 'red')}]{state}[/]{' · draining' if node['draining'] else ''}")
+    table.add_row("applied", f"{node['applied']:,}" if node["applied"] >= 0 else "nothing")
+    table.add_row("behind", f"[yellow]{behind:,}[/]" if behind else "0")
+    table.add_row("as of", node["as_of"] or "never")
+    table.add_row("last known until", node["last_known_until"] or "never")
+    table.add_row("incarnation", node["incarnation"] or "none")
+    for name, port in node["ports"].items():
+        table.add_row(f"{name} port", str(port))
+    if node["replica_fault"]:
+        table.add_row("replica", f"[red]{escape(node['replica_fault'])}[/]")
+    return table
+
+
+def _children_table(children: list[dict[str, Any]]) -> Table:
+    table = Table("child", "life", "pid", "restarts", "memory", "CPU", "last fault")
+    for child in children:
+        life = child["life"]
+        table.add_row(
+            child["name"],
+            f"[{'green' if life == 'running' else 'red'}]{life}[/]",
+            str(child["pid"] or ""),
+            str(child["restarts"]),
+            f"{child['resident'] / _MEGABYTE:,.0f} MB",
+            f"{child['cpu_seconds']:,.1f} s",
+            escape(child["last_fault"]),
+        )
+    return table

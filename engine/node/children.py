@@ -38,7 +38,7 @@ class Child:
     """One place in the node and whatever process holds it now.
 
     order: made anew for each start, after which `changed` is called, as it is at each end. ended: told the pid of
-    a process that is gone.
+    a process that is gone. head: the highest feed position that it, or one before it, has told; -1 = none.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class Child:
         self._changed = changed
         self._ended = ended
         self._process: subprocess.Popen[bytes] | None = None
+        self.head = -1
 
     @property
     def pid(self) -> int:
@@ -72,10 +73,13 @@ class Child:
         self._process = process
         self._changed()
         try:
-            await _wait_ready(reports)
+            told = await _wait_ready(reports)
             task_status.started()
             self._changed()
-            await _wait_end(process)
+            async with trio.open_nursery() as listening:
+                listening.start_soon(self._listen, reports, told)
+                await _wait_end(process)
+                listening.cancel_scope.cancel()
             raise ChildEnded(f"the process ended {_how(process.returncode)}")
         finally:
             with trio.CancelScope(shield=True):  # bounded inside: ask, wait, kill
@@ -85,6 +89,19 @@ class Child:
             self._process = None
             self._ended(process.pid)
             self._changed()
+
+    async def _listen(self, reports: int, told: bytes) -> None:
+        """Take what the process tells after its start, until its end of the pipe closes."""
+        piece = told
+        while True:
+            *lines, rest = piece.split(b"\n")
+            for line in lines:
+                self.head = max(self.head, decode_report(line).head)
+            await trio.lowlevel.wait_readable(reports)
+            piece = os.read(reports, 65536)
+            if not piece:
+                return
+            piece = rest + piece
 
     def _spawn(self, order: Order) -> tuple[subprocess.Popen[bytes], int, int]:
         """Returns the process, our end of its lifeline and our end of its reports."""
@@ -110,18 +127,21 @@ class Child:
         return process, order_write, report_read
 
 
-async def _wait_ready(reports: int) -> None:
-    line = b""
+async def _wait_ready(reports: int) -> bytes:
+    """Returns what was told beyond the readiness."""
+    told = b""
     with trio.move_on_after(START_TIMEOUT) as waiting:
-        while not line.endswith(b"\n"):
+        while b"\n" not in told:
             await trio.lowlevel.wait_readable(reports)
             piece = os.read(reports, 65536)
             if not piece:
                 break
-            line += piece
+            told += piece
     if waiting.cancelled_caught:
         raise ChildEnded(f"the process was not ready within {START_TIMEOUT:.0f} s")
+    line, _, beyond = told.partition(b"\n")
     _raise_unless_ready(decode_report(line))
+    return beyond
 
 
 def _raise_unless_ready(report: Report) -> None:

@@ -25,6 +25,7 @@ from engine.telemetry import logs
 from engine.telemetry.host import SystemClock, boot_id
 
 FLUSH_EVERY: Final = Seconds(1.0)
+TELL_EVERY: Final = Seconds(0.2)  # for a person who looks how far behind the node is
 
 _log = logs.logger("feeder")
 
@@ -58,6 +59,7 @@ async def work(process: Process) -> None:
             await nursery.start(feeder.run)
             nursery.start_soon(_keep_flushing, process, feeder)
             process.ready()
+            nursery.start_soon(_keep_telling, process, feeder)
             await process.draining.wait()
             nursery.cancel_scope.cancel()
     finally:
@@ -75,6 +77,15 @@ def _log_kept(ends: list[tuple[EntryKind, bytes]]) -> None:
     """Ends that the new incarnation does not know stay in force here; somebody must reconcile them."""
     for kind, key in ends:
         _log.critical("end_kept_over_incarnation", kind=kind.name, key=key.hex())
+
+
+async def _keep_telling(process: Process, feeder: Feeder) -> None:
+    told = -1
+    while True:
+        if (head := feeder.statistics().head) != told:
+            process.tell_head(head)
+            told = head
+        await trio.sleep(TELL_EVERY)
 
 
 async def _keep_flushing(process: Process, feeder: Feeder) -> None:

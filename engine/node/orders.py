@@ -3,7 +3,7 @@
 The order travels as the first line of the *lifeline*, a pipe whose writing end only the supervisor holds and
 keeps open: when the supervisor dies, however it dies, the kernel closes it and the child sees the end. (Asking
 the kernel for a signal at the parent's death would not do: it is tied to a thread, and is lost by exec of others.)
-The child's reports travel as lines on a second pipe.
+The child's reports travel as lines on a second pipe: first how its start went, later what the status shows of it.
 """
 
 import os
@@ -33,11 +33,15 @@ class Order(msgspec.Struct, frozen=True):
 
 
 class Report(msgspec.Struct, frozen=True):
-    """ready: serving. Otherwise it cannot start; fault: one sentence; hopeless: trying again will not help."""
+    """ready: serving. Otherwise it cannot start; fault: one sentence; hopeless: trying again will not help.
+
+    head: the highest feed position heard of; -1 = this is not about that.
+    """
 
     ready: bool
     fault: str = ""
     hopeless: bool = False
+    head: int = -1
 
 
 def write_order(lifeline: int, order: Order) -> None:
@@ -51,7 +55,7 @@ def read_order(lifeline: int) -> Order:
 
 
 def write_report(reports: int, report: Report) -> None:
-    """Child's side. A supervisor that is gone does not hear it."""
+    """Child's side; one that was set not to block raises BlockingIOError when nobody has listened for long."""
     os.write(reports, msgspec.json.encode(report) + b"\n")
 
 

@@ -23,6 +23,7 @@ from engine.telemetry.late import load_telemetry
 
 MEASURE_EVERY: Final = Seconds(1.0)
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_TICKS: Final = os.sysconf("SC_CLK_TCK")
 
 _log = logs.logger("node")
 
@@ -43,9 +44,15 @@ class Process:
         self._serving.set()
         with contextlib.suppress(BrokenPipeError):
             write_report(self._reports, Report(ready=True))
+        os.set_blocking(self._reports, False)
         gc.collect()
         gc.freeze()
         gc.set_threshold(50_000, 50, 100)  # requests make no cycles; rounds would only add to the slowest of them
+
+    def tell_head(self, position: int) -> None:
+        """Tell the supervisor the highest feed position heard of; after `ready`."""
+        with contextlib.suppress(BrokenPipeError, BlockingIOError):  # it is gone, or stopped: it will be told the next
+            write_report(self._reports, Report(ready=True, head=position))
 
     async def load_telemetry(self) -> None:
         """Load metrics and logs once this process serves."""
@@ -160,6 +167,15 @@ def resident_bytes(pid: int | str = "self") -> int:
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * _PAGE
     except (OSError, IndexError, ValueError):
         return 0
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time that a process has used; 0 when it is gone."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+    except (OSError, IndexError, ValueError):
+        return 0.0
 
 
 def end_with(work: Work) -> None:

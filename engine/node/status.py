@@ -89,15 +89,18 @@ def status_of(
     *,
     draining: bool,
     ports: dict[str, int],
+    head: int,
 ) -> NodeStatus:
-    """Put together what the pages need."""
+    """Put together what the pages need. head: the feeder's word; what is applied was certainly heard of."""
     bound, freshness, fault = read
+    applied = bound.applied if bound else -1
     return NodeStatus(
         node_id=node_id,
         draining=draining,
         state=freshness.state,
         incarnation=bound.incarnation if bound else "",
-        applied=bound.applied if bound else -1,
+        applied=applied,
+        head=max(head, applied),
         as_of=bound.as_of if bound else UnixTime(0),
         last_known_until=freshness.last_known_until,
         children=children,

@@ -25,7 +25,7 @@ from engine.listener.serve import Limits, serve
 from engine.node.children import KILL_MARGIN, Child
 from engine.node.left_over import outlast
 from engine.node.orders import Order
-from engine.node.process import resident_bytes
+from engine.node.process import cpu_seconds, resident_bytes
 from engine.node.sockets import listen, port_of
 from engine.node.status import FreshnessReader, StatusPages, check_loopback, status_of
 from engine.replica.reader import Replica
@@ -191,6 +191,7 @@ class Node:
             tuple(_child_status(supervision, child) for supervision, child in self._children),
             draining=self._draining.is_set(),
             ports=self._ports,
+            head=max(child.head for _, child in self._children),
         )
 
     def _describe(self) -> None:
@@ -223,6 +224,7 @@ def _child_status(supervision: Supervision, child: Child) -> ChildStatus:
         failures=known.failures,
         resident=resident_bytes(child.pid) if child.pid else 0,
         last_fault=known.last_fault,
+        cpu_seconds=cpu_seconds(child.pid) if child.pid else 0.0,
     )
 
 

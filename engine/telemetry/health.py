@@ -12,7 +12,7 @@ from engine.clock import UnixTime, format_utc
 
 
 class ChildStatus(msgspec.Struct, frozen=True):
-    """One child process. life: as its supervision names it. resident: bytes, 0 = not known."""
+    """One child process. life: as its supervision names it. resident (bytes) and cpu_seconds: 0 = not known."""
 
     name: str
     life: str
@@ -21,10 +21,14 @@ class ChildStatus(msgspec.Struct, frozen=True):
     failures: int
     resident: int
     last_fault: str = ""
+    cpu_seconds: float = 0.0
 
 
 class NodeStatus(msgspec.Struct, frozen=True):
-    """What the supervisor knows at one moment. applied: the replica's feed position, -1 = there is none."""
+    """What the supervisor knows at one moment. applied: the replica's feed position, -1 = there is none.
+
+    head: the highest feed position that the feeder has heard of, at least applied; a fifth of a second old.
+    """
 
     node_id: str
     draining: bool
@@ -36,6 +40,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     children: tuple[ChildStatus, ...]
     ports: dict[str, int]
     replica_fault: str = ""
+    head: int = -1
 
 
 Said = tuple[int, bytes]  # HTTP status, JSON body
@@ -71,6 +76,7 @@ def statusz(status: NodeStatus) -> Said:
             "state": status.state,
             "incarnation": status.incarnation,
             "applied": status.applied,
+            "head": status.head,
             "as_of": format_utc(status.as_of) if status.as_of else None,
             "last_known_until": format_utc(status.last_known_until) if status.as_of else None,
             "replica_fault": status.replica_fault,

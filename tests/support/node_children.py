@@ -16,6 +16,8 @@ from engine.node.process import Process, run_child
 from engine.node.serving import serve_until_drained
 from engine.telemetry.host import SystemClock
 
+HEAD = 41  # what the feeder has heard of
+
 
 class Hopeless(Fault):
     kind = Kind.INVALID
@@ -34,6 +36,7 @@ async def work(process: Process) -> None:
     if role == "worker":
         return await serve_until_drained(process, answer, SystemClock())
     process.ready()
+    process.tell_head(HEAD)
     return await process.draining.wait()
 
 

@@ -112,7 +112,8 @@ def test_status_says_last_known_and_what_is_applied(world: World) -> None:
     assert world.node.status("/readyz") == (200, {"state": "last_known", "draining": False})
     assert world.node.status("/readyz/current")[0] == 503
     page = world.node.status("/statusz")[1]
-    assert (page["applied"], page["incarnation"], page["replica_fault"]) == (4, INCARNATION, "")
+    assert (page["applied"], page["head"], page["incarnation"], page["replica_fault"]) == (4, 4, INCARNATION, "")
+    assert all(child["cpu_seconds"] > 0 for child in page["children"])
 
 
 def test_outcomes_and_positions_are_in_the_metrics(world: World) -> None:

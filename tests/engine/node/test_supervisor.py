@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.mutual_tls import Authority
+from tests.support.node_children import HEAD
 from tests.support.nodes import MAIN, ROOT, TRIVIAL, WITHIN, Caller, Running, alive, eventually
 from tests.support.valkey import free_ports
 
@@ -274,6 +275,7 @@ def test_status_pages(calm: Running) -> None:
     assert calm.status("/readyz/current")[0] == 503
     status, page = calm.status("/statusz")
     assert (status, page["state"], page["applied"]) == (200, "blind", -1)
+    eventually(lambda: calm.status("/statusz")[1]["head"] == HEAD)
     assert [child["name"] for child in page["children"]] == ["worker-1", "worker-2", "feeder"]
     assert all(child["resident"] > 0 for child in page["children"])
     assert calm.get("/nothing")[0] == 404

@@ -21,6 +21,7 @@ STATUS = NodeStatus(
     last_known_until=UnixTime(1_790_086_400),
     children=(WORKER, FEEDER),
     ports={"introspection": 8440, "status": 8441},
+    head=9,
 )
 
 
@@ -56,7 +57,7 @@ def test_ready_says_the_state() -> None:
 def test_status_says_everything_for_people() -> None:
     page = json.loads(statusz(STATUS)[1])
     assert page["as_of"] == "2026-09-21T14:13:20Z"
-    assert (page["state"], page["applied"], page["ready"]) == ("current", 7, True)
+    assert (page["state"], page["applied"], page["head"], page["ready"]) == ("current", 7, 9, True)
     assert page["children"][0] == msgspec.to_builtins(WORKER)
 
 
