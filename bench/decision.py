@@ -11,6 +11,7 @@ import json
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -57,7 +58,7 @@ def subjects() -> dict[str, Callable[[], object]]:
     for line, case in (("render: as issued", plain), ("render: window cut since", cut)):
         answer = deciding(case)()
         assert isinstance(answer, Active)
-        timed[line] = lambda answer=answer: render(answer)
+        timed[line] = partial(render, answer)
     form, parties = consents.grant_form(), consents.participants()
     asked = read_grant(form, consents.NOW)
     timed["read a grant's form"] = lambda: read_grant(form, consents.NOW)

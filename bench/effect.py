@@ -103,7 +103,7 @@ def revoke_and_watch(sandbox: Running, database: Path, minted: dict[str, str], c
     asker.socket.close()
     with sqlite3.connect(f"file:{database}?mode=ro", uri=True) as ledger:
         (committed,) = ledger.execute("SELECT committed_at FROM idempotency WHERE key = ?", (key,)).fetchone()
-    return (seen[0] - committed) * 1e3
+    return (seen[0] - float(committed)) * 1e3
 
 
 def series(sandbox: Running, count: int, rate: int) -> dict[str, object]:
@@ -141,7 +141,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ccs-bench-") as directory:
         sandbox = Running(Path(directory) / "var").start()
         try:
-            result = {
+            result: dict[str, object] = {
                 "bench": "effect",
                 "idle": series(sandbox, arguments.revocations, 0),
                 "loaded": series(sandbox, arguments.revocations, arguments.rate),

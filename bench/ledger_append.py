@@ -107,6 +107,7 @@ async def measure(config: Ledger, arguments: argparse.Namespace) -> dict[str, An
     spent_each: list[float] = []  # CPU of this process; a PostgreSQL server has its own
     waits: list[float] = []
     number = 0
+    appends: list[Append] = []
     async with open_ledger(config, SystemClock()) as ledger:
         for _ in range(arguments.rounds):
             appends = [grant(number + index) for index in range(arguments.events)]

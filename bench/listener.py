@@ -18,15 +18,19 @@ import tempfile
 import time
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import trio
 
 from engine.listener.http1 import HeadLimits, Request, Response
-from engine.listener.serve import Limits, Peer, serve
+from engine.listener.serve import Limits, serve
+from engine.listener.tls import Peer
 from engine.telemetry.host import SystemClock
 from tests.support.mutual_tls import Authority
 
 RUN_TIMEOUT = 120.0  # seconds
+Outcome = dict[str, Any]
+Results: TypeAlias = "multiprocessing.Queue[Outcome]"
 BODY = b"token=" + b"a" * 900
 REQUEST = (
     b"POST /introspect HTTP/1.1\r\nHost: localhost:8440\r\nUser-Agent: bench\r\nAccept: application/json\r\n"
@@ -68,7 +72,7 @@ class Client:
         return time.perf_counter() - self.sent_at
 
 
-def generate(port: int, arguments: argparse.Namespace, directory: Path, results: "multiprocessing.Queue[dict]") -> None:
+def generate(port: int, arguments: argparse.Namespace, directory: Path, results: Results) -> None:
     """Ask until the count is reached; reports wall seconds and latencies."""
     pin(1)
     context = None
@@ -116,7 +120,7 @@ async def measure(arguments: argparse.Namespace, directory: Path) -> None:
     listening = socket.create_server(("127.0.0.1", 0), backlog=1024)
     port = listening.getsockname()[1]
     context = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[dict] = context.Queue()
+    results: Results = context.Queue()
     generator = context.Process(target=generate, args=(port, arguments, directory, results))
     credentials = None if arguments.plain else authority.credentials()
     async with trio.open_nursery() as nursery:
@@ -137,7 +141,7 @@ async def measure(arguments: argparse.Namespace, directory: Path) -> None:
     report(arguments, handshakes, connected["connecting"], used, outcome)
 
 
-def report(arguments: argparse.Namespace, handshakes: float, connecting: float, used: float, outcome: dict) -> None:
+def report(arguments: argparse.Namespace, handshakes: float, connecting: float, used: float, outcome: Outcome) -> None:
     """Print one run."""
     done, elapsed, latencies = outcome["done"], outcome["elapsed"], outcome["latencies"]
     print(

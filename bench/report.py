@@ -52,8 +52,10 @@ TARGETS = (
 
 def verdict(target: Target, value: float) -> str:
     """In words: the aim, the must, or neither."""
-    reaches = (lambda bound: value <= bound) if target.lower else (lambda bound: value >= bound)
-    return "aim reached" if reaches(target.aim) else "must reached" if reaches(target.must) else "**falls short**"
+    sign = 1 if target.lower else -1
+    if sign * value <= sign * target.aim:
+        return "aim reached"
+    return "must reached" if sign * value <= sign * target.must else "**falls short**"
 
 
 def table(results: dict[str, Any]) -> list[tuple[Target, float]]:

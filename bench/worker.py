@@ -18,6 +18,7 @@ import time
 import urllib.parse
 import uuid
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import msgspec
 
@@ -91,8 +92,15 @@ def cpu_of(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+Results: TypeAlias = "multiprocessing.Queue[Any]"
+
+
 def generate(
-    port: int, directory: Path, requests: list[bytes], arguments: argparse.Namespace, results: "multiprocessing.Queue"
+    port: int,
+    directory: Path,
+    requests: list[bytes],
+    arguments: argparse.Namespace,
+    results: Results,
 ) -> None:
     """Ask until the count is reached."""
     pin(1)

@@ -127,7 +127,7 @@ issuer = "https://localhost:8450"
 
     def workers_run(self, count: int) -> bool:
         children = self.status("/statusz")[1].get("children", []) if self.described() else []
-        return sum(c["life"] == "running" and c["name"].startswith("worker") for c in children) == count
+        return bool(sum(c["life"] == "running" and c["name"].startswith("worker") for c in children) == count)
 
     def pids(self) -> list[int]:
         pids = self.described()["pids"]
