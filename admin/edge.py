@@ -145,6 +145,7 @@ def edge_app() -> EdgeApp:
     app = EdgeApp("admin", static_folder=None)  # the package whose templates it renders
     app.config["MAX_CONTENT_LENGTH"] = MAX_BODY
     app.config["PROVIDE_AUTOMATIC_OPTIONS"] = False  # an unknown method is 405, OPTIONS included
+    app.url_map.merge_slashes = False  # `//x` names nothing; a redirect would send the caller where it says
     app.register_error_handler(Fault, _fault)
     app.register_error_handler(HTTPException, _http_refusal)
     app.register_error_handler(Exception, _bare)

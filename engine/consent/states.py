@@ -71,6 +71,10 @@ def step(state: State | None, event: Event) -> State:
     """The state after an event; None = the consent does not exist yet. Raises IllegalTransition."""
     after = TRANSITIONS.get(state, {}).get(event)
     if after is None:
-        now = "does not exist" if state is None else f"is {state.name.lower()}"
-        raise IllegalTransition(f"the consent {now}: it cannot be {event.value}")
+        now = "does not exist" if state is None else f"is {_words(state.name)}"
+        raise IllegalTransition(f"the consent {now}: it cannot be {_words(event.value)}")
     return after
+
+
+def _words(name: str) -> str:
+    return name.lower().replace("_", " ")

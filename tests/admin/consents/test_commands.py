@@ -1,5 +1,6 @@
 """Commands on consents: what each appends, and each refusal."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -30,13 +31,14 @@ from admin.ledger.events import (
     append_of,
     decode,
     decode_personal,
+    encode,
 )
 from admin.ledger.store import Append, SubjectState
 from engine.clock import UnixTime, parse_utc
 from engine.consent.meter_points import meter_digest
 from engine.consent.reading import InvalidFields
 from engine.consent.records import AccessMode, ClientId, ConsentRecord, consent_key
-from engine.consent.states import IllegalTransition, State
+from engine.consent.states import TRANSITIONS, Event, IllegalTransition, State
 from tests.support.consents import (
     CONSENT_ID,
     METER_KEY,
@@ -379,3 +381,34 @@ def test_a_subject_that_is_no_consent_is_unknown() -> None:
     other = subject(append_of(LedgerCreated("sandbox", "0" * 16, NOW), 0))
     with pytest.raises(UnknownConsent):
         consent_of(other)
+
+
+CHANGES: dict[Event, Callable[[SubjectState], Append]] = {
+    Event.RENEWED: lambda state: renew(state, RENEW, act=act(), now=NOW),
+    Event.WINDOW_CUT: lambda state: cut_window(
+        state, OccupancyForm(moved_in="2026-02-01T00:00:00Z"), act=act(), now=NOW
+    ),
+    Event.EXPIRED: lambda state: expire(state, act=act(), now=consent_of(state).consent.expires_at),
+    Event.REVOKED: lambda state: revoke(state, REVOKE, act=act(), now=NOW),
+    Event.DISPUTED: lambda state: dispute(state, case_id="D-1", act=act()),
+    Event.CONSUMED: lambda state: consume(state, edp=ClientId("edp-1"), share_id="share-1", act=act(), now=NOW),
+}
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("event", CHANGES)
+def test_the_state_table_alone_says_what_may_happen_to_a_consent(event: Event, state: State) -> None:
+    form = grant_form(authorization_details=ONE_OFF_DETAILS) if event is Event.CONSUMED else None
+    made = granted(form)
+    before = decode(made.body)
+    assert isinstance(before, ConsentGranted)
+    record = msgspec.structs.replace(before.consent, state=state)
+    stands = msgspec.structs.replace(made, body=encode(msgspec.structs.replace(before, consent=record)))
+    allowed = TRANSITIONS.get(state, {}).get(event)
+    if allowed is not None:
+        assert record_in(CHANGES[event](subject(stands))).state is allowed
+        return
+    with pytest.raises(IllegalTransition) as caught:
+        CHANGES[event](subject(stands))
+    assert caught.value.text.startswith(f"the consent is {state.name.lower().replace('_', ' ')}: it cannot be ")
+    assert "_" not in caught.value.text

@@ -7,6 +7,7 @@ import pytest
 import sqlalchemy as sa
 
 from admin.ledger.barrier import How
+from admin.ledger.events import ConsentRenewed, ConsentRevoked, Initiator, Route, event_of
 from admin.ledger.schema import ledger_meta
 from admin.ledger.store import StoredEvent
 from admin.pki.keys import FileTokenSigner
@@ -243,6 +244,37 @@ async def test_an_ended_consent_cannot_be_changed(site: Site) -> None:
         status, problem = await site.call("atp-1", "POST", f"/consents/{consent_id}/{path}", body)
         assert (status, problem["code"]) == (409, "illegal_transition")
         assert "revoked" in problem["detail"]
+
+
+async def test_what_an_atp_does_is_kept_as_its_act(site: Site) -> None:
+    consent_id = await site.granted()
+    await site.call("atp-1", "POST", f"/consents/{consent_id}/renew", renewal())
+    renewed = event_of(await newest(site))
+    await site.call("atp-1", "POST", f"/consents/{consent_id}/revoke", {"reason": "moved_out"})
+    revoked = event_of(await newest(site))
+    assert isinstance(renewed, ConsentRenewed)
+    assert isinstance(revoked, ConsentRevoked)
+    for event in (renewed, revoked):
+        assert (event.act.initiator, event.act.actor, event.act.route) == (Initiator.ATP, "atp-1", Route.API)
+    assert renewed.act.wording == renewal()["wording"]
+    assert revoked.act.reason == "moved_out"
+
+
+async def test_what_an_operator_does_is_not_put_down_to_the_atp(site: Site) -> None:
+    consent_id = await site.granted()
+    await site.call("operator-1", "POST", f"/consents/{consent_id}/revoke", {"reason": "security"})
+    event = event_of(await newest(site))
+    assert isinstance(event, ConsentRevoked)
+    assert (event.act.initiator, event.act.actor) == (Initiator.OPERATOR, "operator-1")
+
+
+async def test_a_renewal_repeated_under_its_key_gets_the_same_answer(site: Site) -> None:
+    path, form = f"/consents/{await site.granted()}", renewal()
+    first = await site.call("atp-1", "POST", f"{path}/renew", form, key="renewal-key")
+    assert await site.call("atp-1", "POST", f"{path}/renew", form, key="renewal-key") == first
+    await site.call("atp-1", "POST", f"{path}/revoke", REVOKE)
+    assert await site.call("atp-1", "POST", f"{path}/renew", form, key="renewal-key") == first  # though it has ended
+    assert (first[0], first[1]["consent_version"]) == (200, 2)
 
 
 async def test_a_renewal_keeps_its_rules(site: Site) -> None:
