@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.sandbox import ROOT, Running, eventually, gone
 
-README_PORT = "localhost:8440"
+DOCUMENTED = {"localhost:8440": "introspection_endpoint", "localhost:8451": "admin_mtls_url"}
 
 
 def shell_blocks(page: str) -> list[str]:
@@ -22,10 +22,11 @@ def shell_blocks(page: str) -> list[str]:
 
 
 def run_as_written(block: str, sandbox: Running, cwd: Path) -> str:
-    """A documented command, with the sandbox's own port in place of the default one."""
-    port = sandbox.about["introspection_endpoint"].split("/")[2]
+    """A documented command, with the sandbox's own ports in place of the default ones."""
+    for address, member in DOCUMENTED.items():
+        block = block.replace(address, sandbox.about[member].split("/")[2])
     done = subprocess.run(
-        ["bash", "-euo", "pipefail", "-c", block.replace(README_PORT, port)],
+        ["bash", "-euo", "pipefail", "-c", block],
         cwd=cwd, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=True,
     )  # fmt: skip
     return done.stdout
@@ -57,6 +58,39 @@ def test_the_readmes_commands_work_when_pasted(sandbox: Running, checkout: Path)
 def test_the_edp_guides_commands_work_when_pasted(sandbox: Running, checkout: Path) -> None:
     (block,) = shell_blocks("docs/edp.md")
     assert json.loads(run_as_written(block, sandbox, checkout).splitlines()[-1])["active"] is True
+
+
+def test_the_atp_guides_commands_work_when_pasted_in_their_order(sandbox: Running, checkout: Path) -> None:
+    grant, token, renew, revoke, look = shell_blocks("docs/atp.md")
+    granted = json.loads(run_as_written(grant, sandbox, checkout))
+    assert granted["state"] == "active"
+    minted = json.loads(run_as_written(token, sandbox, checkout))
+    assert (minted["consent_id"], minted["edp"], minted["atp"]) == (granted["consent_id"], "edp-1", "atp-1")
+    edp = sandbox.caller("edp-1")
+    eventually(lambda: edp.introspect(minted["token"])[1].get("active") is True)
+    renewed = json.loads(run_as_written(renew, sandbox, checkout))
+    assert renewed["consent_expires_at"] > granted["consent_expires_at"]
+    assert json.loads(run_as_written(revoke, sandbox, checkout))["state"] == "effective"
+    assert edp.introspect(minted["token"]) == (200, {"active": False})
+    shown = json.loads(run_as_written(look, sandbox, checkout))
+    assert (shown["state"], shown["consent"]["atp_reference"]) == ("revoked", "c-4471")
+
+
+def test_the_codes_that_the_atp_guide_names_are_the_services_own() -> None:
+    from admin.authorization.minting import CannotMint
+    from admin.callers import SuspendedCaller, UnknownCaller, WrongRole
+    from admin.consents.commands import UnknownConsent
+    from admin.edge import STATUSES, code_of
+    from admin.ledger.store import IdempotencyMismatch
+    from admin.writing import MissingIdempotencyKey
+    from engine.consent.reading import InvalidFields
+    from engine.consent.states import IllegalTransition
+
+    kinds = (UnknownCaller, SuspendedCaller, WrongRole, UnknownConsent, IllegalTransition, CannotMint)
+    faults = [InvalidFields([]), *(kind("") for kind in (*kinds, IdempotencyMismatch, MissingIdempotencyKey))]
+    told = {(int(STATUSES[fault.kind]), code_of(fault)) for fault in faults}
+    rows = re.findall(r"^\| (\d{3}) ((?:`\w+`(?:, )?)+) \|", (ROOT / "docs/atp.md").read_text(), re.MULTILINE)
+    assert {(int(status), code) for status, codes in rows for code in re.findall(r"`(\w+)`", codes)} == told
 
 
 def test_ctrl_c_stops_every_process_and_the_next_start_goes_on(tmp_path: Path) -> None:
