@@ -54,6 +54,7 @@ class Child:
         self._changed = changed
         self._ended = ended
         self._process: subprocess.Popen[bytes] | None = None
+        self._ready = self._reload_due = False
         self.head = -1
 
     @property
@@ -62,18 +63,24 @@ class Child:
         return self._process.pid if self._process else 0
 
     def reload(self) -> None:
-        """Ask the process to read its certificates again (SIGHUP)."""
-        if self._process:
+        """Ask the process to read its certificates again (SIGHUP); one that is starting, once it can hear that."""
+        if self._process and self._ready:
             self._process.send_signal(signal.SIGHUP)
+        else:
+            self._reload_due = True
 
     async def run(self, *, task_status: trio.TaskStatus[Any]) -> None:
         """One life of the process. Raises ChildEnded; when cancelled the process is drained first."""
+        self._ready = self._reload_due = False
         order = self._order()
         process, lifeline, reports = self._spawn(order)
         self._process = process
         self._changed()
         try:
             told = await _wait_ready(reports)
+            self._ready = True
+            if self._reload_due:  # it may have read its files before they changed
+                self.reload()
             task_status.started()
             self._changed()
             async with trio.open_nursery() as listening:
@@ -82,10 +89,12 @@ class Child:
                 listening.cancel_scope.cancel()
             raise ChildEnded(f"the process ended {_how(process.returncode)}")
         finally:
-            with trio.CancelScope(shield=True):  # bounded inside: ask, wait, kill
-                await _end(process, Seconds(order.config.drain_timeout + KILL_MARGIN))
-            os.close(lifeline)
-            os.close(reports)
+            try:
+                with trio.CancelScope(shield=True):  # bounded inside: ask, wait, kill
+                    await _end(process, Seconds(order.config.drain_timeout + KILL_MARGIN))
+            finally:  # whatever happened: the lifeline's end ends the process
+                os.close(lifeline)
+                os.close(reports)
             self._process = None
             self._ended(process.pid)
             self._changed()

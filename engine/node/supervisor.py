@@ -23,6 +23,7 @@ from engine.config import BadConfig, NodeConfig, load_node_config
 from engine.errors import Fault, Kind
 from engine.listener.serve import Limits, serve
 from engine.node.children import KILL_MARGIN, Child
+from engine.node.descriptors import allow_descriptors
 from engine.node.left_over import outlast
 from engine.node.orders import Order
 from engine.node.process import cpu_seconds, resident_bytes
@@ -57,6 +58,7 @@ def run_node(config: NodeConfig, path: Path | None = None, modules: Modules = Mo
     """Run a node until SIGTERM or SIGINT, then drain. path: read again at SIGHUP. Raises Fault."""
     logs.configure(config.log_level, late=True, role="supervisor", node_id=config.node_id)
     check_loopback(config.status)
+    allow_descriptors(config.listener.max_connections)
     with _own(config.runtime_directory):
         metrics = config.runtime_directory / "metrics"
         within = Seconds(config.drain_timeout + KILL_MARGIN)
@@ -138,6 +140,7 @@ class Node:
                 lasting.start_soon(self._announce, workers)
                 await self._obey(signals)
                 _log.info("draining")
+                lasting.start_soon(_disregard, signals)
                 self._draining.set()
                 for bound in self._sockets:
                     bound.close()  # else callers would wait in a queue that nobody serves any more
@@ -212,6 +215,12 @@ class Node:
             metric_files.forget_process(self._runtime / "metrics", pid)
         except OSError as error:
             _log.error("metrics_not_forgotten", error=str(error))
+
+
+async def _disregard(signals: AsyncIterator[int]) -> None:
+    """Draining already. What nobody takes would be delivered again at the end, and end us before we have tidied up."""
+    async for number in signals:
+        _log.info("already_draining", signal=signal.Signals(number).name)
 
 
 def _child_status(supervision: Supervision, child: Child) -> ChildStatus:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import socket
 import subprocess
@@ -124,6 +125,45 @@ def test_request_under_way_is_answered_before_the_end(start: Start, callers: Con
     eventually(lambda: refuses(port))
     assert caller.receive()[0] == 200
     assert running.process.wait(WITHIN) == 0
+
+
+def test_a_second_signal_does_not_spoil_the_drain(start: Start, callers: Connect) -> None:
+    running = start().wait_ready()
+    caller = callers(running)
+    caller.ask()
+    caller.send(b"/slow")
+    port = running.described()["ports"]["introspection"]
+    running.process.send_signal(signal.SIGTERM)
+    eventually(lambda: refuses(port))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        running.process.send_signal(number)
+    assert caller.receive()[0] == 200
+    assert running.process.wait(WITHIN) == 0
+    assert not (running.runtime / "node.json").exists()
+
+
+def test_a_reload_while_children_start_kills_none(start: Start) -> None:
+    running = start()
+    eventually(lambda: running.described() and all(running.pids()))
+    running.process.send_signal(signal.SIGHUP)
+    running.wait_ready()
+    assert [child["restarts"] for child in running.status("/statusz")[1]["children"]] == [0, 0, 0]
+
+
+def test_workers_may_open_as_many_files_as_connections(start: Start) -> None:
+    enough = 10_000
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < enough:
+        pytest.skip("this machine allows no more")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, hard))
+    try:
+        running = start()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    worker = running.wait_ready().described()["pids"]["workers"][0]
+    limits = Path(f"/proc/{worker}/limits").read_text()
+    (found,) = re.findall(r"Max open files +(\d+)", limits)
+    assert int(found) > enough
 
 
 def test_children_end_when_the_supervisor_is_killed(start: Start) -> None:
