@@ -6,6 +6,7 @@ requests that one read brought are answered by one write. Nothing that a peer or
 
 import contextlib
 import errno
+import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -32,6 +33,7 @@ from engine.listener.http1 import (
 from engine.listener.tls import Credentials, HandshakeFailed, Peer, TlsWire
 from engine.listener.wire import PeerGone, PlainWire, Wire
 from engine.telemetry import logs
+from engine.telemetry.floods import Floods
 
 Handler = Callable[[Request, Peer], Awaitable[Response]]
 
@@ -40,8 +42,11 @@ SERVER_ERROR: Final = Response(500, b'{"error":"server_error"}')
 _LINGER: Final = Seconds(1.0)  # how long a refused peer is listened to, so that it sees the answer and not a reset
 _LINGER_BYTES: Final = 1 << 20
 _BATCH_BYTES: Final = 1 << 18  # answers gathered before they are written
+_BATCH_ANSWERS: Final = 64  # and before other connections have their turn: a read can hold ten thousand requests
 _TIMED_EVERY: Final = 8  # one request in so many is timed
 _NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+_LEVELS: Final = {"certificate_expired": logging.INFO, "request_refused": logging.INFO}
 
 _log = logs.logger("listener")
 
@@ -93,6 +98,7 @@ class Server:
         self._room = trio.Event()
         self._date_at = UnixTime(-1)
         self._date = b""
+        self._floods = Floods()
 
     def drain(self) -> None:
         """Stop accepting, answer what is under way, then end; `serve` returns within `drain_timeout`."""
@@ -128,7 +134,7 @@ class Server:
                 connected, _ = listening.accept()
             except OSError as error:  # BlockingIOError: another worker was faster
                 if error.errno in _NO_DESCRIPTORS:
-                    _log.error("cannot_accept", error=str(error))
+                    self.log("cannot_accept", error=str(error))
                     await trio.sleep(0.1)
                 continue
             self._admit(connected, serving)
@@ -151,7 +157,7 @@ class Server:
             response = await self.handler(request, peer)
         except Exception:
             self.handler_errors += 1
-            _log.exception("handler_failed", method=request.method.decode())
+            self.log("handler_failed", exc_info=True, method=request.method.decode())
             response = SERVER_ERROR
         if began and self.observe:
             self.observe(time.perf_counter() - began)
@@ -161,6 +167,13 @@ class Server:
     def count(self, status: int) -> None:
         """One more answer of this status."""
         self.answered[status] = self.answered.get(status, 0) + 1
+
+    def log(self, event: str, **fields: object) -> None:
+        """Write what peers can cause, unless this second has seen enough of it."""
+        left_out = self._floods.admit(event, trio.current_time())
+        if left_out is not None:
+            level = _LEVELS.get(event, logging.ERROR)
+            _log.log(level, event, left_out=left_out, **fields)
 
     def forget(self, connection: "_Connection") -> None:
         """The connection has ended."""
@@ -195,7 +208,7 @@ class _Connection:
             self.server.handshakes_failed += 1
             _log.debug("handshake_failed", detail=fault.detail)  # counted; anybody could fill a log with it
         except Exception:
-            _log.exception("connection_failed")  # a fault of ours costs this connection, not the server
+            self.server.log("connection_failed", exc_info=True)  # a fault of ours costs this connection, not the server
         finally:
             self._plain.close()
             self.server.forget(self)
@@ -268,8 +281,9 @@ class _Connection:
                 raw = CONTINUE
             answers.append(raw)
             size += len(raw)
-            if size > _BATCH_BYTES:
+            if size > _BATCH_BYTES or len(answers) >= _BATCH_ANSWERS:
                 await self._send(wire, b"".join(answers))
+                await trio.lowlevel.checkpoint()
                 answers, size = [], 0
         if answers:
             await self._send(wire, answers[0] if len(answers) == 1 else b"".join(answers))
@@ -279,7 +293,7 @@ class _Connection:
         server = self.server
         now = server.clock.now()
         if peer.not_after < now:  # RFC 5280 section 4.1.2.5: the period includes its end
-            _log.info("certificate_expired", thumbprint=peer.thumbprint.hex())
+            server.log("certificate_expired", thumbprint=peer.thumbprint.hex())
             return b"", False
         if self._hurried:
             self._within(server.limits.idle_timeout)
@@ -291,7 +305,7 @@ class _Connection:
         return raw, keep_alive
 
     def _refuse(self, refused: Refused) -> bytes:
-        _log.info("request_refused", status=refused.status, reason=refused.reason)
+        self.server.log("request_refused", status=refused.status, reason=refused.reason)
         self.server.count(refused.status)
         return render_response(
             refusal_response(refused), keep_alive=False, date=self.server.date(self.server.clock.now())

@@ -28,6 +28,7 @@ from engine.node.security_log import SecurityLog
 from engine.node.serving import serve_until_drained
 from engine.replica.reader import Replica
 from engine.telemetry import logs
+from engine.telemetry.floods import Floods
 from engine.telemetry.host import SystemClock, boot_id
 from engine.telemetry.tally import Tally
 from engine.tokens.memo import MemoStatistics, VerifiedTokens
@@ -44,6 +45,7 @@ class FeedClaims:
 
     def __init__(self, feed: FeedAccess) -> None:
         self._feed = feed
+        self._floods = Floods()
 
     async def claim(self, consent_id: ConsentId, edp: ClientId, share_id: str) -> ClaimResult:
         """HELD, TAKEN or UNREACHABLE. Raises nothing."""
@@ -51,7 +53,9 @@ class FeedClaims:
             try:
                 held = await self._feed.claim(consent_id, edp, share_id)
             except Fault as fault:
-                _log.warning("claim_failed", text=fault.text, detail=fault.detail)
+                left_out = self._floods.admit("claim_failed", trio.current_time())
+                if left_out is not None:
+                    _log.warning("claim_failed", text=fault.text, detail=fault.detail, left_out=left_out)
                 return ClaimResult.UNREACHABLE
             return ClaimResult.HELD if held else ClaimResult.TAKEN
         return ClaimResult.UNREACHABLE

@@ -1,6 +1,7 @@
 """The server on real sockets, over real mutual TLS: order, deadlines, caps, drain, and nothing that ends it."""
 
 import hashlib
+import io
 import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -8,12 +9,15 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import structlog
 import trio
 import trio.testing
 
 from engine.clock import BootTime, Seconds, UnixTime
 from engine.listener.http1 import HeadLimits, Request, Response
 from engine.listener.serve import Limits, Peer, Server, serve
+from engine.telemetry import logs
+from engine.telemetry.floods import LINES_A_SECOND
 from engine.telemetry.host import SystemClock
 from tests.support.mutual_tls import Authority, Dialler, RawClient, until
 
@@ -114,6 +118,40 @@ async def test_pipelined_requests_beyond_one_record_and_one_batch_are_answered(s
         nursery.start_soon(client.send, b"".join(GET % b"%04d" % number for number in range(1000)))
         for number in range(1000):
             assert (await client.answer("GET"))[2] == b"/%04d" % number * 4000
+
+
+async def test_a_read_full_of_requests_leaves_others_their_turn(start: Start) -> None:
+    seen: list[bytes] = []
+
+    async def note(request: Request, _peer: Peer) -> Response:
+        seen.append(request.target)
+        return Response(200, b"")
+
+    running = await start(note, tls=False)
+    first, second = await running.client(), await running.client()
+    for client in (first, second):
+        await client.send(GET % b"hello")
+        await client.answer("GET")
+    await first.send((GET % b"first") * 500)
+    await second.send(GET % b"second")
+    assert (await second.answer("GET"))[0] == 200
+    assert seen.index(b"/second") < 500
+
+
+async def test_a_flood_of_refusals_is_not_a_flood_of_lines(start: Start) -> None:
+    running = await start(tls=False)
+    stream = io.BytesIO()
+    logs.configure("info", stream=stream)
+    try:
+        for _ in range(LINES_A_SECOND * 3):
+            client = await running.client()
+            await client.send(b"nonsense\r\n\r\n")
+            assert (await client.answer("GET"))[0] == 400
+    finally:
+        structlog.reset_defaults()
+    lines = stream.getvalue().splitlines()
+    assert 0 < len(lines) <= LINES_A_SECOND * 2
+    assert running.server.statistics().answered == {400: LINES_A_SECOND * 3}
 
 
 async def test_handler_learns_who_calls(start: Start, client_files: tuple[Path, Path]) -> None:
