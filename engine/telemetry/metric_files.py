@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
 
 VARIABLE: Final = "PROMETHEUS_MULTIPROC_DIR"
+_ADDED_UP: Final = ("counter", "histogram")  # kinds whose values of several processes are added
+_THE_DEAD: Final = 0  # stands for a pid; no child has this one
 
 
 def prepare(directory: Path) -> None:
@@ -24,10 +26,30 @@ def prepare(directory: Path) -> None:
 
 
 def forget_process(directory: Path, pid: int) -> None:
-    """A process has died: its live gauges no longer count, its counters do."""
+    """A process has died: its live gauges no longer count, its counters do, in one file for all the dead.
+
+    Else every crash would leave files behind that each scrape reads again. Raises OSError.
+    """
     from prometheus_client import multiprocess  # noqa: PLC0415 - see the module's own words
 
     multiprocess.mark_process_dead(pid, path=str(directory))  # type: ignore[no-untyped-call]  # untyped there
+    for kind in _ADDED_UP:
+        own = directory / f"{kind}_{pid}.db"
+        if own.exists():
+            _add(own, directory / f"{kind}_{_THE_DEAD}.db")
+            own.unlink()
+
+
+def _add(own: Path, total: Path) -> None:
+    from prometheus_client.mmap_dict import MmapedDict  # noqa: PLC0415 - as above
+
+    totals = MmapedDict(str(total))  # type: ignore[no-untyped-call]  # as above
+    try:
+        for key, value, at, _ in MmapedDict.read_all_values_from_file(str(own)):  # type: ignore[no-untyped-call]  # as above
+            before, _ = totals.read_value(key)  # type: ignore[no-untyped-call]  # as above
+            totals.write_value(key, before + value, at)  # type: ignore[no-untyped-call]  # as above
+    finally:
+        totals.close()  # type: ignore[no-untyped-call]  # as above
 
 
 def exposition(directory: Path, more: Iterable["Metric"] = ()) -> bytes:
