@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
-import structlog
 import trio
 
 from admin.ledger.feed_copy import FeedCopy, Seen, Verdict, judge
@@ -24,13 +23,14 @@ from engine.clock import Seconds
 from engine.errors import Fault, Kind
 from engine.feed.entries import EntryKind, Position
 from engine.feed.redis_faults import RedisFault
+from engine.telemetry.logs import logger
 
 TICK: Final = Seconds(0.1)  # a flushed or rolled-back copy is noticed within this
 BATCH: Final = 500  # events a script: about 2 ms in which Redis answers nobody else
 RESTART_TAIL: Final = 1_000  # entries a new stream begins with: whoever is further behind asks over HTTPS
 RETRY: Final = Backoff(first=Seconds(0.05), limit=Seconds(1.0))
 
-_log = structlog.get_logger("ccs.projector")
+_log = logger("admin.projector")
 
 
 class ProjectorState(enum.StrEnum):
@@ -136,7 +136,7 @@ class Projector:
         self._failures += 1
         state = _state_of(fault)
         if state is not self.state or fault.text != self._last_fault:
-            _log.warning("the feed stands still", state=state.value, text=fault.text, detail=fault.detail)
+            _log.warning("feed_stalled", state=state.value, text=fault.text, detail=fault.detail)
         self.state, self._last_fault = state, fault.text
 
     async def _mend(self) -> None:
@@ -144,7 +144,7 @@ class Projector:
         while not await self._look_and_act():
             pass
         if self.state is not ProjectorState.FOLLOWING:
-            _log.info("the feed follows the ledger", position=self._at)
+            _log.info("feed_following", position=self._at)
         self.state = ProjectorState.FOLLOWING
 
     async def _look_and_act(self) -> bool:
@@ -166,7 +166,7 @@ class Projector:
         return False
 
     async def _restart(self, seen: Seen, head: Position) -> None:
-        _log.warning("the feed in Redis begins anew", found=seen.head.decode(errors="replace"), head=head.seq)
+        _log.warning("feed_restarted", found=seen.head.decode(errors="replace"), head=head.seq)
         events = await self._ledger.events(max(0, head.seq - RESTART_TAIL), RESTART_TAIL)
         tail = [self._sealer.event(event, head.incarnation) for event in events]
         at = Position(head.incarnation, tail[-1].entry.seq if tail else 0)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
-import structlog
 import trio
 
 from admin.ledger.instances import View
@@ -33,12 +32,13 @@ from engine.feed.redis_names import (
     answers_key,
     question_key,
 )
+from engine.telemetry.logs import logger
 
 TICK: Final = Seconds(0.1)
 APPEND_PATIENCE: Final = Seconds(0.1)  # an answer is true before its entries are in Redis, only not yet of use
 RETRY: Final = Backoff(first=Seconds(0.05), limit=Seconds(0.5))
 
-_log = structlog.get_logger("ccs.questions")
+_log = logger("admin.questions")
 
 
 class QuestionsStatistics(msgspec.Struct, frozen=True):
@@ -118,7 +118,7 @@ class Questions:
         except Fault as fault:
             self._failures += 1
             if fault.text != self._last_fault or self._failures == 1:
-                _log.warning("questions go unanswered", text=fault.text, detail=fault.detail)
+                _log.warning("questions_unanswered", text=fault.text, detail=fault.detail)
             self._last_fault = fault.text
             await trio.sleep(RETRY.delay(self._failures, self._jitter()))
 
@@ -165,7 +165,7 @@ class Questions:
         """Whether the asker has applied what the ledger does not have: then the ledger is not what it was."""
         ahead = view.applied(question) > view.position.seq
         if ahead:
-            _log.error("the ledger has lost events that a node has applied", node=question.node_id)
+            _log.error("node_ahead_of_ledger", node=question.node_id)
         return ahead
 
     def _commands(self, question: Question, view: View) -> list[list[Arg]]:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
-import structlog
 import trio
 
 from admin.ledger.feed_copy import FeedCopy, Lease
@@ -20,12 +19,13 @@ from admin.ledger.store import FeedRecord, LedgerReader
 from engine.clock import Seconds
 from engine.errors import Fault
 from engine.feed.entries import EntryKind
+from engine.telemetry.logs import logger
 
 PAGE: Final = 5_000  # records a read: long enough to be quick, short enough to stay in 2 MB
 RETRY: Final = Seconds(0.5)  # when somebody else holds the lease, or Redis or the ledger is away
 FIRST_PLACE: Final = (-1, b"")  # before every (kind, key)
 
-_log = structlog.get_logger("ccs.projector")
+_log = logger("admin.projector")
 
 
 class FillProgress(msgspec.Struct, frozen=True):
@@ -81,7 +81,7 @@ class RecordsFiller:
                 if not await self._fill(self._wanted):
                     await trio.sleep(RETRY)
             except Fault as fault:
-                _log.warning("records not written", text=fault.text, detail=fault.detail)
+                _log.warning("records_not_written", text=fault.text, detail=fault.detail)
                 await trio.sleep(RETRY)
             finally:
                 self._wanted = self.under_way = None  # the next look asks again if anything is amiss
@@ -99,7 +99,7 @@ class RecordsFiller:
         return True
 
     async def _write_all(self, lease: Lease, incarnation: str) -> None:
-        _log.info("records are being written anew", incarnation=incarnation)
+        _log.info("records_filling", incarnation=incarnation)
         _hold(await self._copy.sweep(lease))
         place, done = FIRST_PLACE, 0
         while page := await self._ledger.records(place, PAGE):
@@ -109,7 +109,7 @@ class RecordsFiller:
             self.under_way = FillProgress(last.kind, done)
             self._progress(self.under_way)
         await self._finish(lease, incarnation)
-        _log.info("records are written", incarnation=incarnation, records=done)
+        _log.info("records_filled", incarnation=incarnation, records=done)
 
     async def _write_page(self, lease: Lease, incarnation: str, page: Sequence[tuple[int, FeedRecord]]) -> None:
         sealed = [self._sealer.record(seq, record, incarnation) for seq, record in page]
@@ -129,4 +129,4 @@ def _hold(held: bool) -> None:
 
 
 def _log_progress(progress: FillProgress) -> None:
-    _log.info("records written", kind=progress.kind.name.lower(), done=progress.done)
+    _log.info("records_progress", kind=progress.kind.name.lower(), done=progress.done)

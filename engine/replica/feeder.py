@@ -14,7 +14,6 @@ from functools import partial
 from typing import Final
 
 import msgspec
-import structlog
 import trio
 
 from engine.backoff import Backoff
@@ -30,12 +29,13 @@ from engine.replica.over_redis import RedisLinks, RedisWay
 from engine.replica.service import FeedService
 from engine.replica.snapshot import SnapshotLoader, bound_after, keep_ends
 from engine.replica.store import Generation, ReplicaStore
+from engine.telemetry.logs import logger
 
 KEYS_EVERY: Final = Seconds(30.0)  # should the entry that announces new keys be withheld
 SNAPSHOT_RETRY: Final = Backoff(first=Seconds(0.2), limit=Seconds(5.0))
 PROGRESS_EVERY: Final = 100_000  # records a log line
 
-_log = structlog.get_logger("ccs.feeder")
+_log = logger("feeder")
 
 
 class FeederState(enum.StrEnum):
@@ -166,7 +166,7 @@ class Feeder:
             except Fault as fault:
                 failures += 1
                 self._last_fault = fault.text
-                _log.warning("a snapshot failed", text=fault.text, detail=fault.detail, failures=failures)
+                _log.warning("snapshot_failed", text=fault.text, detail=fault.detail, failures=failures)
             await trio.sleep(SNAPSHOT_RETRY.delay(failures, self._jitter()))
         self._last_fault = ""
         self._state = state
@@ -183,7 +183,7 @@ class Feeder:
         self.follower.begin_anew()
         self.follower.keys_changed.ring()
         self._reports = reports
-        _log.info("a snapshot was adopted", position=self.follower.position, records=self._loaded)
+        _log.info("snapshot_adopted", position=self.follower.position, records=self._loaded)
 
     async def _fill(self, generation: Generation) -> list[KeptEnds]:
         asked_at, asked_wall = self._clock.boot(), self._clock.now()
@@ -204,7 +204,7 @@ class Feeder:
 
     def _tell_progress(self, count: int) -> None:
         if count != self._loaded and count % PROGRESS_EVERY == 0:
-            _log.info("loading a snapshot", records=count)
+            _log.info("snapshot_loading", records=count)
         self._loaded = count
 
     async def _keep_keys(self) -> None:
@@ -215,8 +215,8 @@ class Feeder:
                 raw = await self._service.keys()
                 if raw != self._store.keys():
                     self._store.put_keys(raw)
-                    _log.info("verification keys were fetched")
+                    _log.info("keys_fetched")
             except Fault as fault:
-                _log.warning("the verification keys could not be fetched", text=fault.text)
+                _log.warning("keys_not_fetched", text=fault.text)
             with trio.move_on_after(KEYS_EVERY):
                 await self.follower.keys_changed.wait_beyond(rings)

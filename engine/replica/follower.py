@@ -8,8 +8,6 @@ find out which incarnation is the true one) is rung for.
 from collections.abc import Callable, Sequence
 from typing import Final
 
-import structlog
-
 from engine.clock import Clock, Seconds
 from engine.decision.freshness import Bound
 from engine.feed.entries import Entry, EntryKind, Position
@@ -18,10 +16,11 @@ from engine.replica.asking import Asking, bound_of, disowned, silence, withdrawn
 from engine.replica.bell import Bell
 from engine.replica.environment import ReplicaFull
 from engine.replica.store import ReplicaStore
+from engine.telemetry.logs import logger
 
 OVERDUE: Final = Seconds(0.25)  # an answer speaks of entries that did not come so long: fetch them
 
-_log = structlog.get_logger("ccs.feeder")
+_log = logger("feeder")
 
 
 class Follower:
@@ -117,7 +116,7 @@ class Follower:
         bound = self._store.bound
         if bound is None or self._in_doubt:
             return
-        _log.warning("another incarnation is spoken of", held=bound.incarnation, other=other)
+        _log.warning("other_incarnation_doubted", held=bound.incarnation, other=other)
         self._in_doubt = True
         self._asking = Asking(self.instance, bound.incarnation)
         self._write((), withdrawn(bound, self._clock.boot()))
@@ -159,7 +158,7 @@ class Follower:
             self._store.apply(entries, bound)
         except ReplicaFull as fault:
             if not self.full:
-                _log.error("the replica stands still", text=fault.text)
+                _log.error("replica_full", text=fault.text)
             self.full = True
             return False
         self.full = False

@@ -7,12 +7,12 @@ been set right by then, and one that is being set right waits anew.
 
 from typing import Final
 
-import structlog
 import trio
 
 from engine.clock import BootTime, Clock, Seconds, UnixTime
 from engine.replica.environment import ReplicaFull
 from engine.replica.store import ReplicaStore
+from engine.telemetry.logs import logger
 
 EVERY: Final = Seconds(2.0)
 SWEPT_AT_ONCE: Final = 1_000  # records of a kind: about 2 ms; a million consents are gone through in half an hour
@@ -20,7 +20,7 @@ TOKEN_LIFE: Final = Seconds(86_400.0)  # far above what the issuer gives; a tomb
 STEADY_FOR: Final = Seconds(600.0)
 STEADY_WITHIN: Final = Seconds(5.0)
 
-_log = structlog.get_logger("ccs.feeder")
+_log = logger("feeder")
 
 
 class SteadyWall:
@@ -44,7 +44,7 @@ async def keep_house(store: ReplicaStore, clock: Clock) -> None:
     while True:
         freed = store.reader_check()
         if freed:
-            _log.info("slots of dead readers were freed", count=freed)
+            _log.info("reader_slots_freed", count=freed)
         if wall.steady(clock.now(), clock.boot()) and store.bound is not None:
             _sweep(store, clock.now())
         await trio.sleep(EVERY)
@@ -54,4 +54,4 @@ def _sweep(store: ReplicaStore, now: UnixTime) -> None:
     try:
         store.sweep(now, TOKEN_LIFE, SWEPT_AT_ONCE)
     except ReplicaFull as fault:
-        _log.warning("nothing could be forgotten", text=fault.text)
+        _log.warning("sweep_failed", text=fault.text)

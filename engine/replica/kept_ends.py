@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
-import structlog
 import trio
 
 from engine.backoff import Backoff
@@ -17,11 +16,12 @@ from engine.clock import Seconds
 from engine.errors import Fault, Kind
 from engine.feed.entries import EntryKind
 from engine.replica.service import FeedService
+from engine.telemetry.logs import logger
 
 PIECE: Final = 500  # ends a report: some 20 kB
 RETRY: Final = Backoff(first=Seconds(1.0), limit=Seconds(60.0))
 
-_log = structlog.get_logger("ccs.feeder")
+_log = logger("feeder")
 
 End = tuple[EntryKind, bytes]
 
@@ -62,7 +62,7 @@ async def report(
                 break
             except Fault as fault:
                 if fault.kind is not Kind.UNAVAILABLE:
-                    _log.error("kept ends were not taken", text=fault.text, consents=item.consents)
+                    _log.error("kept_ends_refused", text=fault.text, consents=item.consents)
                     break
                 failures += 1
             await trio.sleep(RETRY.delay(failures, jitter()))

@@ -8,7 +8,6 @@ never cut off from here: each ends by its own limit.
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
-import structlog
 import trio
 
 from engine.backoff import Backoff
@@ -19,6 +18,7 @@ from engine.replica.bell import Bell
 from engine.replica.follower import Follower
 from engine.replica.layout import BrokenReplica
 from engine.replica.service import FeedService
+from engine.telemetry.logs import logger
 
 REDIS_PATIENCE: Final = Seconds(0.5)  # a quarter of MAX_SILENCE: five questions unanswered
 POLL_WAIT: Final = Seconds(5.0)
@@ -28,7 +28,7 @@ LOOK_EVERY: Final = Seconds(0.05)
 FAR_BEHIND: Final = 200_000  # entries; beyond that a snapshot is quicker
 RETRY: Final = Backoff(first=Seconds(0.1), limit=Seconds(2.0))
 
-_log = structlog.get_logger("ccs.feeder")
+_log = logger("feeder")
 
 
 class HttpsWay:
@@ -83,7 +83,7 @@ class HttpsWay:
         if fault.kind is Kind.CONFLICT:
             self._follower.doubt("")  # the feed service does not know our incarnation; the check will settle it
         if fault.text != self.last_fault:
-            _log.warning("the feed over HTTPS failed", text=fault.text, detail=fault.detail)
+            _log.warning("https_feed_failed", text=fault.text, detail=fault.detail)
         self.last_fault = fault.text
 
     async def _wait_needed(self) -> None:
@@ -135,7 +135,7 @@ class HttpsWay:
             if follower.position == before:
                 return
             self.healed += 1
-            _log.info("a gap was closed", after=before.seq, to=follower.position.seq)
+            _log.info("gap_closed", after=before.seq, to=follower.position.seq)
 
     def _genuine(self, sealed: Sequence[bytes]) -> list[Entry]:
         entries = []

@@ -7,7 +7,6 @@ withholds is noticed by the answers that speak of it, or by their absence.
 from typing import Final
 
 import msgspec
-import structlog
 import trio
 
 from engine.clock import BootTime, Clock, Seconds
@@ -27,6 +26,7 @@ from engine.feed.redis_names import (
     stream_id,
 )
 from engine.replica.follower import Follower
+from engine.telemetry.logs import logger
 
 ASK_EVERY: Final = Seconds(0.1)
 ASK_NOT_BEFORE: Final = Seconds(0.005)  # entries that come in a flood are acknowledged 200 times a second
@@ -35,7 +35,7 @@ READ_ANEW_EVERY: Final = Seconds(1.0)  # how long a stream that began anew below
 AFTER_REFUSAL: Final = Seconds(0.2)  # a refused command would be refused again at once
 COUNT: Final = 500
 
-_log = structlog.get_logger("ccs.feeder")
+_log = logger("feeder")
 
 
 class RedisLinks(msgspec.Struct, frozen=True):
@@ -105,7 +105,7 @@ class RedisWay:
 
     async def _suffer(self, fault: RedisFault) -> None:
         if fault.text != self.last_fault:
-            _log.warning("the feed through Redis failed", text=fault.text, detail=fault.detail)
+            _log.warning("redis_feed_failed", text=fault.text, detail=fault.detail)
         self.last_fault = fault.text
         await trio.sleep(AFTER_REFUSAL)
 
@@ -141,7 +141,7 @@ class RedisWay:
     def _count_forgery(self, item: StreamItem, text: str) -> None:
         self.forged += 1
         if self.forged.bit_count() == 1:  # the 1st, 2nd, 4th, 8th …: a flood of forgeries is no flood of lines
-            _log.error("Redis brought a forgery", text=text, id=item.id.decode(errors="replace"), so_far=self.forged)
+            _log.error("redis_forgery", text=text, id=item.id.decode(errors="replace"), so_far=self.forged)
 
     async def _ask(self) -> None:
         while True:
