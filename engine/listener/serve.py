@@ -295,8 +295,9 @@ class _Connection:
         if peer.not_after < now:  # RFC 5280 section 4.1.2.5: the period includes its end
             server.log("certificate_expired", thumbprint=peer.thumbprint.hex())
             return b"", False
-        if self._hurried:
-            self._within(server.limits.idle_timeout)
+        limits = server.limits
+        if self._hurried or self.scope.deadline < trio.current_time() + limits.request_timeout:
+            self._within(max(limits.idle_timeout, limits.request_timeout))  # else one that came late is cut off
         response = await server.respond(request, peer)
         keep_alive = request.keep_alive and not response.close
         if keep_alive and server.draining.is_set():

@@ -236,6 +236,21 @@ async def test_idle_connection_is_cut(start: Start) -> None:
     assert await client.ended()
 
 
+async def test_a_request_at_the_end_of_idleness_has_its_whole_time(start: Start) -> None:
+    left: list[float] = []
+
+    async def note(_request: Request, _peer: Peer) -> Response:
+        left.append(trio.current_effective_deadline() - trio.current_time())
+        return Response(200, b"")
+
+    limits = Limits(idle_timeout=Seconds(5.0), request_timeout=Seconds(30.0))
+    client = await (await start(note, limits=limits)).client()
+    for _ in range(2):
+        await client.send(GET % b"")
+        await client.answer("GET")
+    assert min(left) > 20.0
+
+
 async def test_slow_sender_is_cut(start: Start) -> None:
     running = await start(limits=Limits(request_timeout=BRIEF))
     client = await running.client()
