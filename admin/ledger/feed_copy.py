@@ -81,14 +81,17 @@ return 1
 )
 
 # Where the copy has become whole meanwhile, a sweep would empty it under its mark: somebody else was faster.
-# ARGV: whose lease it may be, the lease's first text, its life, the incarnation.
-_CLAIM: Final = Script("""
-if redis.call('GET', KEYS[2]) == ARGV[4] then return 0 end
-local held = redis.call('GET', KEYS[1])
-if held and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
+# A lease of another type is nobody's. ARGV: whose lease it may be, its first text, its life, the incarnation.
+_CLAIM: Final = Script(
+    _LAST
+    + """
+if text(KEYS[2]) == ARGV[4] then return 0 end
+local held = text(KEYS[1])
+if held ~= '' and held ~= '?' and string.sub(held, 1, #ARGV[1]) ~= ARGV[1] then return 0 end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 return 1
-""")
+"""
+)
 
 # Each step finds the lease as the step before left it: a lost lease stops its holder, and so does a Redis that went
 # back in time and lost some of the steps. ARGV: the lease's text before and after, its life.

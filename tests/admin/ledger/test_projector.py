@@ -215,6 +215,7 @@ def attacks(last: Entry) -> dict[str, list[tuple[Any, ...]]]:
         "head of another type": [("DEL", HEAD), ("XADD", HEAD, "*", "a", "b")],
         "mark gone": [("DEL", WHOLE)],
         "mark of another type": [("DEL", WHOLE), ("SADD", WHOLE, "a")],
+        "lease of another type": [("DEL", WHOLE), ("SADD", FILLING, "a")],
     }
 
 
