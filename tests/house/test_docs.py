@@ -11,6 +11,7 @@ import msgspec
 import pytest
 
 from admin.config import AdminConfig
+from engine.clock import UnixTime
 from engine.config import NodeConfig
 
 ROOT = Path(__file__).parents[2]
@@ -89,3 +90,18 @@ def test_every_metric_is_described_and_no_other(module: str, heading: str) -> No
     section = page[page.index(heading) :].split("\n## ")[0]
     rows = re.findall(r"^\| `(ccs_\w+)` \| ([^|]+) \|", section, re.MULTILINE)
     assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == declared
+
+
+def test_every_figure_of_the_node_as_a_whole_is_described_and_no_other() -> None:
+    from engine.telemetry.health import ChildStatus, NodeStatus
+    from engine.telemetry.node_metrics import node_families
+
+    child = ChildStatus(name="feeder", life="running", pid=1, restarts=0, failures=0, resident=0)
+    status = NodeStatus(
+        node_id="node-1", draining=False, state="current", incarnation="", applied=0, as_of=UnixTime(0),
+        last_known_until=UnixTime(0), children=(child,), ports={},
+    )  # fmt: skip
+    page = (ROOT / "docs/metrics.md").read_text()
+    section = page[page.index("## The node as a whole") :].split("\n## ")[0]
+    described = re.findall(r"^\| `(ccs_\w+)` \|", section, re.MULTILINE)
+    assert sorted(described) == sorted(family.name for family in node_families(status))
