@@ -33,7 +33,6 @@ _log = logs.logger("feeder")
 async def work(process: Process) -> None:
     """Keep the replica until drained. Raises BadConfig, NoBootId, ReplicaInUse and the like before it is ready."""
     config = process.order.config
-    logs.load()  # the replica's rooms write to structlog directly
     boot = boot_id()
     mac_keys = read_keys(config.feed.mac_key_files)
     links = _links(config)
