@@ -35,6 +35,7 @@ _POSTGRES_CONNECT: Final = {
     "keepalives_count": 3,
     "tcp_user_timeout": 10_000,  # a silent server is a lost one: writes stop with an error instead of hanging
     "prepare_threshold": 2,
+    "target_session_attrs": "primary",  # a standby lags: its head would call nodes current that lack a commit
 }
 
 

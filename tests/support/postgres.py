@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,20 @@ class PostgresServer:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait(30)
             self._process = None
+
+    @contextmanager
+    def as_standby(self) -> Iterator[None]:
+        """Within the block it is a standby: it can be read, follows nobody, and takes no writes."""
+        mark = self._data / "standby.signal"
+        self.stop()
+        mark.touch()
+        self.start()
+        try:
+            yield
+        finally:
+            self.stop()
+            mark.unlink()
+            self.start()
 
     def crash(self) -> None:
         """SIGKILL the server and all of its processes, as if the power had gone. `start` brings it back."""

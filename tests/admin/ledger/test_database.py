@@ -10,6 +10,7 @@ from admin.ledger.database import Database, DatabaseFault
 from admin.ledger.schema import claims, metadata
 from admin.ledger.store import LedgerUnavailable
 from tests.support.ledger import ledger_config
+from tests.support.postgres import PostgresServer
 
 CLAIM = {"consent_id": "c", "edp": "e", "share_id": "s", "claimed_at": 1.5}
 
@@ -75,6 +76,17 @@ async def test_server_that_is_not_there_is_an_outage(tmp_path: Path) -> None:
     database = Database(f"postgresql+psycopg://nobody@/none?host={tmp_path}")
     with pytest.raises(LedgerUnavailable):
         await database.read(lambda connection: connection.exec_driver_sql("SELECT 1"))
+
+
+@pytest.mark.postgres
+async def test_a_standby_is_an_outage(postgres_server: PostgresServer) -> None:
+    """Its head lags behind: an answer with it would call a node current that lacks what was committed."""
+    url = postgres_server.new_database()
+    with postgres_server.as_standby():
+        database = Database(url)
+        with pytest.raises(LedgerUnavailable, match="does not answer"):
+            await database.read(lambda connection: connection.execute(sa.text("SELECT 1")).scalar_one())
+        database.dispose()
 
 
 async def test_sqlite_keeps_what_it_acknowledges(tmp_path: Path) -> None:
