@@ -4,11 +4,12 @@ Made once, each only where it is missing, so that a first start that was broken 
 folder that was completed nothing is made anew: a key that is gone is said, not silently replaced.
 """
 
+import ssl
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from admin.cli.state_folder import ATPS, EDPS, NODE, OPERATOR, StateFolder
+from admin.cli.state_folder import ATPS, EDPS, NODE, OPERATOR, BadState, StateFolder
 from admin.pki.authority import Authority, Issued
 from admin.pki.key_files import generate_secret
 from admin.pki.keys import generate_p256_key, generate_token_key
@@ -24,6 +25,7 @@ def make_identities(folder: StateFolder, *, new: bool) -> None:
     """Make what is missing in a new folder; check that everything is there in an old one. Raises BadState."""
     if not new:
         folder.check_files(*expected_files(folder))
+        check_identities(folder)
         return
     now = SystemClock().now()
     authority = _authority(folder.pki, now)
@@ -34,6 +36,21 @@ def make_identities(folder: StateFolder, *, new: bool) -> None:
         _unless_there(folder.keys / name, generate_secret)
     _unless_there(folder.keys / "token-1.pem", generate_token_key)
     _unless_there(folder.keys / "checkpoint.pem", generate_p256_key)
+
+
+def check_identities(folder: StateFolder) -> None:
+    """Read every certificate with its key, as its users will. Raises BadState naming the pair that is broken."""
+    authority = folder.pki / "ca.pem"
+    try:
+        ssl.create_default_context(cafile=authority)
+    except (ssl.SSLError, OSError) as error:
+        raise BadState(f"{authority} cannot be read as a certificate: put it back or use another --state") from error
+    for name in ("server", *CLIENTS):
+        certificate, key = folder.pki / f"{name}.pem", folder.pki / f"{name}.key"
+        try:
+            ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key)
+        except (ssl.SSLError, OSError) as error:
+            raise BadState(f"{certificate} and {key.name} do not belong together: put them back") from error
 
 
 def expected_files(folder: StateFolder) -> list[Path]:

@@ -70,7 +70,6 @@ class StateFolder:
         self.redis = self.directory / "redis"
         self.ledger = self.directory / "ledger"
         self.description = self.directory / "sandbox.json"
-        self.pids = self.run / "pids.json"
         self._marker = self.directory / "state.json"
         self._lock: int | None = None
 

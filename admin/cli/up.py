@@ -5,6 +5,7 @@ stopped is stopped in order, so that every acknowledged write is on disk and no 
 """
 
 import json
+import os
 import random
 import signal
 import ssl
@@ -13,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -22,16 +23,14 @@ from rich.console import Console
 from rich.table import Table
 
 from admin.cli import embedded_redis
-from admin.cli.children import Child, end_left_over, remember
+from admin.cli.children import STATE_MARK, Child, Revival, end_left_over
 from admin.cli.sandbox_identities import make_identities
 from admin.cli.state_folder import SandboxConfig, StateFolder, load_sandbox_config, settle_ports
-from admin.cli.up_settings import Addresses, describe, redis_url, write_admin_settings, write_node_settings
-from engine.backoff import Backoff
+from admin.cli.up_settings import LEDGER_FILE, Addresses, describe, redis_url, write_admin_settings, write_node_settings
 from engine.clock import Seconds
 
 READY_WITHIN = Seconds(60.0)
 LOOK_EVERY = Seconds(0.2)
-RESTART = Backoff(first=Seconds(0.5), limit=Seconds(10.0))
 PROBE_TIMEOUT = Seconds(2.0)
 REDIS_MEMORY = "4gb"  # a million consents take 0.4 GB as records and as much again in the stream
 
@@ -39,8 +38,8 @@ REDIS_MEMORY = "4gb"  # a million consents take 0.4 GB as records and as much ag
 def up(*, state: Path = Path("var"), workers: int | None = None, config: Path | None = None) -> None:
     """Run everything on this machine until Ctrl-C: Redis, ledger and APIs, an engine node, 1,000 made-up consents.
 
-    A second start goes on with the same state. Exit code 0 after Ctrl-C or SIGTERM, 2 when the folder, the settings
-    or a port cannot be used, 3 when a part does not start.
+    A second start goes on with the same state. Exit code 0 after Ctrl-C, SIGTERM or the terminal's end, 2 when the
+    folder, the settings or a port cannot be used, 3 when a part does not start.
 
     Parameters
     ----------
@@ -56,22 +55,41 @@ def up(*, state: Path = Path("var"), workers: int | None = None, config: Path | 
         settings = msgspec.structs.replace(settings, workers=workers)
     folder = StateFolder(state)
     new = folder.open()
-    stop = stop_event()
+    stop = StopSignal()
     installation = Installation(folder, settings, Console(stderr=False))
     try:
         installation.start(new=new)
-        if not stop.is_set():
-            installation.watch(stop)
+        stop.wait_for_it()
+        installation.watch(stop.told)
+    except Stopped:
+        pass
     finally:
+        stop.wait_for_it()
         installation.stop()
 
 
-def stop_event() -> threading.Event:
-    """Set by Ctrl-C and SIGTERM."""
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
-    return stop
+class Stopped(BaseException):
+    """Ctrl-C while things start; not an Exception, so that nobody takes it for a fault and goes on."""
+
+
+class StopSignal:
+    """Ctrl-C, SIGTERM, or the terminal's end: interrupts the start, and is waited for afterwards."""
+
+    def __init__(self) -> None:
+        self.told = threading.Event()
+        self._interrupts = True
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, self._take)
+
+    def wait_for_it(self) -> None:
+        """From now on the signal only sets `told`."""
+        self._interrupts = False
+
+    def _take(self, *_: object) -> None:
+        self.told.set()
+        if self._interrupts:
+            self._interrupts = False
+            raise Stopped
 
 
 class Installation:
@@ -82,8 +100,8 @@ class Installation:
         self._redis: embedded_redis.EmbeddedRedis | None = None
         self._admin = self._child("admin")
         self._node = self._child("node")
-        self._failures: dict[str, int] = {}
         self._described: dict[str, object] = {}
+        os.environ[STATE_MARK] = str(folder.directory)  # every process of ours carries it, and is found by it
 
     def _child(self, name: str) -> Child:
         argv = [sys.executable, "-m", "admin.cli", name, "--config", str(self._folder.settings / f"{name}.toml")]
@@ -92,11 +110,13 @@ class Installation:
     def start(self, *, new: bool) -> None:
         """Bring everything up, saying each step. Raises the fault of the step that failed."""
         folder = self._folder
-        if left := end_left_over(folder.pids, folder.directory):
-            self._console.print(f"  ended what an earlier start left behind: {', '.join(left)}")
+        if left := end_left_over(folder.directory):
+            self._console.print(f"  ended what an earlier start left behind: {left} processes")
         self._settings = settle_ports(self._settings)
         with self._step("keys and certificates"):
             make_identities(folder, new=new)
+        if not new and not self._settings.ledger_url:
+            folder.check_files(folder.ledger / LEDGER_FILE)
         with self._step("Redis"):
             redis = self._start_redis()
         write_admin_settings(folder, self._settings, redis)
@@ -113,11 +133,16 @@ class Installation:
         self._show()
 
     def watch(self, stop: threading.Event) -> None:
-        """Start again what dies, keep `sandbox.json` true, until told to stop."""
+        """Start again what dies, keep `sandbox.json` true, until told to stop. Nothing here waits for readiness."""
+        parts = [
+            Revival("redis", lambda: self._redis is None or self._redis.poll() is None, self._start_redis),
+            Revival("admin", self._admin.alive, self._admin.start),
+            Revival("node", self._node.alive, self._node.start),
+        ]
         while not stop.wait(LOOK_EVERY):
-            self._revive("redis", lambda: self._redis is None or self._redis.poll() is None, self._start_redis)
-            self._revive("admin", self._admin.alive, self._start_admin)
-            self._revive("node", self._node.alive, self._start_node)
+            for part in parts:
+                if said := part.look(time.monotonic(), random.random()):  # noqa: S311 - jitter, not a secret
+                    self._console.print(f"  {said}")
             self._describe()
 
     def stop(self) -> None:
@@ -127,7 +152,7 @@ class Installation:
             child.stop()
         if self._redis:
             self._redis.stop()
-        self._folder.pids.unlink(missing_ok=True)
+        end_left_over(self._folder.directory)  # what a start that was interrupted did not get to note
         self._console.print("  stopped")
 
     def _start_redis(self) -> str:
@@ -139,26 +164,16 @@ class Installation:
     def _start_admin(self) -> None:
         self._admin.start()
         jwks = f"{Addresses.of(self._settings).public}/jwks"
-        self._remember()
         self._admin.wait_ready(lambda: answers(jwks, self._folder.pki / "ca.pem"), READY_WITHIN)
 
     def _start_node(self) -> None:
         self._node.start()
-        self._remember()
         self._node.wait_ready(lambda: answers(f"{Addresses.of(self._settings).status}/readyz/current"), READY_WITHIN)
 
     def _seed(self) -> None:
         from admin.cli.seed import seed
 
         seed(self._folder.directory, consents=self._settings.consents, console=self._console)
-
-    def _revive(self, name: str, alive: Callable[[], bool], start: Callable[[], object]) -> None:
-        if alive():
-            return
-        failures = self._failures[name] = self._failures.get(name, 0) + 1
-        self._console.print(f"  {name} ended; starting it again")
-        time.sleep(RESTART.delay(failures, random.random()))  # noqa: S311 - jitter, not a secret
-        start()
 
     def _pids(self) -> dict[str, object]:
         pids: dict[str, object] = {"admin": self._admin.pid, "node": self._node.pid}
@@ -176,10 +191,6 @@ class Installation:
         if pids != self._described:
             describe(self._folder, self._settings, redis, pids)
             self._described = pids
-
-    def _remember(self) -> None:
-        pids = {"admin": self._admin.pid, "node": self._node.pid}
-        remember(self._folder.pids, {name: pid for name, pid in pids.items() if pid})
 
     @contextmanager
     def _step(self, what: str) -> Iterator[None]:

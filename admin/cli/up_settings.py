@@ -12,6 +12,7 @@ DATASETS: Final = {
     "edp-2": ("hh-electricity-import", "hh-electricity-export", "hh-gas"),
     "edp-3": ("hh-electricity-import",),
 }
+LEDGER_FILE: Final = "ledger.db"
 SIGNED: Final = "edp-3"  # the last one is registered for signed answers
 
 
@@ -40,7 +41,7 @@ def redis_url(config: SandboxConfig, embedded: str) -> str:
 
 
 def ledger_url(config: SandboxConfig, folder: StateFolder) -> str:
-    return config.ledger_url or f"sqlite:///{folder.ledger / 'ledger.db'}"
+    return config.ledger_url or f"sqlite:///{folder.ledger / LEDGER_FILE}"
 
 
 def write_node_settings(folder: StateFolder, config: SandboxConfig, redis: str) -> Path:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from admin.cli.state_folder import SandboxConfig, load_sandbox_config
 from admin.config import load_admin_config
 from engine.config import BadConfig, load_node_config
 
@@ -18,6 +19,10 @@ def test_node_examples_decode(path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*admin*.toml")), ids=lambda p: p.name)
 def test_admin_examples_decode(path: Path) -> None:
     assert load_admin_config(path).issuer.issuer.startswith("https://")
+
+
+def test_the_sandboxs_example_says_the_defaults() -> None:
+    assert load_sandbox_config(CONFIGS / "sandbox.toml") == SandboxConfig()
 
 
 def test_there_is_an_example_of_today_and_of_the_next_step_for_each_service() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from admin.cli.state_folder import SandboxConfig
 from admin.config import AdminConfig
 from engine.clock import UnixTime
 from engine.config import NodeConfig
@@ -36,7 +37,9 @@ def structs_in(hint: object) -> list[type[msgspec.Struct]]:
     return []
 
 
-@pytest.mark.parametrize(("struct", "heading"), [(NodeConfig, "## A node"), (AdminConfig, "## The admin")])
+@pytest.mark.parametrize(
+    ("struct", "heading"), [(NodeConfig, "## A node"), (AdminConfig, "## The admin"), (SandboxConfig, "## The sandbox")]
+)
 def test_every_setting_is_described_and_no_other(struct: type[msgspec.Struct], heading: str) -> None:
     page = (ROOT / "docs/settings.md").read_text()
     section = page[page.index(heading) :].split("\n## ")[0]

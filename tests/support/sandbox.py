@@ -36,14 +36,19 @@ class Running:
         self._callers: list[Caller] = []
 
     def start(self) -> "Running":
+        self.launch()
+        assert self.process is not None
+        eventually(lambda: "Ready." in self.said_since_start() or self._ended(), self._patience)
+        assert self.process.poll() is None, self.output.read_text()
+        return self
+
+    def launch(self) -> None:
+        """Start without waiting for it to be ready."""
         with self.output.open("ab") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "admin.cli", "up", "--state", str(self.state), "--config", str(self._config)],
                 cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0,
             )  # fmt: skip
-        eventually(lambda: "Ready." in self.said_since_start() or self._ended(), self._patience)
-        assert self.process.poll() is None, self.output.read_text()
-        return self
 
     def said_since_start(self) -> str:
         return self.output.read_text().rsplit("  stopped", 1)[-1]

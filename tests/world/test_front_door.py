@@ -130,6 +130,76 @@ def test_a_start_after_a_kill_ends_what_was_left_behind(tmp_path: Path) -> None:
         assert running.stop() == 0
 
 
+def test_a_closed_terminal_stops_every_process(tmp_path: Path) -> None:
+    running = Running(tmp_path / "var", consents=3, workers=1).start()
+    pids = running.about["pids"]
+    assert running.stop(signal.SIGHUP) == 0
+    eventually(lambda: all(gone(pid) for pid in (pids["admin"], pids["node"], pids["redis"], pids["feeder"])))
+
+
+def test_ctrl_c_during_the_start_stops_at_once_and_leaves_nothing(tmp_path: Path) -> None:
+    state = tmp_path / "var"
+    running = Running(state, consents=3, workers=1)
+    running.launch()
+    eventually(lambda: "ledger and APIs" in running.output.read_text())
+    assert running.stop(signal.SIGINT) == 0
+    assert "Ready." not in running.output.read_text()
+    assert not [p for p in Path("/proc").glob("[0-9]*/cmdline") if str(state).encode() in read_if_there(p)]
+
+
+def test_an_admin_whose_port_is_taken_for_a_while_comes_back(tmp_path: Path) -> None:
+    running = Running(tmp_path / "var", consents=3, workers=1).start()
+    try:
+        (minted,) = running.tokens()
+        victim = running.about["pids"]["admin"]
+        port = int(running.about["admin_mtls_url"].rsplit(":", 1)[1])
+        os.kill(victim, signal.SIGKILL)
+        with socket.socket() as taken:
+            taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            eventually(lambda: bound(taken, port))
+            taken.listen()
+            eventually(lambda: running.output.read_text().count("admin ended") >= 2)
+        caller = running.caller("edp-1")
+        eventually(lambda: running.ccs("sandbox", "revoke", minted["consent_id"]).returncode in (0, 5), 60)
+        eventually(lambda: caller.introspect(minted["token"]) == (200, {"active": False}))
+    finally:
+        assert running.stop() == 0
+
+
+def test_a_folder_that_lost_its_ledger_says_so_and_makes_no_new_one(tmp_path: Path) -> None:
+    running = Running(tmp_path / "var", consents=1, workers=1).start()
+    assert running.stop() == 0
+    for file in (running.state / "ledger").iterdir():
+        file.unlink()
+    done = up("--state", str(running.state), "--config", str(tmp_path / "var.toml"))
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert "ledger/ledger.db is missing" in done.stderr
+
+
+def test_a_broken_certificate_is_named(tmp_path: Path) -> None:
+    running = Running(tmp_path / "var", consents=1, workers=1).start()
+    assert running.stop() == 0
+    (running.state / "pki/edp-1.pem").write_text("garbage")
+    done = up("--state", str(running.state), "--config", str(tmp_path / "var.toml"))
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
+    assert "edp-1.pem" in done.stderr
+
+
+def bound(taken: socket.socket, port: int) -> bool:
+    try:
+        taken.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    return True
+
+
+def read_if_there(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
+
+
 def up(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "admin.cli", "up", *arguments],

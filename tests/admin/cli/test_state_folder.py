@@ -1,11 +1,12 @@
 """The folder of `ccs up` is made once, taken up again, and never mistaken for another."""
 
+import itertools
 import socket
 from pathlib import Path
 
 import pytest
 
-from admin.cli.children import Child, ChildFailed, end_left_over, remember
+from admin.cli.children import STATE_MARK, Child, ChildFailed, Revival, end_left_over
 from admin.cli.state_folder import BadState, SandboxConfig, StateFolder, load_sandbox_config, settle_ports
 from engine.clock import Seconds
 from engine.config import BadConfig
@@ -94,16 +95,52 @@ def test_a_child_that_ends_at_once_says_its_last_words(tmp_path: Path) -> None:
         child.wait_ready(lambda: False, Seconds(10.0))
 
 
-def test_what_an_earlier_start_left_is_ended_and_strangers_are_not(tmp_path: Path) -> None:
-    stranger = Child("other", ["/bin/sh", "-c", "sleep 60"], tmp_path / "b.log")
-    argv_names_folder = Child("node", ["/bin/sh", "-c", "sleep 60; :", str(tmp_path)], tmp_path / "c.log")
-    for child in (stranger, argv_names_folder):
-        child.start()
-    remember(tmp_path / "pids.json", {"stranger": stranger.pid, "node": argv_names_folder.pid})
-    eventually(lambda: str(tmp_path) in Path(f"/proc/{argv_names_folder.pid}/cmdline").read_text())
+def test_what_an_earlier_start_left_is_ended_and_strangers_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stranger = Child("other", ["/bin/sleep", "60"], tmp_path / "b.log")
+    stranger.start()
+    monkeypatch.setenv(STATE_MARK, str(tmp_path / "another"))
+    neighbour = Child("neighbour", ["/bin/sleep", "60"], tmp_path / "d.log")
+    neighbour.start()
+    monkeypatch.setenv(STATE_MARK, str(tmp_path))
+    ours = Child("node", ["/bin/sleep", "60"], tmp_path / "c.log")
+    ours.start()
+    eventually(lambda: STATE_MARK in Path(f"/proc/{ours.pid}/environ").read_text())
     try:
-        assert end_left_over(tmp_path / "pids.json", tmp_path) == ["node"]
-        assert (stranger.alive(), argv_names_folder.alive()) == (True, False)
+        assert end_left_over(tmp_path) == 1
+        assert (stranger.alive(), neighbour.alive(), ours.alive()) == (True, True, False)
+        assert end_left_over(tmp_path) == 0
     finally:
-        for child in (stranger, argv_names_folder):
+        for child in (stranger, neighbour, ours):
             child.stop()
+
+
+def test_a_part_that_ends_is_started_again_at_once_and_then_ever_more_slowly() -> None:
+    started: list[float] = []
+    alive = False
+    clock = 0.0
+
+    def start() -> None:
+        started.append(clock)
+
+    revival = Revival("admin", lambda: alive, start)
+    assert revival.look(clock, 0.0) == "admin ended; starting it again"
+    for _ in range(200):
+        clock += 0.1
+        revival.look(clock, 0.0)
+    waits = [later - sooner for sooner, later in itertools.pairwise(started)]
+    assert started[0] < 0.2
+    assert waits[:4] == sorted(waits[:4])
+    assert 2 < waits[-1] < 11
+
+
+def test_a_start_that_fails_is_tried_again_and_said() -> None:
+    def start() -> None:
+        raise ChildFailed("the port is in use")
+
+    revival = Revival("redis", lambda: False, start)
+    revival.look(0.0, 0.0)
+    assert revival.look(0.0, 0.0) == "redis did not start, trying again: the port is in use"
+    assert revival.look(0.1, 0.0) == ""
+    assert "trying again" in revival.look(10.0, 0.0)
