@@ -24,6 +24,24 @@ _MEMBER_NAME: Final = re.compile(r"[A-Za-z0-9_]{1,40}")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 _BRACKET_OR_STRING: Final = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
+# Parts by which a pattern is known in msgspec's sentence, and what it asks, for people.
+_PATTERNS_IN_WORDS: Final = (
+    ("(00|23):00:00Z", "must be a midnight of London in UTC, such as 2026-01-31T00:00:00Z or 2026-06-30T23:00:00Z"),
+    ("T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", "must be UTC to the second, such as 2026-01-31T12:00:00Z"),
+    ("mpan:", "must be mpan: and 13 digits, or mprn: and 6 to 10 digits"),
+    ("^https://", "must begin with https://"),
+    ("^[a-z0-9-]{1,40}$", "must be 1 to 40 of: small letters, digits, -"),
+    ("^[a-z0-9._-]{1,40}$", "must be 1 to 40 of: small letters, digits, . _ -"),
+    ("^[a-z0-9_-]{1,40}$", "must be 1 to 40 of: small letters, digits, _ -"),
+    ("^[a-z0-9][a-z0-9._-]{2,63}$", "must be 3 to 64 of: small letters, digits, . _ - (a letter or digit first)"),
+    ("^[A-Za-z0-9._-]{1,64}$", "must be 1 to 64 of: letters, digits, . _ -"),
+    ("^[A-Za-z0-9_-]{1,64}$", "must be 1 to 64 of: letters, digits, _ -"),
+    ("^[A-Za-z0-9_-]{16,64}$", "must be 16 to 64 of: letters, digits, _ -"),
+    ("^[A-Za-z0-9_-]{43}$", "must be 43 characters of base64url, as of a SHA-256 digest"),
+    ("^[A-Za-z0-9+/]+={0,2}$", "must be base64"),
+    ("[0-9a-f]{8}-", "must be a UUID in small letters"),
+)
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -175,6 +193,9 @@ def _in_our_words(message: str) -> str:
     """msgspec's sentence without the place, which the field says, and without the value, which is not ours to show."""
     if message.startswith("Invalid enum value"):
         return "is not one of the allowed values"
+    if "matching regex" in message:
+        known = (words for pattern, words in _PATTERNS_IN_WORDS if pattern in message)
+        return next(known, "does not have the form of this member")
     return message.split(" - at ", maxsplit=1)[0]
 
 

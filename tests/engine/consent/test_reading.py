@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import Meta
 
+from engine.consent.energy_consent import Instant, MeterPointText, Midnight
 from engine.consent.reading import InvalidFields, InvalidText, Problem, read_struct, strict_json
 
 
@@ -101,6 +102,31 @@ def test_each_fault_has_its_place_and_no_value(value: object, problem: Problem) 
     with pytest.raises(InvalidFields) as caught:
         read_struct(value, Outer)
     assert caught.value.problems == (problem,)
+
+
+class Patterned(msgspec.Struct):
+    at: Instant = "2026-01-01T00:00:00Z"
+    from_: Midnight = "2026-01-01T00:00:00Z"
+    meter_point: MeterPointText = "mprn:123456"
+    odd: Annotated[str, Meta(pattern="^odd$")] = "odd"
+
+
+@pytest.mark.parametrize(
+    ("member", "said"),
+    [
+        ("at", "must be UTC to the second"),
+        ("from_", "must be a midnight of London"),
+        ("meter_point", "must be mpan: and 13 digits"),
+        ("odd", "does not have the form"),
+    ],
+)
+def test_a_pattern_is_told_in_words(member: str, said: str) -> None:
+    with pytest.raises(InvalidFields) as caught:
+        read_struct({member: "something else"}, Patterned)
+    (problem,) = caught.value.problems
+    assert problem.field == member
+    assert problem.text.startswith(said)
+    assert not {"^", "$", "`"} & set(problem.text)
 
 
 def test_a_right_value_is_converted() -> None:
