@@ -124,6 +124,8 @@ def decode(path: Path, kind: type[T]) -> T:
         raise BadConfig(f"{path}: {error.strerror}") from error
     try:
         return msgspec.toml.decode(raw, type=kind, dec_hook=_paths_below(path.parent))
+    except UnicodeDecodeError as error:
+        raise BadConfig(f"{path}: not UTF-8 text") from error
     except msgspec.MsgspecError as error:
         raise BadConfig(f"{path}: {error}") from error
 

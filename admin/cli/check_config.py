@@ -1,33 +1,44 @@
-"""`ccs check-config FILE`: decode a settings file and look for the files that it names."""
+"""`ccs check-config FILE`: decode a settings file and read every file that it names, by the services' own code."""
 
 import os
+import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
+from admin.cli.state_folder import SandboxConfig, load_sandbox_config
 from admin.config import AdminConfig, load_admin_config
-from engine.config import BadConfig, NodeConfig, load_node_config
+from engine.config import BadConfig, NodeConfig, Redis, decode, load_node_config
 
-OUTPUT_FIELDS = {"directory", "runtime_directory"}  # made by the service itself
+Config = AdminConfig | NodeConfig | SandboxConfig
+
+OUTPUT_FIELDS: Final = {"directory", "runtime_directory"}  # made by the service itself
+# Names at the top of a file that only one service knows.
+_OF_ADMIN: Final = {"ledger", "issuer", "web", "bootstrap"}
+_OF_NODE: Final = {"listener", "node-id", "replica", "tokens"}
 
 
 def check_config(file: Path) -> None:
-    """Say whether FILE would be taken by `ccs node` or `ccs admin`.
+    """Say whether FILE would be taken by `ccs admin`, `ccs node` or `ccs up`, keys and certificates included.
 
     Exit code 0: it would be. 2: it would not, and one sentence says why.
 
     Parameters
     ----------
     file
-        A TOML file; the one with a `[ledger]` table is the admin application's, the other a node's.
+        A TOML file; one with a `ledger` table is the admin application's, one with a `listener` table a node's, any
+        other the sandbox's.
     """
-    config: AdminConfig | NodeConfig
-    config = load_admin_config(file) if "[ledger]" in _text(file) else load_node_config(file)
+    config, command = _load(file)
     missing = [path for path in named_files(config) if not os.access(path, os.R_OK)]
     if missing:
         raise BadConfig(f"{file}: cannot read {', '.join(str(path) for path in missing)}")
-    print(f"{file}: good, for `ccs {'admin' if isinstance(config, AdminConfig) else 'node'}`")
+    for read in _readings(config):
+        read()
+    print(f"{file}: good, for `{command}`")
 
 
 def named_files(config: Any) -> list[Path]:  # noqa: ANN401 - walks any settings struct
@@ -42,8 +53,56 @@ def named_files(config: Any) -> list[Path]:  # noqa: ANN401 - walks any settings
     return [path for name in fields for path in named_files(getattr(config, name))]
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text()
-    except OSError as error:
-        raise BadConfig(f"{file}: {error.strerror}") from error
+def _load(file: Path) -> tuple[Config, str]:
+    """The settings, and the command that they are for. Raises BadConfig."""
+    names = decode(file, dict[str, Any]).keys()
+    if names & _OF_ADMIN:
+        return load_admin_config(file), "ccs admin"
+    if names & _OF_NODE:
+        return load_node_config(file), "ccs node"
+    return load_sandbox_config(file), "ccs up --config"
+
+
+def _readings(config: Config) -> list[Callable[[], object]]:
+    """What the service reads before it starts, in its order; each raises a Fault that names the file."""
+    if isinstance(config, SandboxConfig):
+        return []
+    own = _readings_of_admin(config) if isinstance(config, AdminConfig) else _readings_of_node(config)
+    return own if config.redis is None else [*own, *_readings_of_redis(config.redis)]
+
+
+def _readings_of_admin(config: AdminConfig) -> list[Callable[[], object]]:
+    from admin.bootstrap import first_participants
+    from admin.keys import load_secrets
+    from admin.listeners import tls_context
+    from admin.pki.key_files import load_secret
+    from admin.pki.keys import FileCheckpointSigner
+    from engine.telemetry.host import SystemClock
+
+    return [
+        partial(load_secrets, config),
+        partial(first_participants, config.bootstrap, SystemClock().now()),
+        partial(tls_context, config.web.tls, client_certificates=True),
+        partial(load_secret, config.ledger.person_key_file),
+        partial(FileCheckpointSigner.load, config.ledger.checkpoint_key_file),
+    ]
+
+
+def _readings_of_node(config: NodeConfig) -> list[Callable[[], object]]:
+    from engine.feed.feed_tls import feed_tls
+    from engine.listener.tls import server_context
+    from engine.node.key_files import read_key, read_keys
+
+    tls = config.listener.tls
+    return [
+        partial(read_keys, config.feed.mac_key_files),
+        partial(read_key, config.feed.meter_key_file),
+        partial(server_context, tls.certificate_file, tls.key_file, tls.client_ca_file),
+        partial(feed_tls, config.feed),
+    ]
+
+
+def _readings_of_redis(redis: Redis) -> list[Callable[[], object]]:
+    from engine.feed.redis_access import RedisAccess
+
+    return [partial(RedisAccess, redis, jitter=random.random)]
