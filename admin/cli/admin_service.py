@@ -3,14 +3,9 @@
 from functools import partial
 from pathlib import Path
 
-from cyclopts import App
-
 from engine.errors import Fault
 
-app = App(name="admin", help="Run the admin application: ledger, token issuer, directory, feed.")
 
-
-@app.default
 def admin(*, config: Path, runtime: Path | None = None) -> None:
     """Run the admin application until SIGTERM or Ctrl-C; requests in flight are finished first.
 

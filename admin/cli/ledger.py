@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, BinaryIO, Final
 import msgspec
 import trio
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from admin.cli.running import settings_file
 from engine.config import BadConfig
 from engine.errors import Fault, Kind
 
@@ -26,6 +28,8 @@ PAGE: Final = 1_000  # events read at once
 LOOK_EVERY: Final = 0.2  # seconds between looks of `tail --follow`
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
+Lines = Annotated[int, Parameter(name=("--lines", "-n"), validator=Number(gte=0))]
+Seq = Annotated[int, Parameter(validator=Number(gte=0))]
 
 app = App(name="ledger", help="Verify, follow and export the ledger.", backend="trio")
 
@@ -42,7 +46,8 @@ async def verify(
 ) -> None:
     """Walk the whole chain and name the first entry that is wrong, if any.
 
-    Exit code 0: the ledger is whole. 3: the database does not answer. 4: there is no ledger. 7: it is not whole.
+    Exit code 0: the ledger is whole. 2: the settings, a key or the kept checkpoint cannot be used. 3: the database
+    does not answer. 4: there is no ledger, or no sandbox. 7: it is not whole.
 
     Parameters
     ----------
@@ -74,11 +79,14 @@ async def tail(
     *,
     config: Path | None = None,
     state: Path = Path("var"),
-    lines: Annotated[int, Parameter(name=("--lines", "-n"))] = 20,
+    lines: Lines = 20,
     follow: Annotated[bool, Parameter(name=("--follow", "-f"), negative="")] = False,
     json: Json = False,
 ) -> None:
     """Print the newest events, a line each.
+
+    Exit code 0: they are printed. 2: the settings or a key cannot be used. 3: the database does not answer. 4: there
+    is no ledger, or no sandbox. 130: ended by Ctrl-C. 141: nobody reads on.
 
     Parameters
     ----------
@@ -110,10 +118,13 @@ async def tail(
 
 @app.command
 async def export(
-    *, out: Path | None = None, config: Path | None = None, state: Path = Path("var"), after: int = 0
+    *, out: Path | None = None, config: Path | None = None, state: Path = Path("var"), after: Seq = 0
 ) -> None:
     """Write all events as JSON lines. They are complete, so that every hash can be computed again; personal fields
     stay encrypted.
+
+    Exit code 0: all are written. 2: the settings, a key or the file cannot be used. 3: the database does not answer.
+    4: there is no ledger, or no sandbox. 141: nobody reads on.
 
     Parameters
     ----------
@@ -141,7 +152,7 @@ async def export(
 def _settings(config: Path | None, state: Path) -> "Ledger":
     from admin.config import load_admin_config
 
-    return load_admin_config(config or state / "config" / "admin.toml").ledger
+    return load_admin_config(config or settings_file(state, "admin.toml")).ledger
 
 
 @asynccontextmanager

@@ -14,15 +14,19 @@ from typing import Any, Final
 import httpx2
 
 from admin.cli.running import NotRunning, Sandbox
+from engine.config import BadConfig
 from engine.errors import Fault, Kind
 
 TIMEOUT: Final = httpx2.Timeout(60.0, connect=5.0)  # a batch of consents, or a wait for a revocation, may take a while
-_KINDS: Final = {
+_KINDS: Final[dict[int, Kind]] = {
     HTTPStatus.BAD_REQUEST: Kind.INVALID,
     HTTPStatus.UNAUTHORIZED: Kind.UNAUTHENTICATED,
     HTTPStatus.FORBIDDEN: Kind.FORBIDDEN,
     HTTPStatus.NOT_FOUND: Kind.NOT_FOUND,
+    HTTPStatus.METHOD_NOT_ALLOWED: Kind.INVALID,
     HTTPStatus.CONFLICT: Kind.CONFLICT,
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: Kind.INVALID,
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: Kind.INVALID,
     HTTPStatus.SERVICE_UNAVAILABLE: Kind.UNAVAILABLE,
 }
 
@@ -32,8 +36,7 @@ class MachineClient:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
-        context = ssl.create_default_context(cafile=sandbox.ca_file)
-        context.load_cert_chain(sandbox.operator.certificate_file, sandbox.operator.key_file)
+        context = _operators_tls(sandbox)
         self._http = httpx2.Client(base_url=sandbox.admin_mtls_url, verify=context, timeout=TIMEOUT, trust_env=False)
 
     def __enter__(self) -> "MachineClient":
@@ -62,9 +65,19 @@ class MachineClient:
             yield from response.iter_lines()
 
 
+def _operators_tls(sandbox: Sandbox) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=sandbox.ca_file)
+        context.load_cert_chain(sandbox.operator.certificate_file, sandbox.operator.key_file)
+    except OSError as error:  # ssl.SSLError is one
+        files = f"{sandbox.ca_file}, {sandbox.operator.certificate_file} and its key"
+        raise BadConfig(f"{files} cannot be used: {error}") from error
+    return context
+
+
 def refusal(status: int, content: bytes) -> Fault:
     """A problem answer (RFC 9457) as a fault of the kind that its status says."""
-    kind = _KINDS.get(HTTPStatus(status), Kind.BROKEN)
+    kind = _KINDS.get(status, Kind.BROKEN)
     refused: type[Fault] = type("Refused", (Fault,), {"kind": kind})
     return refused(_sentence(status, content))
 

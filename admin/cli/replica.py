@@ -1,12 +1,14 @@
 """`ccs replica stat`: what a node's replica holds and how fresh it claims to be."""
 
 from pathlib import Path
+from typing import Annotated
 
 import msgspec
-from cyclopts import App
+from cyclopts import App, Parameter
 from rich.console import Console
 from rich.table import Table
 
+from admin.cli.running import settings_file
 from engine.config import load_node_config
 from engine.errors import Fault, Kind
 
@@ -20,10 +22,16 @@ class NoReplica(Fault):
 
 
 @app.command
-def stat(*, state: Path = Path("var"), config: Path | None = None, json_output: bool = False) -> None:
+def stat(
+    *,
+    state: Path = Path("var"),
+    config: Path | None = None,
+    json_output: Annotated[bool, Parameter(name="--json", negative="")] = False,
+) -> None:
     """Count entries and bytes of a replica; works while its node runs, and without it.
 
-    Exit code 4: there is no replica. 7: it cannot be read.
+    Exit code 0: it was read. 2: the settings cannot be used. 4: there is no replica, or no sandbox. 7: it cannot be
+    read.
 
     Parameters
     ----------
@@ -36,7 +44,7 @@ def stat(*, state: Path = Path("var"), config: Path | None = None, json_output: 
     """
     from engine.replica.inventory import take_inventory
 
-    settings = load_node_config(config or state / "config" / "node.toml").replica
+    settings = load_node_config(config or settings_file(state, "node.toml")).replica
     found = take_inventory(settings.directory, map_size=settings.map_size)
     if found is None:
         raise NoReplica(f"no replica in {settings.directory}")

@@ -1,4 +1,4 @@
-"""How client commands find the sandbox that they speak to: `sandbox.json` in its folder."""
+"""How client commands find the sandbox that they speak to: `sandbox.json` and the settings files in its folder."""
 
 from pathlib import Path
 
@@ -11,6 +11,12 @@ class NotRunning(Fault):
     """No sandbox was started on that folder."""
 
     kind = Kind.UNAVAILABLE
+
+
+class NoSandbox(Fault):
+    """No sandbox was ever started on that folder, so that there is nothing to look into."""
+
+    kind = Kind.NOT_FOUND
 
 
 class Client(msgspec.Struct, frozen=True):
@@ -50,9 +56,21 @@ def load_sandbox(state: Path) -> Sandbox:
     try:
         return msgspec.json.decode(path.read_bytes(), type=Sandbox, dec_hook=_path)
     except FileNotFoundError:
-        raise NotRunning(f"no sandbox in {state}: start one with `ccs up --state {state}`") from None
+        raise NotRunning(_nothing_in(state)) from None
     except (OSError, msgspec.MsgspecError) as error:
         raise NotRunning(f"{path} cannot be read: {error}") from error
+
+
+def settings_file(state: Path, name: str) -> Path:
+    """Where the sandbox in STATE keeps the settings of a service: `admin.toml`, `node.toml`. Raises NoSandbox."""
+    path = state / "config" / name
+    if not path.exists():
+        raise NoSandbox(_nothing_in(state))
+    return path
+
+
+def _nothing_in(state: Path) -> str:
+    return f"no sandbox in {state}: start one with `ccs up --state {state}`"
 
 
 def _path(kind: type, value: object) -> object:

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, TextIO
 from urllib.parse import quote
@@ -31,6 +31,12 @@ class WrongChoice(Fault):
     kind = Kind.INVALID
 
 
+class BadOutput(Fault):
+    """The file cannot be written."""
+
+    kind = Kind.INVALID
+
+
 class NotEffective(Fault):
     """Recorded, but some engine node may still answer the consent active."""
 
@@ -54,8 +60,8 @@ def tokens(
 
     A line is {"token", "consent_id", "edp", "atp", "expires_at"}. A file is written whole or not at all.
 
-    Exit codes: 0 all are minted · 2 wrong input, or nobody of that name · 3 the sandbox does not answer · 4 no such
-    consent · 5 the consent has ended · 6 no sandbox.
+    Exit codes: 0 all are minted · 2 wrong input, nobody of that name, or the file cannot be written · 3 no sandbox
+    runs there · 4 no such consent · 5 the consent has ended · 6 the service is no sandbox's · 141 nobody reads on.
 
     Parameters
     ----------
@@ -88,7 +94,13 @@ def tokens(
 
 
 @app.command
-def revoke(consent_id: str, *, wait_effective: bool = False, reason: str = "withdrawn", state: Path = STATE) -> None:
+def revoke(
+    consent_id: str,
+    *,
+    wait_effective: Annotated[bool, Parameter(negative="")] = False,
+    reason: str = "withdrawn",
+    state: Path = STATE,
+) -> None:
     """Revoke a consent. Prints one JSON line: state, position (and its incarnation), how, nodes, milliseconds.
 
     Exit codes: 0 recorded, or with --wait-effective: no engine node answers the consent active any more · 2 wrong
@@ -108,7 +120,7 @@ def revoke(consent_id: str, *, wait_effective: bool = False, reason: str = "with
     """
     with MachineClient(load_sandbox(state)) as client:
         wait = {"wait": WAIT} if wait_effective else {}
-        answer = client.call("POST", f"/consents/{consent_id}/revoke", {"reason": reason}, **wait)
+        answer = client.call("POST", f"{_path_of(consent_id)}/revoke", {"reason": reason}, **wait)
     line = {name: answer[name] for name in ("state", "how", "nodes", "milliseconds")}
     place = answer["position"]
     print(json.dumps({**line, "position": place["seq"], "incarnation": place["incarnation"]}))
@@ -129,12 +141,16 @@ def _of_new(client: MachineClient, count: int, consents: int | None, edp: str | 
 
 def _of_one(client: MachineClient, count: int, consent: str, edp: str | None) -> Iterator[str]:
     """Lines of tokens of one consent, for one of its EDPs."""
-    path = f"/consents/{quote(consent, safe='')}"
+    path = _path_of(consent)
     if count < 1:
         raise WrongChoice("--count is at least 1")
     form = {"edp": edp or client.call("GET", path)["edps"][0]}
     for _ in range(count):
         yield json.dumps(client.call("POST", f"{path}/tokens", form), separators=(",", ":"))
+
+
+def _path_of(consent_id: str) -> str:
+    return f"/consents/{quote(consent_id, safe='')}"
 
 
 @contextmanager
@@ -143,13 +159,18 @@ def _opened(out: str) -> Iterator[TextIO]:
     if out == "-":
         yield sys.stdout
         return
+    if Path(out).is_dir():
+        raise BadOutput(f"{out}: is a directory")
     part = Path(out + ".part")
     try:
         with part.open("w") as file:
             yield file
         part.replace(out)
+    except OSError as error:
+        raise BadOutput(f"{out}: {error.strerror}") from error
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -4,8 +4,9 @@ import json
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
+from cyclopts import Parameter
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -17,7 +18,9 @@ _COLOURS: Final = {"current": "green", "last_known": "yellow", "blind": "red"}
 _MEGABYTE: Final = 1 << 20
 
 
-def status(*, state: Path = Path("var"), json_output: bool = False) -> None:
+def status(
+    *, state: Path = Path("var"), json_output: Annotated[bool, Parameter(name="--json", negative="")] = False
+) -> None:
     """Show processes, freshness and positions of the running sandbox.
 
     Exit code 0: everything runs and the node is current. 3: nothing runs there, or not all of it.

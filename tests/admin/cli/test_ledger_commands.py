@@ -1,5 +1,6 @@
 """`ccs ledger verify | tail | export` as a process: what it prints and with which code it ends."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 
+from admin.cli import READER_GONE, run
 from admin.ledger.chain import hash_of
 from admin.ledger.schema import events
 from admin.ledger.sql import open_ledger
@@ -91,8 +93,36 @@ async def test_no_ledger_ends_with_four_and_makes_none(state: Path) -> None:
 
 
 async def test_missing_settings_end_with_two(tmp_path: Path) -> None:
-    done = ccs("verify", "--state", tmp_path)
+    done = ccs("verify", "--config", tmp_path / "admin.toml")
     assert (done.returncode, "admin.toml" in done.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("words", [("ledger", "verify"), ("ledger", "tail"), ("ledger", "export"), ("replica", "stat")])
+def test_where_no_sandbox_was_started_four_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: tuple[str, str]
+) -> None:
+    assert run([*words, "--state", str(tmp_path / "nowhere")]) == 4
+    told = capsys.readouterr().err
+    assert told.startswith("ccs: no sandbox in ")
+    assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [("tail", "-n", "-2"), ("tail", "--lines=-1"), ("export", "--after", "-5")])
+def test_a_number_below_zero_is_refused(capsys: pytest.CaptureFixture[str], words: tuple[str, ...]) -> None:
+    assert run(["ledger", *words]) == 2
+    assert "Must be >= 0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["tail", "export"])
+async def test_a_reader_that_goes_away_ends_the_command_quietly(state: Path, command: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    words = [sys.executable, "-m", "admin.cli", "ledger", command, "--state", str(state)]
+    with os.fdopen(writing, "wb") as nobody:
+        done = subprocess.run(  # noqa: ASYNC221 - nothing else runs
+            words, stdout=nobody, stderr=subprocess.PIPE, check=False, timeout=60
+        )
+    assert (done.returncode, done.stderr) == (READER_GONE, b"")
 
 
 async def test_tail_prints_the_newest_events(state: Path) -> None:

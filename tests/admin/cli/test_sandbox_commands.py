@@ -13,12 +13,16 @@ from typing import Any
 
 import pytest
 
+from admin.cli import READER_GONE
+from admin.cli.machine_client import MachineClient, refusal
 from admin.cli.running import NotRunning, load_sandbox
 from admin.cli.sandbox_identities import make_identities
 from admin.cli.seed import seed
 from admin.cli.state_folder import StateFolder, load_sandbox_config
 from admin.cli.up_settings import describe, write_admin_settings
+from engine.config import BadConfig
 from engine.consent.records import ParticipantRecord
+from engine.errors import Kind
 
 ROOT = Path(__file__).parents[3]
 WITHIN = 60  # seconds: a bound against hanging
@@ -164,6 +168,8 @@ def test_a_consent_is_revoked_and_the_line_says_how_far(sandbox: Sandbox) -> Non
     [
         (("revoke", "7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10"), 4),
         (("revoke", "nonsense"), 4),
+        (("revoke", "../participants/atp-1"), 4),
+        (("revoke", "nonsense?wait=1#"), 4),
         (("revoke", "7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10", "--reason", "boredom"), 2),
         (("tokens", "--count", "0"), 2),
         (("tokens", "--count", "2", "--consents", "3"), 2),
@@ -181,9 +187,38 @@ def test_refusals_have_their_exit_codes(sandbox: Sandbox, arguments: tuple[str, 
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_help_teaches_the_exit_codes(sandbox: Sandbox) -> None:
-    for command in ("tokens", "revoke"):
-        assert "Exit codes" in sandbox.ccs(command, "--help").stdout
+@pytest.mark.parametrize("out", ["/nonexistent/x", "/", "/proc/x", f"{__file__}/x"])
+def test_a_file_that_cannot_be_written_is_one_sentence(sandbox: Sandbox, out: str) -> None:
+    done = sandbox.ccs("tokens", "--out", out)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"ccs: {out}: ")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_reader_of_tokens_that_goes_away_is_no_fault(sandbox: Sandbox) -> None:
+    state = str(sandbox.folder.directory)
+    words = [sys.executable, "-m", "admin.cli", "sandbox", "tokens", "--count", "3", "--state", state]
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "wb") as nobody:
+        done = subprocess.run(words, cwd=ROOT, stdout=nobody, stderr=subprocess.PIPE, timeout=WITHIN, check=False)
+    assert (done.returncode, done.stderr) == (READER_GONE, b"")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [(405, Kind.INVALID), (413, Kind.INVALID), (415, Kind.INVALID), (500, Kind.BROKEN), (499, Kind.BROKEN)],
+)
+def test_statuses_have_their_kinds(status: int, kind: Kind) -> None:
+    assert refusal(status, b"").kind is kind
+
+
+def test_certificates_that_are_gone_are_one_sentence(sandbox: Sandbox, tmp_path: Path) -> None:
+    described = json.loads(sandbox.folder.description.read_bytes())
+    described["operator"]["key_file"] = str(tmp_path / "gone.key")
+    (tmp_path / "sandbox.json").write_text(json.dumps(described))
+    with pytest.raises(BadConfig, match="operator-1"):
+        MachineClient(load_sandbox(tmp_path))
 
 
 def test_where_nothing_runs_one_sentence_says_so(tmp_path: Path) -> None:
