@@ -1,7 +1,9 @@
 """An answer as the JSON of RFC 7662 section 2.2: sixteen bytes and no more for a no, and the cut details for a yes.
 
 What is shown is what token and consent allow *together, now*: a window cut after the token was issued is shown cut.
-This is on the hot path: structs are encoded straight to bytes, and an unchanged detail is the token's own.
+The version is the record's newest, because it orders this answer against pushed events; after a renewal a token of
+before it therefore shows the new version beside the old expiry, which is all that this token may use. This is on the
+hot path: structs are encoded straight to bytes, and an unchanged detail is the token's own.
 """
 
 from typing import Final
@@ -64,7 +66,7 @@ def active_answer(answer: Active) -> ActiveAnswer:
         answer.consent_version,
         freshness.state.value,
         freshness.as_of,
-        freshness.last_known_until,
+        min(freshness.last_known_until, answer.consent_ends_at),  # no outage lengthens a consent
         claims.nbf,
     )
 

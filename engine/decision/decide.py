@@ -240,5 +240,6 @@ def _result_for(key: ConsentKey, token: VerifiedToken, records: Records) -> Clai
 
 
 def _answer(token: VerifiedToken, shown: list[Shown], freshness: Freshness) -> Active:
-    ends = [current_expiry(grant, record) for grant, record in shown]
-    return Active(token, tuple(shown), UnixTime(min(token.claims.exp, *ends)), shown[0][1].consent_version, freshness)
+    ends_at = min([current_expiry(grant, record) for grant, record in shown])
+    expires_at = UnixTime(min(token.claims.exp, ends_at))
+    return Active(token, tuple(shown), expires_at, ends_at, shown[0][1].consent_version, freshness)

@@ -62,7 +62,8 @@ class Active(msgspec.Struct, frozen=True):
     token: VerifiedToken
     grants: tuple[tuple[Grant, ConsentRecord], ...]  # what this caller may see, at least one
     expires_at: UnixTime  # min(token, earliest consent shown)
-    consent_version: int  # of the first grant shown
+    consent_ends_at: UnixTime  # the earliest end of a consent shown
+    consent_version: int  # of the first grant shown, as its record stands
     freshness: Freshness
 
 

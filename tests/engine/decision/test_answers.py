@@ -63,3 +63,24 @@ def test_an_expiry_that_came_nearer_is_shown() -> None:
     nearer = msgspec.structs.replace(record, expires_at=UnixTime(NOW + 86_400))
     detail = active_answer(msgspec.structs.replace(answer, grants=((grant, nearer),))).authorization_details[0]
     assert detail.consent_expires_at == "2026-11-23T09:30:00Z"
+
+
+def test_no_outage_lengthens_a_consent() -> None:
+    answer = an_answer()
+    for ends_at, told in (
+        (answer.freshness.last_known_until - 1, answer.freshness.last_known_until - 1),
+        (answer.freshness.last_known_until + 1, answer.freshness.last_known_until),
+    ):
+        bounded = msgspec.structs.replace(answer, consent_ends_at=UnixTime(ends_at))
+        assert active_answer(bounded).ccs_last_known_until == told > answer.expires_at
+
+
+def test_the_earliest_end_of_the_consents_shown_counts() -> None:
+    case = next(case for case in cases() if case.name == "two consents are both shown, in the token's order")
+    step = decide(
+        case.question(NOW), case.verified(NOW, METER_KEY), case.records(NOW, METER_KEY), case.freshness(NOW), NOW
+    )
+    assert isinstance(step, Active)
+    ends = [min(grant.expires_at, record.expires_at) for grant, record in step.grants]
+    assert len(ends) == 2
+    assert step.consent_ends_at == min(ends)
