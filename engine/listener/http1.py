@@ -22,6 +22,7 @@ CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+) ([\x21-\x7e]+) HTTP/([0-9])\.([0-9])")
 _HOST: Final = re.compile(rb"[A-Za-z0-9._~%!$&'()*+,;=:\[\]-]*")
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 _METHODS: Final = frozenset(
     (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"TRACE"),
 )
@@ -51,11 +52,13 @@ class Response(msgspec.Struct, frozen=True, gc=False):
 class Refused(msgspec.Struct, frozen=True, gc=False):
     """Not a request we read: answer with this status and close, for what follows cannot be trusted.
 
-    status: 400, 413, 414, 417, 431, 501 or 505. reason: for the log.
+    status: 400, 413, 414, 417, 431, 501 or 505. reason: for the log. headers: as far as they were there; nobody has
+    checked them.
     """
 
     status: int
     reason: str
+    headers: Headers = ()
 
 
 class Signal(enum.Enum):
@@ -148,8 +151,20 @@ class ServerConnection:
                 return self._read_head()
             return self._read_body(self._head)
         except _Refusal as refusal:
-            self._refused = refusal.refused
+            self._refused = msgspec.structs.replace(refusal.refused, headers=self._headers_at_hand())
             return self._refused
+
+    def _headers_at_hand(self) -> Headers:
+        """Of the request that is refused: as read, or else the whole lines of its head, up to a wrong line end."""
+        if self._head is not None:
+            return self._head.headers
+        head, end, _ = self._buffer[self._at : self._at + self._limits.max_head].partition(b"\r\n\r\n")
+        if head.startswith(b"\r"):
+            return ()
+        sound, *rest = _BARE_LF.split(head, maxsplit=1)
+        lines = sound.split(b"\r\n")[1 : None if end and not rest else -1]  # the last one may have been cut
+        fields = [line.partition(b":") for line in lines]
+        return tuple((name.lower(), value.strip(b" \t")) for name, _, value in fields)
 
     def _read_head(self) -> Event:
         buffer, at = self._buffer, self._at

@@ -10,13 +10,13 @@ from typing import Final
 import msgspec
 
 from engine.listener.http1 import Headers
+from engine.listener.request_ids import echo_of
 
 FORM: Final = b"application/x-www-form-urlencoded"
 JSON: Final = b"application/json"
 SIGNED: Final = b"application/token-introspection+jwt"  # RFC 9701 section 4
 
 _MAX_KEPT: Final = 1024  # bytes of values: ordinary heads have a few hundred
-_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:-]{1,128}")  # safe to echo and to log
 _WEIGHT: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")  # RFC 9110 section 12.4.2
 
 
@@ -60,14 +60,13 @@ def read_head(headers: Headers) -> Head:
     types = [value for name, value in headers if name == b"content-type"]
     accepted = [value for name, value in headers if name == b"accept"]
     credentials = [value for name, value in headers if name == b"authorization"]
-    ids = [value for name, value in headers if name == b"x-request-id"]
     return Head(
         is_form=len(types) == 1 and media_type(types[0]) == FORM,
         takes_json=accepts(accepted, JSON),
         takes_signed=accepts(accepted, SIGNED),
         authorization=credentials[0].partition(b" ")[0].lower() if credentials else None,
         authorizations=len(credentials),
-        echo=((b"X-Request-ID", ids[0]),) if len(ids) == 1 and _REQUEST_ID.fullmatch(ids[0]) else (),
+        echo=echo_of(headers),
     )
 
 

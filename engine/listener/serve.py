@@ -30,6 +30,8 @@ from engine.listener.http1 import (
     refusal_response,
     render_response,
 )
+from engine.listener.refusals import with_headers
+from engine.listener.request_ids import echo_of
 from engine.listener.tls import Credentials, HandshakeFailed, Peer, TlsWire
 from engine.listener.wire import PeerGone, PlainWire, Wire
 from engine.telemetry import logs
@@ -158,7 +160,7 @@ class Server:
         except Exception:
             self.handler_errors += 1
             self.log("handler_failed", exc_info=True, method=request.method.decode())
-            response = SERVER_ERROR
+            response = with_headers(SERVER_ERROR, echo_of(request.headers))
         if began and self.observe:
             self.observe(time.perf_counter() - began)
         self.count(response.status)
@@ -308,9 +310,8 @@ class _Connection:
     def _refuse(self, refused: Refused) -> bytes:
         self.server.log("request_refused", status=refused.status, reason=refused.reason)
         self.server.count(refused.status)
-        return render_response(
-            refusal_response(refused), keep_alive=False, date=self.server.date(self.server.clock.now())
-        )
+        response = with_headers(refusal_response(refused), echo_of(refused.headers))
+        return render_response(response, keep_alive=False, date=self.server.date(self.server.clock.now()))
 
     async def _send(self, wire: Wire, data: bytes) -> None:
         if not wire.send_nowait(data):

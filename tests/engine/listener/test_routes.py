@@ -41,3 +41,9 @@ async def test_handler_of_the_path_is_asked(target: bytes) -> None:
 async def test_other_paths_are_not_found(target: bytes) -> None:
     handle = by_path({b"/introspect": introspect})
     assert (await handle(Request(b"POST", target, (), b"", keep_alive=True), PEER)).status == 404
+
+
+async def test_nobodys_path_repeats_the_request_id() -> None:
+    headers = ((b"x-request-id", b"id-1"),)
+    response = await by_path({})(Request(b"GET", b"/", headers, b"", keep_alive=True), PEER)
+    assert (response.status, response.headers) == (404, ((b"X-Request-ID", b"id-1"),))

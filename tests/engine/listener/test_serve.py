@@ -201,6 +201,67 @@ async def test_refused_sender_of_a_large_body_sees_the_answer(start: Start) -> N
     assert (await client.answer())[0] == 413
 
 
+ID = b"X-Request-ID: id-1\r\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (b"POST / HTTP/1.1\r\nHost: x\r\n" + ID + b"Content-Length: 400000\r\n\r\n", 413),
+        (b"POST / HTTP/1.1\r\nHost: x\r\n" + ID + b"Transfer-Encoding: chunked\r\n\r\n10000\r\n", 413),
+        (b"POST / HTTP/1.1\r\nHost: x\r\n" + ID + b"Transfer-Encoding: chunked\r\n\r\nxyz\r\n", 400),
+        (b"GET / HTTP/1.1\r\n" + ID + b"Filler: " + b"a" * 20_000, 431),
+        (b"GET / HTTP/1.1\r\n" + ID + b"\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + ID + b"not a field\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n" + ID + b"Odd: a\nb\r\n\r\n", 400),
+        (b"nonsense\r\n" + ID + b"\r\n", 400),
+        (b"BREW / HTTP/1.1\r\nHost: x\r\n" + ID + b"\r\n", 501),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nExpect: tea\r\n" + ID + b"\r\n", 417),
+        (b"GET / HTTP/2.0\r\n" + ID + b"\r\n", 505),
+    ],
+)
+async def test_refusals_of_a_read_head_repeat_the_request_id(start: Start, raw: bytes, status: int) -> None:
+    client = await (await start(tls=False)).client()
+    await client.send(raw)
+    told, headers, _ = await client.answer()
+    assert (told, headers["x-request-id"]) == (status, "id-1")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        b"X-Request-ID: a b\r\n",
+        b"X-Request-ID: " + b"a" * 129 + b"\r\n",
+        ID + ID,
+        b"Odd: a\n" + ID,  # after the line that cannot be read
+    ],
+)
+async def test_refusals_repeat_no_other_id(start: Start, fields: bytes) -> None:
+    client = await (await start(tls=False)).client()
+    await client.send(b"GET / HTTP/1.1\r\n" + fields + b"\r\n")
+    status, headers, _ = await client.answer("GET")
+    assert status == 400
+    assert "x-request-id" not in headers
+
+
+async def test_an_id_that_was_cut_off_is_not_repeated(start: Start) -> None:
+    client = await (await start(tls=False, limits=Limits(http=HeadLimits(max_head=60)))).client()
+    await client.send(b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Request-ID: " + b"a" * 60)
+    status, headers, _ = await client.answer("GET")
+    assert status == 431
+    assert "x-request-id" not in headers
+
+
+async def test_an_error_of_ours_repeats_the_request_id(start: Start) -> None:
+    async def fragile(_request: Request, _peer: Peer) -> Response:
+        raise RuntimeError("a bug")
+
+    client = await (await start(fragile, tls=False)).client()
+    await client.send(b"GET / HTTP/1.1\r\nHost: x\r\n" + ID + b"\r\n")
+    status, headers, _ = await client.answer("GET")
+    assert (status, headers["x-request-id"]) == (500, "id-1")
+
+
 async def test_connection_ends_when_the_client_asks(start: Start) -> None:
     client = await (await start()).client()
     await client.send(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
