@@ -1,4 +1,4 @@
-"""How long to wait before the next try. Pure: the jitter is passed in.
+"""How long to wait before the next try, and when not to try at all. Pure: jitter and time are passed in.
 
 The first retry waits nothing, so that a passing fault costs no time and a revocation that came meanwhile is
 noticed at once; later ones double up to a limit.
@@ -28,3 +28,32 @@ class Backoff(msgspec.Struct, frozen=True):
             return Seconds(0.0)
         step = min(self.limit, self.first * 2 ** min(failures - 2, 32))
         return Seconds(step * (0.5 + jitter / 2))
+
+
+class Breaker:
+    """Spares callers a wait that another has just had in vain.
+
+    After a failure nobody tries for `rest` seconds; then one in so many, until one succeeds. now: any monotonic
+    seconds.
+    """
+
+    def __init__(self, rest: Seconds) -> None:
+        self._rest = rest
+        self._next_try: float | None = None  # None: whole
+
+    def admits(self, now: float) -> bool:
+        """Whether to try. Where the last try failed, the one who is let through keeps the others back."""
+        if self._next_try is None:
+            return True
+        if now < self._next_try:
+            return False
+        self._next_try = now + self._rest
+        return True
+
+    def failed(self, now: float) -> None:
+        """A try was in vain."""
+        self._next_try = now + self._rest
+
+    def succeeded(self) -> None:
+        """A try was not."""
+        self._next_try = None

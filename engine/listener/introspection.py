@@ -58,7 +58,8 @@ from engine.tokens.verify import TokenRefusal, token_digest, verify
 
 PATH: Final = b"/introspect"
 MAX_PASSES: Final = 4  # decide, look further, claim, decide; one more for a consent that moved meanwhile
-LOOK_TIMEOUT: Final = Seconds(0.25)  # Redis answers in a millisecond; the EDP's own time-out must not run out here
+LOOK_TIMEOUT: Final = Seconds(0.25)  # Redis answers in a millisecond
+STEPS_TIMEOUT: Final = Seconds(1.0)  # all awaiting of one request; an EDP's own time-out is two seconds in all
 
 
 class Outcome(enum.Enum):
@@ -152,19 +153,35 @@ class Introspection:
         return self._respond(step, head.echo)
 
     async def _conclude(self, form: Form, head: Head, peer: Peer) -> Active | Inactive | Unavailable:
-        gathered = _NOTHING_YET
-        for _ in range(MAX_PASSES):
-            try:
-                step = self._decide(form, head, peer, gathered)
-            except Fault:  # ours, or the replica cannot be read: either way no answer about the token
-                return NOT_SERVING
-            if isinstance(step, LookFurther):
-                gathered = await self._look_further(step, gathered)
-            elif isinstance(step, ClaimFirst):
-                gathered = await self._claim(step, gathered)
-            else:
-                return step
+        step = self._decide_or_pass(form, head, peer, _NOTHING_YET)
+        if not isinstance(step, (LookFurther, ClaimFirst)):
+            return step
+        with trio.move_on_after(STEPS_TIMEOUT):
+            return await self._go_on(step, form, head, peer)
         return ASK_AGAIN
+
+    async def _go_on(
+        self, step: LookFurther | ClaimFirst, form: Form, head: Head, peer: Peer
+    ) -> Active | Inactive | Unavailable:
+        gathered = _NOTHING_YET
+        for _ in range(1, MAX_PASSES):
+            gathered = await self._perform(step, gathered)
+            decided = self._decide_or_pass(form, head, peer, gathered)
+            if not isinstance(decided, (LookFurther, ClaimFirst)):
+                return decided
+            step = decided
+        return ASK_AGAIN
+
+    async def _perform(self, step: LookFurther | ClaimFirst, gathered: _Gathered) -> _Gathered:
+        if isinstance(step, LookFurther):
+            return await self._look_further(step, gathered)
+        return await self._claim(step, gathered)
+
+    def _decide_or_pass(self, form: Form, head: Head, peer: Peer, gathered: _Gathered) -> Step:
+        try:
+            return self._decide(form, head, peer, gathered)
+        except Fault:  # ours, or the replica cannot be read: either way no answer about the token
+            return NOT_SERVING
 
     def _decide(self, form: Form, head: Head, peer: Peer, gathered: _Gathered) -> Step:
         """One pass: everything from one transaction, the clocks read inside it."""

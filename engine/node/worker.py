@@ -14,51 +14,23 @@ import trio
 
 from engine.clock import Seconds
 from engine.config import NodeConfig
-from engine.consent.records import ClientId, ConsentId
-from engine.decision.questions import ClaimResult
-from engine.errors import Fault
 from engine.feed.redis_access import RedisAccess
 from engine.listener.introspection import PATH, Introspection, Outcome
 from engine.listener.read_through import NoReadThrough, ReadThrough, RedisReadThrough
 from engine.listener.routes import by_path
+from engine.node.claims import FeedClaims
 from engine.node.feed_access import FeedAccess
 from engine.node.key_files import read_key, read_keys
 from engine.node.process import Process, end_with
 from engine.node.security_log import SecurityLog
 from engine.node.serving import serve_until_drained
 from engine.replica.reader import Replica
-from engine.telemetry import logs
-from engine.telemetry.floods import Floods
 from engine.telemetry.host import SystemClock, boot_id
 from engine.telemetry.tally import Tally
 from engine.tokens.memo import MemoStatistics, VerifiedTokens
 
 LOOK_EVERY: Final = Seconds(1.0)  # for another generation of the replica
 COUNT_EVERY: Final = Seconds(1.0)
-CLAIM_TIMEOUT: Final = Seconds(3.0)  # an EDP waits for this answer
-
-_log = logs.logger("worker")
-
-
-class FeedClaims:
-    """`engine.listener.introspection.Claims` through the feed service."""
-
-    def __init__(self, feed: FeedAccess) -> None:
-        self._feed = feed
-        self._floods = Floods()
-
-    async def claim(self, consent_id: ConsentId, edp: ClientId, share_id: str) -> ClaimResult:
-        """HELD, TAKEN or UNREACHABLE. Raises nothing."""
-        with trio.move_on_after(CLAIM_TIMEOUT):
-            try:
-                held = await self._feed.claim(consent_id, edp, share_id)
-            except Fault as fault:
-                left_out = self._floods.admit("claim_failed", trio.current_time())
-                if left_out is not None:
-                    _log.warning("claim_failed", text=fault.text, detail=fault.detail, left_out=left_out)
-                return ClaimResult.UNREACHABLE
-            return ClaimResult.HELD if held else ClaimResult.TAKEN
-        return ClaimResult.UNREACHABLE
 
 
 async def work(process: Process) -> None:
@@ -78,7 +50,7 @@ async def work(process: Process) -> None:
             clock=clock,
             boot_id=boot_id(),
             read_through=_read_through(config, aside),
-            claims=FeedClaims(feed),
+            claims=FeedClaims(feed, aside),
             security=security,
             counts=outcomes,
         )

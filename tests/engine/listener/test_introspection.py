@@ -28,7 +28,7 @@ from engine.consent.records import (
 from engine.consent.states import State
 from engine.feed.entries import Entry, EntryKind
 from engine.listener.http1 import Headers, Response
-from engine.listener.introspection import Outcome
+from engine.listener.introspection import STEPS_TIMEOUT, Outcome
 from engine.listener.security import SecurityEvent, SecurityEventKind
 from engine.listener.tls import Peer
 from engine.tokens.grants import consent_key
@@ -572,6 +572,19 @@ class TestOneOff:
         token = one_off(node, make_token)
         node.claims.reachable = False
         assert is_unavailable(await node.ask(token, ccs_share_id="share-1"))
+
+    async def test_claims_that_never_end_are_not_waited_for(
+        self, node: Node, make_token: MakeToken, monkeypatch: pytest.MonkeyPatch, autojump_clock: trio.testing.MockClock
+    ) -> None:
+        token = one_off(node, make_token)
+
+        async def never(*_: object) -> None:
+            await trio.sleep_forever()
+
+        monkeypatch.setattr(node.claims, "claim", never)
+        began = autojump_clock.current_time()
+        assert is_unavailable(await node.ask(token, ccs_share_id="share-1"))
+        assert autojump_clock.current_time() - began == pytest.approx(STEPS_TIMEOUT)
 
 
 async def test_a_forged_caller_costs_no_look_at_the_token(node: Node, good: bytes) -> None:
