@@ -4,7 +4,7 @@ import pytest
 import trio
 
 from admin.authorization.token_records import RedisTokenRecords
-from engine.clock import UnixTime
+from engine.clock import Seconds, UnixTime
 from engine.feed.redis_client import RedisClient
 from engine.feed.redis_names import token_key
 from engine.tokens.keys import KeySet
@@ -14,6 +14,7 @@ from tests.support.pki import CONSENT_ID, METER_KEY, METER_POINT, NOW, MakeToken
 from tests.support.valkey import Valkey, client_of
 
 MAC_KEY = b"m" * 32
+PATIENCE = 30.0  # far above what anything here takes
 
 
 def records_in(redis: RedisClient) -> RedisTokenRecords:
@@ -68,6 +69,26 @@ async def test_lost_redis_holds_up_no_token(
     await client.wait_up()
     doomed_valkey.kill()
     assert await records_in(client).keep([make_token()], NOW) == 0
+
+
+async def test_frozen_redis_holds_up_one_token_briefly_and_the_next_ones_not_at_all(
+    doomed_valkey: Valkey, make_token: MakeToken, nursery: trio.Nursery
+) -> None:
+    client = client_of(doomed_valkey.url, silence=Seconds(300.0))  # the link itself would wait for ever
+    await nursery.start(client.run)
+    await client.wait_up()
+    records = records_in(client)
+    assert await records.keep([make_token()], NOW) == 1
+    doomed_valkey.pause()
+    with trio.fail_after(PATIENCE):
+        assert await records.keep([make_token()], NOW) == 0
+        waiting = client.statistics().waiting
+        for _ in range(20):
+            assert await records.keep([make_token()], NOW) == 0
+        assert client.statistics().waiting <= waiting + 2  # most have not even tried
+        doomed_valkey.resume()
+        while not await records.keep([make_token()], NOW):  # noqa: ASYNC110 - Redis is back when it is back
+            await trio.sleep(0.05)
 
 
 async def test_record_under_another_digest_or_changed_is_forged(
