@@ -22,6 +22,7 @@ from hypercorn.trio.worker_context import WorkerContext
 from hypercorn.typing import AppWrapper, ASGIFramework, ConnectionState, Scope
 from trio import TaskStatus
 
+from admin.refused_bodies import reading_refused_bodies
 from engine.clock import Seconds
 from engine.consent.records import Thumbprint
 from engine.telemetry.logs import logger
@@ -143,7 +144,8 @@ async def serve(
     Then no connection is taken any more and requests in flight get GRACE seconds. `tls` decides whether a client
     certificate is required. The listeners are closed when this returns.
     """
-    config, wrapped, state = hypercorn_settings(), ASGIWrapper(app), ConnectionState({})
+    config, state = hypercorn_settings(), ConnectionState({})
+    wrapped = ASGIWrapper(reading_refused_bodies(app))
     lifespan, context = Lifespan(wrapped, config, state), WorkerContext(None)
     secure = [trio.SSLListener(listener, tls, https_compatible=True) for listener in listeners]
     opened = trio.CapacityLimiter(MAX_CONNECTIONS)

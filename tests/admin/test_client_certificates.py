@@ -1,5 +1,7 @@
 """The client's certificate reaches the application, over HTTP/1.1 and HTTP/2, on real TLS sockets."""
 
+import contextlib
+import http.client
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -7,11 +9,13 @@ from functools import partial
 from typing import Any
 
 import httpx2
+import msgspec
 import pytest
 import trio
 
 from admin import client_certificates
 from admin.client_certificates import client_certificate, hypercorn_settings, serve, thumbprint_of
+from admin.edge import answer, edge_app, read_json
 from admin.listeners import CannotListen, listen, port_of, tls_context
 from engine.config import Tls
 from tests.support.pki import Pki
@@ -19,11 +23,15 @@ from tests.support.pki import Pki
 Scopes = list[dict[str, Any]]
 
 
+class Thing(msgspec.Struct):
+    name: str
+
+
 def tls_of(pki: Pki) -> Tls:
     return Tls(certificate_file=pki.server_certificate_file, key_file=pki.server_key_file, client_ca_file=pki.ca_file)
 
 
-def recording(scopes: Scopes, *, wait: trio.Event | None = None) -> Any:
+def recording(scopes: Scopes, *, wait: trio.Event | None = None, status: int = 200) -> Any:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             while (await receive())["type"] != "lifespan.shutdown":
@@ -33,7 +41,7 @@ def recording(scopes: Scopes, *, wait: trio.Event | None = None) -> Any:
         scopes.append(scope)
         if scope["path"] == "/slow" and wait is not None:
             await wait.wait()
-        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"2")]})
         await send({"type": "http.response.body", "body": b"ok"})
 
     return app
@@ -203,6 +211,62 @@ async def test_connections_above_the_limit_are_closed_and_the_others_stay(
             with pytest.raises(httpx2.TransportError):
                 await second.get(f"https://localhost:{port}/")
         assert (await first.get(f"https://localhost:{port}/")).status_code == 200
+
+
+def refusing() -> Any:
+    """A real application of ours, whose bodies are bounded."""
+    app = edge_app()
+
+    async def view() -> Any:
+        return answer(await read_json(Thing))
+
+    app.add_url_rule("/things", view_func=view, methods=["POST"])
+    return app
+
+
+@pytest.mark.parametrize("size", [1_048_577, 3_000_000, 7_000_000])
+@pytest.mark.parametrize("reads", [True, False])
+async def test_the_sender_of_a_body_that_is_too_large_sees_the_refusal(pki: Pki, size: int, reads: bool) -> None:
+    """By a client that sends everything before it reads, such as Python's own."""
+
+    def post(port: int) -> list[tuple[int, str | None]]:
+        connection = http.client.HTTPSConnection("localhost", port, context=pki.client_context("atp-1"), timeout=20)
+        with contextlib.closing(connection):
+            told = []
+            for _ in range(2):
+                connection.request("POST", "/things", b"{" * size, {"Content-Type": "application/json"})
+                response = connection.getresponse()
+                told.append((response.status, response.getheader("Content-Type")))
+                response.read()
+            return told
+
+    async with serving(refusing() if reads else recording([], status=413), pki) as (port, _):
+        told = await trio.to_thread.run_sync(post, port)
+    assert told == [(413, "application/problem+json" if reads else None)] * 2
+
+
+async def test_a_refused_sender_without_end_is_not_read_for_ever(pki: Pki) -> None:
+    """What it has sent is bounded by bytes; what it does not send, by time."""
+    async with serving(refusing(), pki) as (port, _):
+        stream = await trio.open_ssl_over_tcp_stream("localhost", port, ssl_context=pki.client_context("atp-1"))
+        async with stream, trio.open_nursery() as nursery:
+            head = b"POST /things HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            await stream.send_all(head + b"Content-Length: 1000000000\r\n\r\n")
+            nursery.start_soon(send_for_ever, stream)
+            with trio.fail_after(20):
+                assert (await stream.receive_some()).startswith(b"HTTP/1.1 413")
+            nursery.cancel_scope.cancel()
+        waiting = await trio.open_ssl_over_tcp_stream("localhost", port, ssl_context=pki.client_context("atp-1"))
+        async with waiting:
+            await waiting.send_all(head + b"Content-Length: 2000000\r\n\r\n{")
+            with trio.fail_after(20):
+                assert (await waiting.receive_some()).startswith(b"HTTP/1.1 413")
+
+
+async def send_for_ever(stream: Any) -> None:
+    with contextlib.suppress(trio.BrokenResourceError):
+        while True:
+            await stream.send_all(b"{" * 65_536)
 
 
 async def test_many_requests_pass_over_one_http2_connection(pki: Pki) -> None:
