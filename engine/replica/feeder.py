@@ -24,7 +24,7 @@ from engine.feed.entries import Position
 from engine.replica.follower import Follower
 from engine.replica.housekeeping import keep_house
 from engine.replica.kept_ends import End, KeptEnds, report, reports_of
-from engine.replica.over_https import HttpsWay
+from engine.replica.over_https import LOOK_EVERY, REDIS_PATIENCE, HttpsWay
 from engine.replica.over_redis import RedisLinks, RedisWay
 from engine.replica.service import FeedService
 from engine.replica.snapshot import SnapshotLoader, bound_after, keep_ends
@@ -145,7 +145,7 @@ class Feeder:
         return "" if self._redis is None else self._redis.last_fault
 
     def _way(self) -> Way:
-        if not self._https.needed():
+        if not self._https.needed() and self._redis is not None and self._redis.answered_at is not None:
             return Way.REDIS
         return Way.HTTPS if self.follower.silence() < MAX_SILENCE else Way.NONE
 
@@ -208,7 +208,15 @@ class Feeder:
         self._loaded = count
 
     async def _keep_keys(self) -> None:
-        """Hold the verification keys of the feed service, so that a start without it knows them."""
+        """Hold the verification keys of the feed service, so that a start without it knows them.
+
+        Where the replica holds some, the service's client is not loaded beside the first question; until that is
+        answered, workers say nothing of tokens whose key they do not know.
+        """
+        if self._store.keys() is not None:
+            with trio.move_on_after(REDIS_PATIENCE):
+                while self.follower.silence() == float("inf"):  # noqa: ASYNC110 - silence is no event
+                    await trio.sleep(LOOK_EVERY)
         while True:
             rings = self.follower.keys_changed.rings
             try:

@@ -80,11 +80,13 @@ class RedisWay:
         self._follower = follower
         self._mac_keys = mac_keys
         self._clock = clock
+        self._began_at: BootTime | None = None
         self._answers = answers_key(follower.instance)
         self._place = ReadingPlace()
 
     async def run(self) -> None:
         """Until cancelled."""
+        self._began_at = self._clock.boot()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._links.tail.run)
             nursery.start_soon(self._links.asks.run)
@@ -92,8 +94,9 @@ class RedisWay:
             nursery.start_soon(self._ask)
 
     def silence(self) -> Seconds:
-        """Seconds since Redis last brought an answer that counts; infinite: it never did."""
-        return Seconds(float("inf") if self.answered_at is None else self._clock.boot() - self.answered_at)
+        """Seconds since Redis last brought an answer that counts, or since it was first asked; before that 0."""
+        since = self._began_at if self.answered_at is None else self.answered_at
+        return Seconds(0.0 if since is None else self._clock.boot() - since)
 
     async def _tail(self) -> None:
         while True:

@@ -9,7 +9,9 @@ from pathlib import Path
 import msgspec
 import pytest
 import trio
+import trio.testing
 
+from engine.clock import BootTime, UnixTime
 from engine.consent.states import State
 from engine.decision.freshness import FreshnessState, freshness_of
 from engine.feed.entries import seal
@@ -17,8 +19,10 @@ from engine.feed.questions import Answer, seal_answer
 from engine.feed.redis_commands import delete
 from engine.feed.redis_names import STREAM, STREAM_FIELD, answers_key, stream_id
 from engine.replica.feeder import Feeder, FeederState, Way
+from engine.replica.follower import Follower
 from engine.replica.layout import BrokenReplica
-from engine.replica.over_redis import RedisLinks
+from engine.replica.over_https import REDIS_PATIENCE
+from engine.replica.over_redis import RedisLinks, RedisWay
 from engine.replica.reader import view_of
 from engine.replica.store import ReplicaStore
 from engine.telemetry.host import SystemClock
@@ -85,6 +89,18 @@ class Node:
                 and self.state() is FreshnessState.CURRENT
             )
         )
+
+
+class Moved:
+    """Clocks that stand until they are moved."""
+
+    at = 50.0
+
+    def now(self) -> UnixTime:
+        return UnixTime(int(self.at))
+
+    def boot(self) -> BootTime:
+        return BootTime(self.at)
 
 
 @pytest.fixture
@@ -159,6 +175,48 @@ async def test_a_restart_goes_on_from_the_replica_without_a_snapshot(
         await until_redis_answers(node)
     assert projector.asked
     assert "snapshot" not in ledger.calls
+
+
+async def test_a_restart_with_a_redis_that_answers_asks_nothing_over_https(
+    tmp_path: Path, ledger: MadeLedger, valkey: Valkey, projector: MadeProjector
+) -> None:
+    async with running(tmp_path, ledger, valkey) as node:
+        await node.until_current_at(3)
+        await node.until(lambda: node.store.keys() is not None)
+    calls = ledger.calls
+    calls.clear()
+    projector.asked.clear()
+    async with running(tmp_path, ledger, valkey) as node:
+        await until_redis_answers(node)
+        assert not {"entries", "check", "snapshot"} & set(calls)
+        assert projector.asked
+        await node.until(lambda: "keys" in calls)
+
+
+async def test_a_redis_that_never_answers_is_waited_for_a_bounded_time(
+    tmp_path: Path, ledger: MadeLedger, valkey: Valkey
+) -> None:
+    async with running(tmp_path, ledger, valkey) as node:  # nobody answers questions there
+        await node.until_current_at(3)
+        await node.until(lambda: node.feeder.statistics().way is Way.HTTPS)
+        assert "check" in ledger.calls
+
+
+async def test_the_silence_of_a_way_counts_from_its_start(
+    tmp_path: Path, valkey: Valkey, nursery: trio.Nursery
+) -> None:
+    store = open_store(tmp_path)
+    clock = Moved()
+    follower = Follower(store, node_id="n", instance="0" * 16, boot_id=BOOT, clock=clock, draw=lambda: "0" * 32)
+    way = RedisWay(RedisLinks(client_of(valkey.url), client_of(valkey.url)), follower, mac_keys=(MAC_KEY,), clock=clock)
+    clock.at = 100.0
+    assert way.silence() == 0.0
+    nursery.start_soon(way.run)
+    await trio.testing.wait_all_tasks_blocked()
+    clock.at = 100.75
+    assert way.silence() == 0.75 > REDIS_PATIENCE
+    nursery.cancel_scope.cancel()
+    store.close()
 
 
 async def test_without_redis_a_node_lives_on_https(tmp_path: Path, ledger: MadeLedger) -> None:
