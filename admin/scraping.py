@@ -14,7 +14,7 @@ from werkzeug.exceptions import NotFound
 
 from admin import metrics
 from admin.ledger.projector import ProjectorState, ProjectorStatistics
-from admin.ledger.store import LedgerReader, LedgerUnavailable
+from admin.ledger.store import LedgerDamaged, LedgerReader, LedgerUnavailable
 from engine.feed.redis_client import LinkState, LinkStatistics
 
 _FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "Via")
@@ -37,11 +37,11 @@ class Observer:
         self._losses = {name: metrics.Taken(metrics.REDIS_LOSSES.labels(name)) for name in links}
 
     async def observe(self) -> None:
-        """Now. A ledger that does not answer is told as such."""
+        """Now. A ledger that does not answer, or not readably, is told as such."""
         try:
             metrics.LEDGER_HEAD.set((await self._ledger.head()).position.seq)
             metrics.LEDGER_UP.set(1)
-        except LedgerUnavailable:
+        except (LedgerUnavailable, LedgerDamaged):
             metrics.LEDGER_UP.set(0)
         if self._projector is not None:
             self._observe_projector(self._projector())

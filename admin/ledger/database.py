@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from admin.config import Ledger
-from admin.ledger.store import LedgerUnavailable
+from admin.ledger.store import LedgerDamaged, LedgerUnavailable
 from engine.clock import Seconds
 from engine.errors import Fault, Kind
 
@@ -28,6 +28,17 @@ Work = Callable[[sa.Connection], T]
 
 PATIENCE: Final = Seconds(5.0)  # how long a statement waits for another process's transaction before it gives up
 _WAL_PAGES: Final = 8_000  # 32 MB between checkpoints: pages written again and again are copied once
+_DAMAGED_SQLITE: Final = frozenset(
+    {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR_CORRUPTFS, sqlite3.SQLITE_IOERR_DATA}
+)
+_DAMAGED_POSTGRES: Final = frozenset(
+    {
+        "XX001",  # data_corrupted: a page or a value fails its check
+        "XX002",  # index_corrupted
+        "58P01",  # undefined_file: a table's file is gone
+        "42P01",  # undefined_table
+    }
+)
 _POSTGRES_CONNECT: Final = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -70,8 +81,8 @@ class Database:
     async def run(self, work: Work[T]) -> T:
         """Run `work` in a thread, in one read-write transaction; commits when it returns, else rolls back.
 
-        On SQLite the write lock is taken at the beginning. Raises LedgerUnavailable, DatabaseFault, and whatever
-        Fault `work` raises. A cancelled caller waits for the thread.
+        On SQLite the write lock is taken at the beginning. Raises LedgerUnavailable, LedgerDamaged, DatabaseFault,
+        and whatever Fault `work` raises. A cancelled caller waits for the thread.
         """
         return await trio.to_thread.run_sync(self.transact, work, limiter=self._writers)
 
@@ -111,16 +122,34 @@ class Database:
         driver_error: type[Exception] = self.engine.dialect.loaded_dbapi.Error
         try:
             yield
-        except (SQLAlchemyError, driver_error) as error:
+        except (SQLAlchemyError, driver_error, UnicodeDecodeError) as error:  # the last: stored text that is none
             raise _fault(error) from error
 
 
 def _fault(error: Exception) -> Fault:
     cause = error.orig if isinstance(error, DBAPIError) and error.orig is not None else error
     detail = f"{type(cause).__name__}: {cause}"[:500]
+    if _is_damage(cause):
+        return LedgerDamaged(
+            "the ledger's database is damaged: `ccs ledger verify` says up to where it can be read", detail=detail
+        )
     if isinstance(error, PoolTimeout) or _is_outage(cause):
         return LedgerUnavailable("the ledger's database does not answer", detail=detail)
     return DatabaseFault("the ledger's database refused a statement", detail=detail)
+
+
+def _is_damage(cause: BaseException) -> bool:
+    """What is stored is not what a database would have stored; SQLite calls some of it operational."""
+    if isinstance(cause, UnicodeDecodeError) or getattr(cause, "sqlstate", None) in _DAMAGED_POSTGRES:
+        return True
+    if not isinstance(cause, sqlite3.Error):
+        return False
+    code: int | None = getattr(cause, "sqlite_errorcode", None)  # the driver's own errors have none
+    if code is None:
+        return str(cause).startswith("Could not decode to UTF-8")
+    if code == sqlite3.SQLITE_ERROR:
+        return str(cause).startswith("no such table")
+    return code in _DAMAGED_SQLITE or code & 0xFF in _DAMAGED_SQLITE  # some have a second byte with the details
 
 
 def _is_outage(cause: BaseException) -> bool:

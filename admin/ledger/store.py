@@ -112,6 +112,12 @@ class LedgerUnavailable(Fault):
     kind = Kind.UNAVAILABLE
 
 
+class LedgerDamaged(Fault):
+    """What the database has stored cannot be read any more; asking again does not help."""
+
+    kind = Kind.BROKEN
+
+
 class LedgerReader(Protocol):
     """Reading. A reader never sees event n + 1 before n."""
 
