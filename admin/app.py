@@ -86,7 +86,7 @@ async def run_admin(
     runtime: a file that is then written, with process id and ports.
 
     SIGHUP reads the certificate files anew, for connections to come. Raises CannotListen, BadKeyFile, BadConfig,
-    WrongLedger, LedgerUnavailable before it is started, GaveUp in a group afterwards.
+    WrongLedger, WrongPersonKey, LedgerUnavailable, LedgerDamaged before it is started, GaveUp in a group afterwards.
     """
     clock = SystemClock()
     keys, first = load_secrets(config), first_participants(config.bootstrap, clock.now())
@@ -103,6 +103,7 @@ async def run_admin(
             await nursery.start(background.run)
             await _serve_until_stopped(apps, sockets, config, partial(_tell, task_status, runtime))
             nursery.cancel_scope.cancel()
+        await background.vouching.try_once()
 
 
 def public_app(config: AdminConfig, keys: Secrets) -> EdgeApp:

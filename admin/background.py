@@ -1,4 +1,5 @@
-"""What runs beside the listeners: the projector, the answering of nodes' questions, the ending of consents.
+"""What runs beside the listeners: the projector, the answering of nodes' questions, the ending of consents, the
+signing of checkpoints.
 
 Each is supervised: it comes back after a fault, and when it keeps failing the whole process gives up loudly.
 """
@@ -23,6 +24,7 @@ from admin.ledger.records_filler import RecordsFiller
 from admin.ledger.register import Register
 from admin.ledger.sealing import Sealer
 from admin.ledger.sql import SqlLedger
+from admin.ledger.vouching import Vouching
 from admin.measured import MeasuredLedger
 from engine.actors.supervisor import Service, Supervision
 from engine.clock import Clock
@@ -41,6 +43,7 @@ class Background:
         self.sealer = Sealer(keys.mac)
         self.claims = Claims(ledger.database, time)
         self.expiry = Expiry(MeasuredLedger(ledger), self.claims, clock.now, random.random)
+        self.vouching = Vouching(ledger)
         self.projector: Projector | None = None
         self.token_records: TokenRecords | None = None
         self.links: dict[str, RedisClient] = {}
@@ -59,6 +62,7 @@ class Background:
         )
         self._supervise("questions", self.questions.run)
         self._supervise("expiry", self.expiry.run)
+        self._supervise("checkpoints", self.vouching.run)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Run everything until cancelled; ready once each part is. Raises GaveUp, in a group."""
