@@ -5,8 +5,9 @@ existing one must be of the kind that the settings name: a production service ne
 the other way round.
 """
 
+import hmac
 import secrets
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 import sqlalchemy as sa
 
@@ -15,7 +16,8 @@ from admin.ledger.admission import Admission, Write
 from admin.ledger.bulk import bulk_for
 from admin.ledger.chain import NO_HASH
 from admin.ledger.events import LedgerCreated, UnreadableEvent, decode, encode, subject_of, tag_of
-from admin.ledger.schema import events, ledger_meta
+from admin.ledger.personal import PersonKey, Safe
+from admin.ledger.schema import events, ledger_meta, person_keys
 from admin.ledger.store import Append, Head
 from engine.clock import UnixTime
 from engine.errors import Fault, Kind
@@ -23,11 +25,19 @@ from engine.feed.entries import Position
 
 LedgerKind = Literal["sandbox", "production"]
 
+_TRIED: Final = 1_000  # persons' keys: should some be damaged, another one tells
+
 
 class WrongLedger(Fault):
     """The database holds another ledger than the one that was asked for."""
 
     kind = Kind.CONFLICT
+
+
+class WrongPersonKey(Fault):
+    """The settings name another wrapping key than the one that this ledger's personal fields need."""
+
+    kind = Kind.INVALID
 
 
 class UnsafeDatabase(Fault):
@@ -50,6 +60,26 @@ def open_or_create(connection: sa.Connection, kind: LedgerKind, now: UnixTime) -
     if connection.execute(sa.select(ledger_meta.c.id)).first() is None:
         _create(connection, kind, now)
     check_kind(connection, kind)
+
+
+def check_person_key(connection: sa.Connection, safe: Safe) -> None:
+    """Compare the wrapping key with the one this ledger began with; a ledger that knows none takes it, if it fits.
+
+    Without this a wrong key would be noticed only by the first person whose fields do not open, after others were
+    written under it. Call as `open_or_create`. Raises WrongPersonKey.
+    """
+    known = connection.execute(sa.select(ledger_meta.c.key_check)).scalar_one()
+    fits = _opens_any(connection, safe) if known is None else hmac.compare_digest(known, safe.check_value)
+    if not fits:
+        raise WrongPersonKey("person-key-file: this is not the key that wraps the persons' keys of this ledger")
+    if known is None:
+        connection.execute(sa.update(ledger_meta).values(key_check=safe.check_value))
+
+
+def _opens_any(connection: sa.Connection, safe: Safe) -> bool:
+    query = sa.select(person_keys.c.person_id, person_keys.c.key_id, person_keys.c.wrapped_key).limit(_TRIED)
+    rows = connection.execute(query).all()
+    return not rows or any(safe.opens(PersonKey(*row)) for row in rows)
 
 
 def check_kind(connection: sa.Connection, kind: LedgerKind) -> None:

@@ -6,6 +6,8 @@ moved to another event. A ciphertext starts with the id of its key: one whose ke
 one that was tampered with, also when the person has a new key since.
 """
 
+import hashlib
+import hmac
 import os
 from pathlib import Path
 from typing import Final
@@ -21,6 +23,8 @@ KEY_BYTES: Final = 32
 _KEY_ID_BYTES: Final = 8
 _NONCE_BYTES: Final = 12  # what GCM is defined for; random is safe up to 2**32 messages a key (NIST SP 800-38D 8.3)
 _REMEMBERED: Final = 50_000  # unwrapped keys kept ready: about 30 MB
+
+_CHECKED: Final = b"ccs.person_wrapping_key.check.1"
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -45,6 +49,7 @@ class Safe:
     def __init__(self, wrapping_key: bytes) -> None:
         """wrapping_key: 32 bytes."""
         self._wrapping = AESGCM(wrapping_key)
+        self.check_value: Final = hmac.digest(wrapping_key, _CHECKED, hashlib.sha256)  # tells keys apart, reveals none
         self._unwrapped: dict[PersonKey, AESGCM] = {}
 
     @classmethod
@@ -89,6 +94,14 @@ class Safe:
             return self._open(key).decrypt(nonce, sealed, _encode((key.person_id, subject, version)))
         except (InvalidTag, ValueError) as error:
             raise PersonalBroken("a person's fields could not be decrypted", detail=subject) from error
+
+    def opens(self, key: PersonKey) -> bool:
+        """Whether a person's key was wrapped with this wrapping key."""
+        try:
+            self._open(key)
+        except PersonalBroken:
+            return False
+        return True
 
     def forget(self) -> None:
         """Drop every unwrapped key from memory; after an erasure."""

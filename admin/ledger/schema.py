@@ -35,6 +35,7 @@ ledger_meta = Table(
     Column("head_seq", WHOLE, nullable=False),  # of the last event; locking this row makes a writer the only one
     Column("head_hash", LargeBinary, nullable=False),
     Column("created_at", WHOLE, nullable=False),
+    Column("key_check", LargeBinary),  # of the key that wraps persons' keys; NULL until a start with the right one
     CheckConstraint("id = 1", name="single"),
     sqlite_strict=True,
 )

@@ -21,8 +21,8 @@ from admin.ledger.checkpoints import CheckpointKey, CheckpointSigner
 from admin.ledger.database import Database
 from admin.ledger.personal import Safe
 from admin.ledger.reader import SqlLedgerReader
-from admin.ledger.schema import ledger_meta, person_keys
-from admin.ledger.store import Append, Idempotency, LedgerUnavailable, Receipt
+from admin.ledger.schema import events, ledger_meta, person_keys
+from admin.ledger.store import Append, Idempotency, LedgerDamaged, LedgerUnavailable, Receipt
 from admin.ledger.transaction import Outcome, Transaction
 from admin.ledger.writer import GroupCommit
 from engine.clock import Clock
@@ -68,11 +68,13 @@ class SqlLedger(SqlLedgerReader):
     async def wait_beyond(self, seq: int) -> None:
         """Return once the head may be above seq: at once on a commit of this process, else by looking."""
         with trio.move_on_after(_LONGEST_WAIT):
+            if self._known > seq:
+                await self._look()  # what is known may be gone: a ledger restored without its tail
             while self._known <= seq:
                 with trio.move_on_after(_LOOK_EVERY):
                     await self._committed.wait()
                     continue
-                self._note((await self.head()).position.seq)
+                await self._look()
 
     async def erase_person(self, person_id: str) -> bool:
         """Destroy the person's key. True if there was one. The chain stays whole."""
@@ -91,6 +93,13 @@ class SqlLedger(SqlLedgerReader):
         outcomes = await self.database.run(lambda connection: self._transaction.append(connection, writes))
         self._note(max((o.position.seq for o in outcomes if isinstance(o, Receipt)), default=0))
         return outcomes
+
+    async def _look(self) -> None:
+        known = self._known
+        seq = (await self.head()).position.seq
+        if seq < known == self._known:  # known before the look began: it was committed, and is lost
+            self._known = seq
+        self._note(seq)
 
     def _note(self, seq: int) -> None:
         if seq > self._known:
@@ -115,12 +124,12 @@ async def open_ledger(
     """Open the ledger that the settings name, creating it if there is none; write until the context is left.
 
     Leaving it writes what is queued (for a bounded time) and closes the connections. Raises BadConfig,
-    LedgerUnavailable, WrongLedger, UnsafeDatabase.
+    LedgerUnavailable, LedgerDamaged, WrongLedger, WrongPersonKey, UnsafeDatabase.
     """
     safe, signer = Safe.from_file(config.person_key_file), CheckpointKey.from_file(config.checkpoint_key_file)
     database = Database.of(config)
     try:
-        await database.run(lambda connection: genesis.open_or_create(connection, config.kind, clock.now()))
+        await database.run(lambda connection: _open(connection, config, safe, clock))
         ledger = SqlLedger(database, safe, signer, clock, wall=wall, checkpoint_every=checkpoint_every)
         async with _writing(ledger):
             yield ledger
@@ -128,13 +137,22 @@ async def open_ledger(
         database.dispose()
 
 
+def _open(connection: sa.Connection, config: LedgerConfig, safe: Safe, clock: Clock) -> None:
+    genesis.open_or_create(connection, config.kind, clock.now())
+    genesis.check_person_key(connection, safe)
+
+
 @asynccontextmanager
 async def open_reader(config: LedgerConfig) -> AsyncIterator[SqlLedgerReader]:
-    """Open an existing ledger for reading only: nothing is migrated or created. Raises NoLedger too."""
+    """Open an existing ledger for reading only: nothing is migrated or created. Raises NoLedger too.
+
+    A damaged one is opened: whoever reads meets the damage, and `verify` says where it begins.
+    """
     _refuse_missing(config.url)
     database = Database.of(config)
     try:
-        await database.read(_refuse_empty)
+        with suppress(LedgerDamaged):
+            await database.read(_refuse_empty)
         yield SqlLedgerReader(database, Safe.from_file(config.person_key_file))
     finally:
         database.dispose()
@@ -148,7 +166,8 @@ def _refuse_missing(url: str) -> None:
 
 
 def _refuse_empty(connection: sa.Connection) -> None:
-    if not sa.inspect(connection).has_table(ledger_meta.name):
+    found = sa.inspect(connection)
+    if not any(found.has_table(table.name) for table in (ledger_meta, events)):  # one alone is damage, not absence
         raise NoLedger("the database holds no ledger")
 
 

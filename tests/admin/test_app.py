@@ -20,7 +20,7 @@ from admin.app import Ports, run_admin
 from admin.authorization.rotation import RotationTooEarly
 from admin.config import AdminConfig, Bootstrap, Feed, Issuer, Ledger, Web
 from admin.ledger.events import IssuerKeysPublished, ParticipantRegistered, event_of
-from admin.ledger.genesis import WrongLedger
+from admin.ledger.genesis import WrongLedger, WrongPersonKey
 from admin.ledger.sql import open_reader
 from admin.listeners import CannotListen, listen, port_of
 from admin.pki.key_files import BadKeyFile, generate_secret
@@ -224,6 +224,24 @@ async def test_a_bootstrapped_participant_has_its_role_and_certificate(config: A
     assert event.participant.certificates == (pki.client("operator-1").certificate,)
 
 
+async def test_a_new_ledger_is_vouched_for_from_its_start(config: AdminConfig) -> None:
+    async with running(config):
+        pass
+    async with open_reader(config.ledger) as reader:
+        head, (made,) = (await reader.head()).position, await reader.checkpoints(0, 10)
+    assert (made.incarnation, made.seq) == (head.incarnation, head.seq)
+
+
+async def test_another_wrapping_key_is_refused(config: AdminConfig, tmp_path: Path) -> None:
+    async with running(config):
+        pass
+    generate_secret(tmp_path / "another.key")
+    with pytest.raises(WrongPersonKey):
+        await run_admin(
+            changed(config, ledger=msgspec.structs.replace(config.ledger, person_key_file=tmp_path / "another.key"))
+        )
+
+
 async def test_a_ledger_of_the_other_kind_is_refused(config: AdminConfig) -> None:
     async with running(config):
         pass
@@ -320,8 +338,23 @@ def test_a_process_says_where_it_is_reloads_and_stops_in_order(config: AdminConf
         os.kill(started.pid, signal.SIGHUP)
         with httpx2.Client(verify=pki.client_context()) as client:
             assert client.get(f"https://localhost:{told['ports']['public']}/jwks").status_code == 200
+        with httpx2.Client(verify=pki.client_context("operator-1")) as client:
+            suspended = client.post(
+                f"https://localhost:{told['ports']['machine']}/participants/node-1/suspend",
+                json={"reason": "a test"},
+                headers={"Idempotency-Key": "key-00001"},
+            )
+            assert suspended.status_code == 200, suspended.text
         started.send_signal(signal.SIGTERM)
         assert started.wait(30) == 0
+    trio.run(check_vouched_for, config.ledger, suspended.json()["position"]["seq"])
+
+
+async def check_vouched_for(ledger: Ledger, last: int) -> None:
+    """What was written while it ran is covered by the checkpoint that it made when it stopped."""
+    async with open_reader(ledger) as reader:
+        assert (await reader.head()).position.seq == last
+        assert (await reader.checkpoints(0, 10))[-1].seq == last
 
 
 def test_a_process_with_bad_settings_says_one_sentence(config: AdminConfig, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -17,12 +18,14 @@ from admin.ledger.bulk import NoLedger
 from admin.ledger.chain import NO_HASH, Walk
 from admin.ledger.checkpoints import CheckpointKey
 from admin.ledger.database import DatabaseFault
-from admin.ledger.genesis import WrongLedger
-from admin.ledger.schema import metadata
+from admin.ledger.genesis import WrongLedger, WrongPersonKey
+from admin.ledger.reader import SqlLedgerReader
+from admin.ledger.schema import events, ledger_meta, metadata, person_keys
 from admin.ledger.sql import SqlLedger, open_ledger, open_reader
 from admin.ledger.store import (
     Append,
     FeedRecord,
+    Head,
     Idempotency,
     IdempotencyMismatch,
     LedgerUnavailable,
@@ -30,9 +33,11 @@ from admin.ledger.store import (
     VersionConflict,
 )
 from admin.ledger.verify import Verdict, verify
+from admin.ledger.vouching import Vouching
+from engine.clock import Seconds
 from engine.errors import Fault
 from engine.feed.entries import EntryKind, Position
-from tests.support.ledger import HandClock, change, used
+from tests.support.ledger import HandClock, change, tamper, used
 
 
 class LedgerContract:
@@ -303,6 +308,23 @@ class LedgerContract:
             await ledger.database.run(lambda connection: connection.exec_driver_sql(action.format(table)))
         assert len(await ledger.events(0, 10)) == 2
 
+    @pytest.mark.parametrize(("table", "key"), [("events", "seq"), ("checkpoints", "incarnation, seq")])
+    async def test_no_row_of_history_is_replaced(
+        self, ledger: SqlLedger, ledger_settings: LedgerConfig, table: str, key: str
+    ) -> None:
+        """By somebody else's connection, which set nothing up as ours do."""
+        await ledger.append([change(1)])
+        await ledger.checkpoint()
+        foreign = sa.create_engine(ledger_settings.url)
+        row = f"INTO {table} SELECT * FROM {table} WHERE seq = 2"  # noqa: S608 - names of ours
+        upsert = f"INSERT {row} ON CONFLICT ({key}) DO UPDATE SET hash = excluded.hash"
+        sqlite_only = [f"REPLACE {row}", f"INSERT OR REPLACE {row}"] if foreign.dialect.name == "sqlite" else []
+        for statement in (upsert, *sqlite_only):
+            with pytest.raises(sa.exc.DBAPIError, match="only grows"), foreign.begin() as connection:
+                connection.exec_driver_sql(statement)
+        foreign.dispose()
+        assert (await _verdict(ledger, ledger_settings)).fault is None
+
     async def test_checkpoints_are_made_every_so_many_events(
         self, ledger_settings: LedgerConfig, clock: HandClock
     ) -> None:
@@ -331,6 +353,93 @@ class LedgerContract:
         async with open_reader(ledger_settings) as reader:
             assert [event.tag for event in await reader.events(0, 10)] == ["ledger.created"]
         assert len(incarnations) == 1
+
+    async def test_ledger_of_the_first_schema_is_brought_up_to_date(
+        self, ledger_settings: LedgerConfig, clock: HandClock
+    ) -> None:
+        async with open_ledger(ledger_settings, clock) as ledger:
+            await ledger.append([change(1, person="p-1")])
+        back = ("ALTER TABLE ledger_meta DROP COLUMN key_check", "UPDATE alembic_version SET version_num = '0001'")
+        tamper(ledger_settings.url, *map(sa.text, back))
+        async with open_reader(ledger_settings) as reader:  # which changes nothing
+            assert (await _verdict(reader, ledger_settings)).fault is None
+        async with open_ledger(ledger_settings, clock) as ledger:
+            await ledger.append([change(2, person="p-1")])
+            key_check = await ledger.database.read(lambda c: c.execute(sa.select(ledger_meta.c.key_check)).scalar())
+            assert key_check is not None
+            await ledger.database.run(migrations.check)
+
+    async def test_waiting_takes_its_time_where_the_ledger_has_lost_what_was_known(
+        self, ledger: SqlLedger, ledger_settings: LedgerConfig, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await ledger.append([change(1)])
+        await ledger.append([change(2)])
+        kept = sa.select(events.c.hash).where(events.c.seq == 2).scalar_subquery()
+        rewind = sa.update(ledger_meta).values(head_seq=2, head_hash=kept)
+        tamper(ledger_settings.url, rewind, sa.delete(events).where(events.c.seq > 2))
+        head, looks = ledger.head, 0
+
+        async def look() -> Head:
+            nonlocal looks
+            looks += 1
+            return await head()
+
+        monkeypatch.setattr(ledger, "head", look)
+        await ledger.wait_beyond(2)
+        assert 2 < looks < 15  # it waited a second, a tenth of it between two looks
+
+    async def test_another_wrapping_key_is_refused(
+        self, ledger_settings: LedgerConfig, clock: HandClock, tmp_path: Path
+    ) -> None:
+        """Though no person has fields yet."""
+        async with open_ledger(ledger_settings, clock):
+            pass
+        (tmp_path / "another.key").write_bytes(bytes(range(32)))
+        other = msgspec.structs.replace(ledger_settings, person_key_file=tmp_path / "another.key")
+        with pytest.raises(WrongPersonKey, match="person-key-file"):
+            async with open_ledger(other, clock):
+                pass
+        async with open_ledger(ledger_settings, clock) as ledger:
+            await ledger.append([change(1, person="p-1")])
+
+    @pytest.mark.parametrize("persons", [0, 3])
+    async def test_older_ledger_takes_the_wrapping_key_that_fits(
+        self, ledger_settings: LedgerConfig, clock: HandClock, tmp_path: Path, persons: int
+    ) -> None:
+        async with open_ledger(ledger_settings, clock) as ledger:
+            for number in range(persons):
+                await ledger.append([change(number, person=f"p-{number}")])
+        damaged = sa.update(person_keys).where(person_keys.c.person_id == "p-0").values(wrapped_key=bytes(60))
+        tamper(ledger_settings.url, sa.update(ledger_meta).values(key_check=None), damaged)
+        (tmp_path / "another.key").write_bytes(bytes(range(32)))
+        other = msgspec.structs.replace(ledger_settings, person_key_file=tmp_path / "another.key")
+        if persons:
+            with pytest.raises(WrongPersonKey):
+                async with open_ledger(other, clock):
+                    pass
+        async with open_ledger(ledger_settings, clock):
+            pass
+        with pytest.raises(WrongPersonKey):
+            async with open_ledger(other, clock):
+                pass
+
+    async def test_head_is_vouched_for_at_the_start_and_again_when_it_has_moved(
+        self, ledger: SqlLedger, ledger_settings: LedgerConfig
+    ) -> None:
+        vouching = Vouching(ledger, every=Seconds(0.01))
+        with trio.fail_after(30):
+            async with trio.open_nursery() as nursery:
+                await nursery.start(vouching.run)
+                assert [made.seq for made in await ledger.checkpoints(0, 10)] == [1]
+                await ledger.append([change(1)])
+                while len(await ledger.checkpoints(0, 10)) < 2:
+                    await trio.lowlevel.checkpoint()
+                nursery.cancel_scope.cancel()
+        await ledger.append([change(2)])
+        await vouching.try_once()
+        await vouching.try_once()
+        assert [made.seq for made in await ledger.checkpoints(0, 10)] == [1, 2, 3]
+        assert (await _verdict(ledger, ledger_settings)).fault is None
 
     async def test_empty_database_is_not_read(self, ledger_settings: LedgerConfig) -> None:
         with pytest.raises(NoLedger):
@@ -434,5 +543,5 @@ async def _append_some(ledger: SqlLedger, first: int, count: int) -> None:
         await ledger.append([change(number)])
 
 
-async def _verdict(ledger: SqlLedger, settings: LedgerConfig) -> Verdict:
+async def _verdict(ledger: SqlLedgerReader, settings: LedgerConfig) -> Verdict:
     return await verify(ledger, CheckpointKey.from_file(settings.checkpoint_key_file))

@@ -69,8 +69,8 @@ def tamper(url: str, *statements: sa.Executable) -> None:
     with engine.begin() as connection:
         for table in ("events", "checkpoints"):
             if connection.dialect.name == "sqlite":
-                connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {table}_no_update")
-                connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {table}_no_delete")
+                for action in ("update", "delete", "replace"):
+                    connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {table}_no_{action}")
             else:
                 connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {table}_only_grows ON {table}")
         for statement in statements:
