@@ -2,21 +2,27 @@
 
 First every event against its hash, its predecessor and the signed checkpoints, in batches, so that a ledger of any
 size is walked in little memory while it is written to. Then, in one snapshot, what is derived from the events:
-the head, the versions of subjects, the newest feed records.
+the head, the kind, the versions of subjects, the newest feed records. Where the database itself is damaged, the walk
+goes on in ever smaller steps to the last event that can still be read.
 """
 
+import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 from sqlalchemy import func
 
+from admin.ledger.bulk import NoLedger
 from admin.ledger.chain import Break, Walk
 from admin.ledger.checkpoints import Checkpoint, CheckpointKey, fault_in
+from admin.ledger.genesis import WrongLedger, kind_of
 from admin.ledger.reader import SqlLedgerReader, read_events, read_head, stored_checkpoint
-from admin.ledger.schema import checkpoints, events, feed_records, subjects
-from admin.ledger.store import Head
+from admin.ledger.schema import checkpoints, events, feed_records, ledger_meta, person_keys, subjects
+from admin.ledger.store import Head, LedgerDamaged, StoredEvent
+from engine.feed.entries import Position
 
 BATCH: Final = 2_000  # events read and hashed in one go: a few MB, some 30 ms
 _BEFORE_ALL: Final = -(2**62)  # numbers below 1 are found too
@@ -29,9 +35,11 @@ class Verdict(msgspec.Struct, frozen=True):
 
     events: int  # that were walked and found right
     checkpoints: int  # likewise
-    head: Head
+    head: Head  # where it cannot be read: the last event that was found right
     newest: Checkpoint | None  # to be kept elsewhere, for a later `against`
     fault: Break | None
+    persons: int = 0  # that events name
+    erased: int = 0  # of these, without a key: erasure is lawful, so this is no fault; all at once may be a surprise
 
 
 async def verify(
@@ -41,17 +49,58 @@ async def verify(
     against: Sequence[Checkpoint] = (),
     progress: Progress = lambda _walked, _all: None,
 ) -> Verdict:
-    """Check everything. against: checkpoints that were kept outside this database. Raises LedgerUnavailable."""
-    head = await reader.head()
+    """Check everything. against: checkpoints that were kept outside this database.
+
+    Damage is a verdict too. Raises LedgerUnavailable, NoLedger.
+    """
     inspection = _Inspection(key, against)
-    while inspection.fault is None and inspection.walk.seq < head.position.seq:
-        walked = await reader.database.read(inspection.step)
-        progress(min(inspection.walk.seq, head.position.seq), head.position.seq)
-        if not walked:
-            break
+    head = await _head_of(reader)
+    end = head.position.seq if head else sys.maxsize
+    while inspection.fault is None and inspection.walk.seq < end and await _step(reader, inspection):
+        progress(min(inspection.walk.seq, end), end if head else inspection.walk.seq)
     if inspection.fault is None:
+        await _finish(reader, inspection)
+    return Verdict(
+        inspection.events,
+        inspection.checkpoints,
+        head or inspection.reached(),
+        inspection.newest,
+        inspection.fault,
+        inspection.persons,
+        inspection.erased,
+    )
+
+
+async def _head_of(reader: SqlLedgerReader) -> Head | None:
+    """The head; None where there is a ledger, but its head cannot be read."""
+    try:
+        return await reader.head()
+    except LedgerDamaged:
+        return None
+    except NoLedger:
+        with suppress(LedgerDamaged):
+            if not await reader.events(_BEFORE_ALL, 1):
+                raise
+        return None
+
+
+async def _step(reader: SqlLedgerReader, inspection: "_Inspection") -> bool:
+    """Check the next batch; False when there was none. Damage makes the batches smaller before it is believed."""
+    while True:
+        try:
+            return await reader.database.read(inspection.step)
+        except LedgerDamaged:
+            if inspection.batch == 1:
+                inspection.stop("the database is damaged")
+                return False
+            inspection.batch = max(1, inspection.batch // 8)
+
+
+async def _finish(reader: SqlLedgerReader, inspection: "_Inspection") -> None:
+    try:
         await reader.database.read(inspection.finish)
-    return Verdict(inspection.events, inspection.checkpoints, head, inspection.newest, inspection.fault)
+    except (LedgerDamaged, NoLedger):
+        inspection.stop("the database is damaged: its head, or a table that follows from the events, cannot be read")
 
 
 class _Inspection:
@@ -63,19 +112,21 @@ class _Inspection:
         self.checkpoints = 0
         self.newest: Checkpoint | None = None
         self.fault: Break | None = None
+        self.persons = self.erased = 0
+        self.batch = BATCH
         self._after = _BEFORE_ALL
         self._key = key
         self._against = sorted(against, key=lambda checkpoint: checkpoint.seq)
 
     def step(self, connection: sa.Connection) -> bool:
         """Check the next batch. False when there was none."""
-        batch = read_events(connection, self._after, BATCH)
+        batch = read_events(connection, self._after, self.batch)
         if not batch:
             return False
         last = batch[-1].position.seq
         signed = self._signed(connection, self._after, last)
         for event in batch:
-            self.fault = self.walk.first_break((event,))
+            self.fault = _break_at(self.walk, event)
             for checkpoint in signed.pop(event.position.seq, ()):
                 self.fault = self.fault or self._compare(checkpoint, event.hash)
             if self.fault is not None:
@@ -93,9 +144,20 @@ class _Inspection:
             pass
         if self.fault is None:
             self.fault = _unmatched(self._signed(connection, self._after, 2**62)) or self._head(connection)
+        self.fault = self.fault or _kinds_differ(connection)
         for query, what in _DERIVED:
             if self.fault is None and (seq := connection.execute(query).scalar()) is not None:
                 self.fault = Break(seq, what)
+        self.persons, self.erased = connection.execute(_persons()).one()
+
+    def stop(self, what: str) -> None:
+        """Nothing further can be read."""
+        last = f"event {self.walk.seq} is the last that could be checked" if self.walk.seq else "no event can be read"
+        self.fault = Break(self.walk.seq + 1, f"{what}; {last}")
+
+    def reached(self) -> Head:
+        """Where the walk stands."""
+        return Head(Position(self.walk.incarnation or "", self.walk.seq), self.walk.hash)
 
     def _signed(self, connection: sa.Connection, after: int, last: int) -> dict[int, list[Checkpoint]]:
         query = sa.select(checkpoints).where(checkpoints.c.seq.between(after + 1, last)).order_by(checkpoints.c.seq)
@@ -126,6 +188,23 @@ class _Inspection:
         if (self.walk.incarnation, self.walk.hash) != (head.position.incarnation, head.hash):
             return Break(head.position.seq, "it is not what the ledger's head says")
         return None
+
+
+def _break_at(walk: Walk, event: StoredEvent) -> Break | None:
+    try:
+        return walk.first_break((event,))
+    except (TypeError, ValueError, OverflowError):  # a damaged row may hold what no column of its type could
+        return Break(event.position.seq, "its row holds values that are not of their columns' types")
+
+
+def _kinds_differ(connection: sa.Connection) -> Break | None:
+    """The kind stands twice: in the first event, which counts, and beside the head."""
+    kept = connection.execute(sa.select(ledger_meta.c.kind)).scalar()
+    try:
+        said = kind_of(connection)
+    except WrongLedger as fault:
+        return Break(1, fault.text)
+    return None if kept == said else Break(1, f"it begins a {said} ledger, the ledger's head calls it {kept}")
 
 
 def _unmatched(signed: dict[int, list[Checkpoint]]) -> Break | None:
@@ -161,6 +240,14 @@ def _records_agree() -> sa.Select[Any]:
         events.c.feed_record.label("record"),
     ).join(newest, newest.c.seq == events.c.seq)
     return _differences(said.subquery(), feed_records, ("kind", "key"), ("seq", "record"))
+
+
+def _persons() -> sa.Select[int, int]:
+    named = sa.select(events.c.person_id).where(events.c.person_id.is_not(None)).distinct().subquery()
+    keyed = func.count(person_keys.c.person_id)
+    return sa.select(func.count(), func.count() - keyed).select_from(
+        named.outerjoin(person_keys, person_keys.c.person_id == named.c.person_id)
+    )
 
 
 def _differences(said: Any, kept: Any, key: Sequence[str], rest: Sequence[str]) -> sa.Select[Any]:  # noqa: ANN401 - table or subquery

@@ -2,19 +2,22 @@
 
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import msgspec
 import pytest
 import sqlalchemy as sa
 
 from admin.config import Ledger
-from admin.ledger.chain import link, said_by
+from admin.edge import STATUSES
+from admin.ledger.chain import Break, link, said_by
 from admin.ledger.checkpoints import Checkpoint, CheckpointKey
-from admin.ledger.schema import checkpoints, events, feed_records, ledger_meta, subjects
+from admin.ledger.schema import checkpoints, events, feed_records, ledger_meta, person_keys, subjects
 from admin.ledger.sql import SqlLedger, open_ledger, open_reader
-from admin.ledger.store import StoredEvent
+from admin.ledger.store import LedgerDamaged, StoredEvent
 from admin.ledger.verify import Verdict, verify
 from tests.support.ledger import HandClock, change, ledger_config, tamper
+from tests.support.postgres import PostgresServer
 
 LAST = 13  # the creation, ten grants, two renewals
 CHECKED = (6, 12)  # checkpoints at every sixth
@@ -262,3 +265,157 @@ def replacement(event: StoredEvent) -> sa.Update:
     names = [column.name for column in events.columns]
     row = dict(zip(names, (*said_by(event), event.previous_hash, event.hash), strict=True))
     return sa.update(events).where(events.c.seq == event.position.seq).values(**row)
+
+
+async def test_end_cut_off_with_everything_that_tells_of_it_is_shown_by_a_checkpoint_that_was_kept(
+    config: Ledger,
+) -> None:
+    """The head, the subjects, the records and the checkpoints were all made to fit the shorter history."""
+    kept = (await verdict(config)).newest
+    assert kept is not None
+    last = sa.select(events.c.hash).where(events.c.seq == 9).scalar_subquery()
+    tamper(
+        config.url,
+        *(sa.delete(table).where(table.c.seq > 9) for table in (events, checkpoints, subjects, feed_records)),
+        sa.update(ledger_meta).values(head_seq=9, head_hash=last),
+    )
+    await restore_derived(config, 9)
+    assert (await verdict(config)).fault is None  # nothing inside can show it
+    fault = (await verdict(config, (kept,))).fault
+    assert fault == Break(12, "a checkpoint vouches for this event, which is not there")
+
+
+async def restore_derived(config: Ledger, last: int) -> None:
+    """As a forger would, who has read our code: rows whose newest event is gone fall back to the one before."""
+    async with open_reader(config) as reader:
+        history = await reader.events(0, last)
+    rows = {event.subject: {"subject": event.subject, "version": event.version, "seq": event.position.seq}
+            for event in history}  # fmt: skip
+    records = {(e.feed.kind, e.feed.key): (e.position.seq, e.feed.record) for e in history if e.feed}
+    tamper(
+        config.url,
+        sa.delete(subjects),
+        sa.insert(subjects).values(list(rows.values())),
+        sa.delete(feed_records),
+        sa.insert(feed_records).values(
+            [{"kind": int(k), "key": key, "seq": s, "record": r} for (k, key), (s, r) in records.items()]
+        ),
+    )
+
+
+async def test_kind_that_differs_from_the_first_event_is_named(config: Ledger) -> None:
+    found = await fault_after(config, sa.update(ledger_meta).values(kind="production"))
+    assert found == (1, "it begins a sandbox ledger, the ledger's head calls it production")
+
+
+async def test_missing_person_keys_are_told_and_no_fault(config: Ledger) -> None:
+    found = await verdict(config)
+    assert (found.persons, found.erased) == (1, 0)
+    tamper(config.url, sa.delete(person_keys))
+    found = await verdict(config)
+    assert (found.fault, found.persons, found.erased) == (None, 1, 1)
+
+
+@pytest.mark.parametrize("table", ["ledger_meta", "events", "checkpoints", "subjects", "feed_records", "person_keys"])
+async def test_missing_table_is_damage(config: Ledger, table: str) -> None:
+    tamper(config.url, sa.text(f"DROP TABLE {table}"))
+    found = await verdict(config)
+    assert found.fault is not None
+    assert "the database is damaged" in found.fault.what
+    assert found.events == (0 if table in {"events", "checkpoints"} else LAST)
+
+
+async def test_missing_head_is_damage(config: Ledger) -> None:
+    tamper(config.url, sa.delete(ledger_meta))
+    found = await verdict(config)
+    assert found.fault is not None
+    assert (found.fault.seq, found.head.position.seq) == (LAST + 1, LAST)
+    assert f"event {LAST} is the last that could be checked" in found.fault.what
+
+
+async def test_damaged_database_is_not_told_to_be_away(config: Ledger) -> None:
+    tamper(config.url, sa.text("DROP TABLE events"))
+    async with open_reader(config) as reader:
+        with pytest.raises(LedgerDamaged, match="ccs ledger verify"):
+            await reader.events(0, 1)
+    assert STATUSES[LedgerDamaged.kind] == 500
+    with pytest.raises(LedgerDamaged):
+        async with open_ledger(config, HandClock()):
+            pass
+
+
+# --- files that a disk or a stray program has spoilt ----------------------------------------------------------------
+
+
+async def long_ledger(directory: Path, events_in_all: int) -> tuple[Ledger, Path]:
+    """On SQLite, with nothing left in its log."""
+    config = ledger_config(directory, f"sqlite:///{directory}/ledger.db")
+    async with open_ledger(config, HandClock()) as ledger:
+        await ledger.append([change(number) for number in range(events_in_all - 1)])
+        await ledger.database.scrub()
+    return config, directory / "ledger.db"
+
+
+async def test_spoilt_page_is_found_with_the_last_event_before_it(tmp_path: Path) -> None:
+    config, file = await long_ledger(tmp_path, 600)
+    raw = bytearray(file.read_bytes())
+    page = raw.index(b"consent:" + str(UUID(int=398)).encode()) // 4096  # of event 400
+    raw[page * 4096 : page * 4096 + 16] = b"\xff" * 16
+    file.write_bytes(raw)
+    found = await verdict(config)
+    assert found.fault is not None
+    assert 350 < found.events < 400
+    assert found.fault.seq == found.events + 1
+    assert f"event {found.events} is the last that could be checked" in found.fault.what
+
+
+async def test_file_cut_short_is_damage(tmp_path: Path) -> None:
+    config, file = await long_ledger(tmp_path, 600)
+    raw = file.read_bytes()
+    file.write_bytes(raw[: len(raw) // 2 // 4096 * 4096])
+    fault = (await verdict(config)).fault
+    assert fault is not None
+    assert "the database is damaged" in fault.what
+
+
+async def test_file_that_is_no_database_is_damage(tmp_path: Path) -> None:
+    config, file = await long_ledger(tmp_path, 10)
+    file.write_bytes(b"\xde\xad" * 8192)
+    found = await verdict(config)
+    assert found.fault == Break(1, "the database is damaged; no event can be read")
+    assert (found.events, found.head.position.seq) == (0, 0)
+
+
+async def test_text_that_is_none_is_damage(tmp_path: Path) -> None:
+    config, file = await long_ledger(tmp_path, 30)
+    subject = f"consent:{UUID(int=9)}".encode()
+    file.write_bytes(file.read_bytes().replace(subject, b"\xff" * len(subject)))
+    found = await verdict(config)
+    assert found.fault is not None
+    assert (found.fault.seq, found.events) == (11, 10)
+    assert "the database is damaged" in found.fault.what
+
+
+@pytest.mark.postgres
+async def test_spoilt_table_file_on_postgres_is_found_with_the_last_event_before_it(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    config = ledger_config(tmp_path, postgres_server.new_database())
+    async with open_ledger(config, HandClock()) as ledger:
+        await ledger.append([change(number) for number in range(600)])
+        where = await ledger.database.read(
+            lambda c: c.exec_driver_sql(
+                "SELECT current_setting('data_directory') || '/' || pg_relation_filepath('events')"
+            ).scalar_one()
+        )
+    with postgres_server.connect() as connection:
+        connection.execute("CHECKPOINT")  # else the server would write the pages again when it starts
+    postgres_server.stop()
+    with Path(where).open("r+b") as file:  # noqa: ASYNC230 - nothing else runs
+        file.seek(5 * 8192)
+        file.write(b"\xff" * 24)
+    postgres_server.start()
+    found = await verdict(config)
+    assert found.fault is not None
+    assert 20 < found.events < 600
+    assert f"event {found.events} is the last that could be checked" in found.fault.what
