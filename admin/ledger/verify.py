@@ -18,6 +18,7 @@ from sqlalchemy import func
 from admin.ledger.bulk import NoLedger
 from admin.ledger.chain import Break, Walk
 from admin.ledger.checkpoints import Checkpoint, CheckpointKey, fault_in
+from admin.ledger.database import DatabaseFault
 from admin.ledger.genesis import WrongLedger, kind_of
 from admin.ledger.reader import SqlLedgerReader, read_events, read_head, stored_checkpoint
 from admin.ledger.schema import checkpoints, events, feed_records, ledger_meta, person_keys, subjects
@@ -25,6 +26,7 @@ from admin.ledger.store import Head, LedgerDamaged, StoredEvent
 from engine.feed.entries import Position
 
 BATCH: Final = 2_000  # events read and hashed in one go: a few MB, some 30 ms
+_UNREADABLE: Final = (LedgerDamaged, DatabaseFault)  # the latter: our own statements do not fit what is there
 _BEFORE_ALL: Final = -(2**62)  # numbers below 1 are found too
 
 Progress = Callable[[int, int], None]  # events walked, events in all
@@ -75,10 +77,10 @@ async def _head_of(reader: SqlLedgerReader) -> Head | None:
     """The head; None where there is a ledger, but its head cannot be read."""
     try:
         return await reader.head()
-    except LedgerDamaged:
+    except _UNREADABLE:
         return None
     except NoLedger:
-        with suppress(LedgerDamaged):
+        with suppress(*_UNREADABLE):
             if not await reader.events(_BEFORE_ALL, 1):
                 raise
         return None
@@ -89,7 +91,7 @@ async def _step(reader: SqlLedgerReader, inspection: "_Inspection") -> bool:
     while True:
         try:
             return await reader.database.read(inspection.step)
-        except LedgerDamaged:
+        except _UNREADABLE:
             if inspection.batch == 1:
                 inspection.stop("the database is damaged")
                 return False
@@ -99,7 +101,7 @@ async def _step(reader: SqlLedgerReader, inspection: "_Inspection") -> bool:
 async def _finish(reader: SqlLedgerReader, inspection: "_Inspection") -> None:
     try:
         await reader.database.read(inspection.finish)
-    except (LedgerDamaged, NoLedger):
+    except (*_UNREADABLE, NoLedger):
         inspection.stop("the database is damaged: its head, or a table that follows from the events, cannot be read")
 
 
@@ -148,7 +150,8 @@ class _Inspection:
         for query, what in _DERIVED:
             if self.fault is None and (seq := connection.execute(query).scalar()) is not None:
                 self.fault = Break(seq, what)
-        self.persons, self.erased = connection.execute(_persons()).one()
+        if self.fault is None:
+            self.persons, self.erased = connection.execute(_persons()).one()
 
     def stop(self, what: str) -> None:
         """Nothing further can be read."""

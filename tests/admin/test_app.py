@@ -14,6 +14,7 @@ from typing import Any
 import httpx2
 import msgspec
 import pytest
+import sqlalchemy as sa
 import trio
 
 from admin.app import Ports, run_admin
@@ -27,6 +28,7 @@ from admin.pki.key_files import BadKeyFile, generate_secret
 from admin.pki.keys import generate_token_key
 from engine.config import BadConfig, Tls
 from tests.support.admin_service import grant_form, ledger_config, tls_of
+from tests.support.ledger import tamper
 from tests.support.pki import Pki
 
 ROOT = Path(__file__).parents[2]
@@ -168,6 +170,19 @@ async def test_the_feed_is_for_nodes(config: AdminConfig, pki: Pki) -> None:
     assert keys.json()["issuer"] == ISSUER
     assert snapshot.headers["Content-Type"] == "application/octet-stream"
     assert (refused.status_code, refused.json()["code"]) == (403, "not_a_node")
+
+
+async def test_a_damaged_ledger_is_told_to_nobody_as_one_to_ask_again(config: AdminConfig, pki: Pki) -> None:
+    async with running(config) as ports:
+        tamper(config.ledger.url, sa.text("DROP TABLE subjects"), sa.text("DROP TABLE ledger_meta"))
+        async with http(pki, ports.machine, "operator-1") as machine:
+            form = {"headers": {"Idempotency-Key": "key-00001"}, "json": {"reason": "a test"}}
+            refused = await machine.post("/participants/node-1/suspend", **form)
+        async with http(pki, ports.console) as console:
+            metrics = (await console.get("/metrics")).text
+    assert (refused.status_code, refused.json()["code"]) == (500, "internal")
+    assert "Retry-After" not in refused.headers
+    assert "ccs_ledger_up 0.0" in metrics
 
 
 async def test_a_new_ledger_gets_its_first_participants_and_keys_once(config: AdminConfig) -> None:

@@ -325,6 +325,13 @@ async def test_missing_table_is_damage(config: Ledger, table: str) -> None:
     assert found.events == (0 if table in {"events", "checkpoints"} else LAST)
 
 
+async def test_missing_column_is_damage(config: Ledger) -> None:
+    tamper(config.url, sa.text("ALTER TABLE events DROP COLUMN body"))
+    found = await verdict(config)
+    assert found.fault is not None
+    assert "the database is damaged" in found.fault.what
+
+
 async def test_missing_head_is_damage(config: Ledger) -> None:
     tamper(config.url, sa.delete(ledger_meta))
     found = await verdict(config)
