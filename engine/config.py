@@ -4,6 +4,8 @@ Secrets are file paths, never values. Every field that is not needed to start ha
 describes each; a test holds it to that.
 """
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -18,6 +20,9 @@ T = TypeVar("T")
 Port = Annotated[int, Meta(ge=0, le=65535)]  # 0 = any free one
 Count = Annotated[int, Meta(ge=1)]
 PositiveSeconds = Annotated[Seconds, Meta(gt=0)]
+
+
+MAX_KEY_BYTES = 65_536  # the largest key file that makes sense
 
 
 class BadConfig(Fault):
@@ -109,6 +114,27 @@ class NodeConfig(Base, frozen=True, kw_only=True):
     workers: Annotated[int, Meta(ge=0)] = 0  # 0 = one a core
     drain_timeout: PositiveSeconds = Seconds(10.0)
     log_level: str = "info"
+
+
+def read_private(path: Path) -> bytes:
+    """The bytes of a key file. Raises BadConfig, also when anybody but its owner may read or write it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hold up the start
+        try:
+            # Of the file that was opened, whatever stands under the name by now.
+            _refuse_open_to_others(os.fstat(descriptor).st_mode, path)
+            return os.read(descriptor, MAX_KEY_BYTES)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise BadConfig(f"{path}: {error.strerror}") from error
+
+
+def _refuse_open_to_others(mode: int, path: Path) -> None:
+    if not stat.S_ISREG(mode):
+        raise BadConfig(f"{path}: not a file")
+    if stat.S_IMODE(mode) & 0o077:
+        raise BadConfig(f"{path}: others than its owner may read this key; run: chmod 600 {path}")
 
 
 def load_node_config(path: Path) -> NodeConfig:

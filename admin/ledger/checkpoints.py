@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, utils
 
 from admin.ledger.store import Head
 from engine.clock import UnixTime
-from engine.config import BadConfig
+from engine.config import BadConfig, read_private
 
 _FORM: Final = "ccs.ledger.checkpoint.1"
 _COORDINATE_BYTES: Final = 32  # of P-256; ES256 signatures are r and s side by side (RFC 7518 section 3.4)
@@ -63,9 +63,7 @@ class CheckpointKey:
     def from_file(cls, path: Path) -> "CheckpointKey":
         """Read a PEM file without password. Raises BadConfig."""
         try:
-            key = serialization.load_pem_private_key(path.read_bytes(), password=None)
-        except OSError as error:
-            raise BadConfig(f"{path}: {error.strerror}") from error
+            key = serialization.load_pem_private_key(read_private(path), password=None)
         except (ValueError, TypeError) as error:
             raise BadConfig(f"{path}: not a PEM private key") from error
         if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):

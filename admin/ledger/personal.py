@@ -16,7 +16,7 @@ import msgspec
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from engine.config import BadConfig
+from engine.config import BadConfig, read_private
 from engine.errors import Fault, Kind
 
 KEY_BYTES: Final = 32
@@ -55,10 +55,7 @@ class Safe:
     @classmethod
     def from_file(cls, path: Path) -> "Safe":
         """Read the wrapping key: a file of exactly 32 raw bytes. Raises BadConfig."""
-        try:
-            raw = path.read_bytes()
-        except OSError as error:
-            raise BadConfig(f"{path}: {error.strerror}") from error
+        raw = read_private(path)
         if len(raw) != KEY_BYTES:
             raise BadConfig(f"{path}: a key of {KEY_BYTES} raw bytes is needed")
         return cls(raw)

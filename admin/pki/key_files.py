@@ -5,14 +5,13 @@ A key file that group or others may read is refused at start, in one sentence th
 
 import os
 import secrets
-import stat
 from pathlib import Path
 from typing import Final
 
+from engine import config
 from engine.errors import Fault, Kind
 
 SECRET_BYTES: Final = 32  # of MAC, meter and wrapping keys; as long as the hash, RFC 2104 section 3
-_MAX_KEY_BYTES: Final = 65_536
 
 
 class BadKeyFile(Fault):
@@ -24,22 +23,9 @@ class BadKeyFile(Fault):
 def read_private(path: Path) -> bytes:
     """The bytes of a key file. Raises BadKeyFile, also when anybody but its owner may read or write it."""
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a pipe must not hold up the start
-        try:
-            # Of the file that was opened, whatever stands under the name by now.
-            _refuse_open_to_others(os.fstat(descriptor).st_mode, path)
-            return os.read(descriptor, _MAX_KEY_BYTES)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise BadKeyFile(f"{path}: {error.strerror}") from error
-
-
-def _refuse_open_to_others(mode: int, path: Path) -> None:
-    if not stat.S_ISREG(mode):
-        raise BadKeyFile(f"{path}: not a file")
-    if stat.S_IMODE(mode) & 0o077:
-        raise BadKeyFile(f"{path}: others than its owner may read this key; run: chmod 600 {path}")
+        return config.read_private(path)
+    except config.BadConfig as fault:
+        raise BadKeyFile(fault.text) from fault
 
 
 def write_private(path: Path, content: bytes) -> None:

@@ -1,19 +1,16 @@
-"""Secrets from the files that the configuration names, checked for size before anything starts."""
+"""Secrets from the files that the configuration names, checked for size and owner before anything starts."""
 
 from pathlib import Path
 from typing import Final
 
-from engine.config import BadConfig
+from engine.config import BadConfig, read_private
 
 KEY_BYTES: Final = 32
 
 
 def read_key(path: Path) -> bytes:
     """A symmetric key: exactly 32 raw bytes. Raises BadConfig."""
-    try:
-        key = path.read_bytes()
-    except OSError as error:
-        raise BadConfig(f"{path}: {error.strerror}") from error
+    key = read_private(path)
     if len(key) != KEY_BYTES:
         raise BadConfig(f"{path}: a key has {KEY_BYTES} bytes, this file {len(key)}")
     return key

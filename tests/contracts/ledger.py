@@ -34,6 +34,7 @@ from admin.ledger.store import (
 )
 from admin.ledger.verify import Verdict, verify
 from admin.ledger.vouching import Vouching
+from admin.pki.key_files import write_private
 from engine.clock import Seconds
 from engine.errors import Fault
 from engine.feed.entries import EntryKind, Position
@@ -394,7 +395,7 @@ class LedgerContract:
         """Though no person has fields yet."""
         async with open_ledger(ledger_settings, clock):
             pass
-        (tmp_path / "another.key").write_bytes(bytes(range(32)))
+        write_private(tmp_path / "another.key", bytes(range(32)))
         other = msgspec.structs.replace(ledger_settings, person_key_file=tmp_path / "another.key")
         with pytest.raises(WrongPersonKey, match="person-key-file"):
             async with open_ledger(other, clock):
@@ -411,7 +412,7 @@ class LedgerContract:
                 await ledger.append([change(number, person=f"p-{number}")])
         damaged = sa.update(person_keys).where(person_keys.c.person_id == "p-0").values(wrapped_key=bytes(60))
         tamper(ledger_settings.url, sa.update(ledger_meta).values(key_check=None), damaged)
-        (tmp_path / "another.key").write_bytes(bytes(range(32)))
+        write_private(tmp_path / "another.key", bytes(range(32)))
         other = msgspec.structs.replace(ledger_settings, person_key_file=tmp_path / "another.key")
         if persons:
             with pytest.raises(WrongPersonKey):

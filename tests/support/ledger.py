@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from admin.config import Ledger
 from admin.ledger.store import Append, FeedRecord, Idempotency, Personal
+from admin.pki.key_files import write_private
 from engine.clock import BootTime, UnixTime
 from engine.feed.entries import EntryKind
 
@@ -35,11 +36,11 @@ def ledger_config(directory: Path, url: str, kind: Literal["sandbox", "productio
     """Settings of a ledger; the keys are made once per directory."""
     person, checkpoint = directory / "person.key", directory / "checkpoint.pem"
     if not person.exists():
-        person.write_bytes(hashlib.sha256(b"person key of the tests").digest())
+        write_private(person, hashlib.sha256(b"person key of the tests").digest())
         key = ec.generate_private_key(ec.SECP256R1())
         form = serialization.PrivateFormat.PKCS8
         pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-        checkpoint.write_bytes(pem)
+        write_private(checkpoint, pem)
     return Ledger(url=url, kind=kind, person_key_file=person, checkpoint_key_file=checkpoint)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import h11
 
+from admin.pki.key_files import write_private
 from tests.support.mutual_tls import Authority
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +26,7 @@ TRIVIAL = ("tests.support.node_children", "tests.support.node_children")
 MAIN = """
 import sys
 from pathlib import Path
+from admin.pki.key_files import write_private
 from engine.config import load_node_config
 from engine.errors import Fault
 from engine.node.supervisor import Modules, run_node
@@ -68,7 +70,7 @@ class Running:
         self.runtime = directory / "run"
         self.config = directory / "node.toml"
         self.files = authority.issue("server")
-        (directory / "secret.key").write_bytes(SECRET)
+        write_private(directory / "secret.key", SECRET)
         self.config.write_text(self.settings(directory, **settings))
         self.log = (directory / "log").open("wb")
         self.process = subprocess.Popen(

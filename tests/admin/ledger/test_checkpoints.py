@@ -62,6 +62,7 @@ def test_checkpoint_survives_json() -> None:
 
 def test_key_is_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "checkpoint.pem"
+    path.touch(mode=0o600)
     path.write_bytes(pem(PRIVATE))
     assert CheckpointKey.from_file(path).kid == KEY.kid
 
@@ -74,6 +75,7 @@ def test_key_is_read_from_a_file(tmp_path: Path) -> None:
 def test_bad_key_file_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "checkpoint.pem"
     if content is not None:
+        path.touch(mode=0o600)
         path.write_bytes(content)
     with pytest.raises(BadConfig, match=r"checkpoint\.pem"):
         CheckpointKey.from_file(path)

@@ -87,6 +87,7 @@ def test_remembered_keys_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_wrapping_key_is_read_from_a_file(tmp_path: Path) -> None:
     path = tmp_path / "person.key"
+    path.touch(mode=0o600)
     path.write_bytes(WRAPPING)
     key = Safe(WRAPPING).new_key("p-1")
     assert Safe.from_file(path).seal(key, "consent:1", 1, b"x")
@@ -96,6 +97,7 @@ def test_wrapping_key_is_read_from_a_file(tmp_path: Path) -> None:
 def test_bad_wrapping_key_is_refused(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "person.key"
     if content is not None:
+        path.touch(mode=0o600)
         path.write_bytes(content)
     with pytest.raises(BadConfig, match=r"person\.key"):
         Safe.from_file(path)
