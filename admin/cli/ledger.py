@@ -202,6 +202,8 @@ def _as_json(verdict: "Verdict") -> dict[str, object]:
         "whole": verdict.fault is None,
         "events": verdict.events,
         "checkpoints": verdict.checkpoints,
+        "persons": verdict.persons,
+        "erased": verdict.erased,
         "head": {
             "incarnation": verdict.head.position.incarnation,
             "seq": verdict.head.position.seq,
