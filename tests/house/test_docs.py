@@ -69,7 +69,7 @@ def test_ccs_commands_named_in_documents_exist() -> None:
 
     known = {name for name in app if not name.startswith("-")}
     for page in DOCS:
-        for command in re.findall(r"\bccs ([a-z][a-z-]+)", " ".join(re.findall(r"`([^`\n]+)`", page.read_text()))):
+        for command in re.findall(r"\bccs ([a-z][a-z-]+)", "\n".join(re.findall(r"`([^`\n]+)`", page.read_text()))):
             assert command in known, f"{page.name} names ccs {command}"
 
 
