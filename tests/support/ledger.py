@@ -32,6 +32,30 @@ class HandClock:
         return self.time + 0.25
 
 
+_SETTINGS = """\
+introspection-endpoint = "https://localhost:8440/introspect"
+
+[ledger]
+url = "{url}"
+kind = "sandbox"
+person-key-file = "{directory}/person.key"
+checkpoint-key-file = "{directory}/checkpoint.pem"
+
+[issuer]
+issuer = "https://localhost:8450"
+key-files = []
+
+[web.tls]
+certificate-file = "none"
+key-file = "none"
+client-ca-file = "none"
+
+[feed]
+mac-key-files = []
+meter-key-file = "none"
+"""
+
+
 def ledger_config(directory: Path, url: str, kind: Literal["sandbox", "production"] = "sandbox") -> Ledger:
     """Settings of a ledger; the keys are made once per directory."""
     person, checkpoint = directory / "person.key", directory / "checkpoint.pem"
@@ -42,6 +66,11 @@ def ledger_config(directory: Path, url: str, kind: Literal["sandbox", "productio
         pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
         write_private(checkpoint, pem)
     return Ledger(url=url, kind=kind, person_key_file=person, checkpoint_key_file=checkpoint)
+
+
+def settings_text(directory: Path, url: str) -> str:
+    """A settings file of the admin application whose ledger is that of `ledger_config`; the rest is never opened."""
+    return _SETTINGS.format(url=url, directory=directory)
 
 
 def change(

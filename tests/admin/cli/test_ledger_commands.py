@@ -16,30 +16,7 @@ from admin.ledger.schema import events
 from admin.ledger.sql import open_ledger
 from admin.ledger.store import FeedRecord, StoredEvent
 from engine.feed.entries import EntryKind, Position
-from tests.support.ledger import HandClock, change, ledger_config, tamper
-
-SETTINGS = """\
-introspection-endpoint = "https://localhost:8440/introspect"
-
-[ledger]
-url = "{url}"
-kind = "sandbox"
-person-key-file = "{directory}/person.key"
-checkpoint-key-file = "{directory}/checkpoint.pem"
-
-[issuer]
-issuer = "https://localhost:8450"
-key-files = []
-
-[web.tls]
-certificate-file = "none"
-key-file = "none"
-client-ca-file = "none"
-
-[feed]
-mac-key-files = []
-meter-key-file = "none"
-"""
+from tests.support.ledger import HandClock, change, ledger_config, settings_text, tamper
 
 
 @pytest.fixture
@@ -51,7 +28,7 @@ async def state(tmp_path: Path) -> Path:
             await ledger.append([change(number, person="p-1")])
         await ledger.checkpoint()
     (tmp_path / "config").mkdir()
-    (tmp_path / "config" / "admin.toml").write_text(SETTINGS.format(url=url, directory=tmp_path))
+    (tmp_path / "config" / "admin.toml").write_text(settings_text(tmp_path, url))
     return tmp_path
 
 

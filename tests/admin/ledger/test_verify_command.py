@@ -11,26 +11,7 @@ import sqlalchemy as sa
 from admin.ledger.schema import events, ledger_meta
 from admin.ledger.sql import open_ledger
 from admin.ledger.vouching import Vouching
-from tests.support.ledger import HandClock, change, ledger_config, tamper
-
-SETTINGS = """\
-introspection-endpoint = "https://localhost:8440/introspect"
-[ledger]
-url = "{url}"
-kind = "sandbox"
-person-key-file = "{directory}/person.key"
-checkpoint-key-file = "{directory}/checkpoint.pem"
-[issuer]
-issuer = "https://localhost:8450"
-key-files = []
-[web.tls]
-certificate-file = "none"
-key-file = "none"
-client-ca-file = "none"
-[feed]
-mac-key-files = []
-meter-key-file = "none"
-"""
+from tests.support.ledger import HandClock, change, ledger_config, settings_text, tamper
 
 
 @pytest.fixture
@@ -41,7 +22,7 @@ async def settings(tmp_path: Path) -> Path:
         await ledger.append([change(number) for number in range(5)])
         await Vouching(ledger).try_once()
         await ledger.database.scrub()
-    (tmp_path / "admin.toml").write_text(SETTINGS.format(url=url, directory=tmp_path))
+    (tmp_path / "admin.toml").write_text(settings_text(tmp_path, url))
     return tmp_path / "admin.toml"
 
 
