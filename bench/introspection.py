@@ -30,8 +30,10 @@ from engine.consent.records import Certificate, ClientId, ConsentId, Participant
 from engine.decision.freshness import MAX_SILENCE, Bound
 from engine.decision.questions import ClaimResult
 from engine.feed.entries import Entry, EntryKind
+from engine.listener.callers import Callers
 from engine.listener.http1 import Headers, Request
 from engine.listener.introspection import Introspection, Outcome
+from engine.listener.issuer_keys import IssuerKeys
 from engine.listener.read_through import NoReadThrough
 from engine.listener.security import SecurityEvent
 from engine.listener.tls import Peer
@@ -107,13 +109,13 @@ def endpoint_on(directory: Path) -> Introspection:
     return Introspection(
         replica=Replica(directory, map_size=1 << 30),
         memo=VerifiedTokens(100_000),
-        issuer=ISSUER,
         meter_key=METER_KEY,
         clock=StandingClock(),
         boot_id=BOOT_ID,
         read_through=NoReadThrough(),
         claims=Nobody(),
-        security=Nobody(),
+        callers=Callers(Nobody()),
+        keys=IssuerKeys(ISSUER),
         counts={outcome: lambda: None for outcome in Outcome},
     )
 

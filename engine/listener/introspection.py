@@ -7,11 +7,10 @@ something had to be awaited, a new transaction is opened and everything is decid
 what was true before the waiting.
 """
 
-import contextlib
 import enum
 import uuid
 from collections.abc import Mapping
-from typing import ClassVar, Final, Protocol, assert_never
+from typing import Final, Protocol, assert_never
 
 import msgspec
 import trio
@@ -40,19 +39,19 @@ from engine.decision.questions import (
     Step,
     Unavailable,
 )
-from engine.errors import Fault, Kind
+from engine.errors import Fault
+from engine.listener.callers import Callers, NotServing
 from engine.listener.forms import Form
 from engine.listener.http1 import Headers, Request, Response
 from engine.listener.introspection_request import check_form_of_answer, read_ask, read_request
+from engine.listener.issuer_keys import IssuerKeys
 from engine.listener.media import Head, HeadReader
-from engine.listener.rates import Rates
 from engine.listener.read_through import Found, ReadThrough, newer_consent
-from engine.listener.refusals import INVALID_CLIENT, Refusal, too_many, unavailable, with_headers
-from engine.listener.security import DIGEST_SHOWN, SecurityEvent, SecurityEventKind, SecurityEvents
+from engine.listener.refusals import Refusal, unavailable, with_headers
+from engine.listener.security import SecurityEventKind
 from engine.listener.tls import Peer
 from engine.replica.reader import Replica, View
 from engine.tokens.claims import VerifiedToken
-from engine.tokens.keys import BadKeySet, KeySet
 from engine.tokens.memo import VerifiedTokens
 from engine.tokens.verify import TokenRefusal, token_digest, verify
 
@@ -84,12 +83,6 @@ class Claims(Protocol):
         """HELD, TAKEN or UNREACHABLE, within a time of its own. Raises nothing; cancelling it must be safe."""
 
 
-class NotServing(Fault):
-    """This node cannot tell; 503, and another node may."""
-
-    kind: ClassVar[Kind] = Kind.UNAVAILABLE
-
-
 class _Gathered(msgspec.Struct, frozen=True):
     """What the steps of one request have brought so far."""
 
@@ -105,7 +98,7 @@ _NOTHING_YET: Final = _Gathered((), {})
 class Introspection:
     """`Handler` for `POST /introspect`. One per worker; keeps verified tokens and readings of heads between requests.
 
-    issuer: whose tokens are taken. meter_key: 32 bytes. boot_id: of this boot (`telemetry.host`).
+    meter_key: 32 bytes. boot_id: of this boot (`telemetry.host`).
     counts: one `Count` for each Outcome.
     """
 
@@ -114,28 +107,25 @@ class Introspection:
         *,
         replica: Replica,
         memo: VerifiedTokens,
-        issuer: str,
         meter_key: bytes,
         clock: Clock,
         boot_id: str,
         read_through: ReadThrough,
         claims: Claims,
-        security: SecurityEvents,
+        callers: Callers,
+        keys: IssuerKeys,
         counts: Mapping[Outcome, Count],
     ) -> None:
         self._replica = replica
         self._memo = memo
-        self._issuer = issuer
         self._meter_key = meter_key
         self._clock = clock
         self._boot_id = boot_id
         self._read_through = read_through
         self._claims = claims
-        self._security = security
+        self._callers = callers
+        self._keys = keys
         self._heads = HeadReader()
-        self._rates = Rates()
-        self._raw_keys: bytes | None = None
-        self._keys: KeySet | None = None
         self._count_active = counts[Outcome.ACTIVE]
         self._count_inactive = counts[Outcome.INACTIVE]
         self._count_unavailable = counts[Outcome.UNAVAILABLE]
@@ -193,41 +183,23 @@ class Introspection:
             freshness = freshness_of(bound, policy, boot_id=self._boot_id, boot=boot, now=now)
             if bound is None or freshness.state is FreshnessState.BLIND:
                 return NOT_SERVING
-            caller = self._caller(view, peer, form, freshness, now)
-            if gathered is _NOTHING_YET and not self._rates.admit(
-                caller.client_id, caller.max_requests_per_second, boot
-            ):
-                raise too_many()
+            caller = self._callers.identify(view, peer, form.client_id, freshness, now)
+            if gathered is _NOTHING_YET:
+                self._callers.take(caller, 1, boot)
             check_form_of_answer(caller, head)
             ask, presented = read_ask(caller, form)
             token = self._token(view, caller, presented, freshness, now)
             records = _records(view, policy, caller, token, gathered)
             return decide(ask, token, records, freshness, now)
 
-    def _caller(self, view: View, peer: Peer, form: Form, freshness: Freshness, now: UnixTime) -> ParticipantRecord:
-        """Whose certificate it is (rows 2 and 3). Raises Refusal, NotServing."""
-        if not peer.thumbprint:
-            raise Refusal(400, INVALID_CLIENT)
-        caller = view.participant_by_thumbprint(peer.thumbprint)
-        if caller is None:
-            if freshness.state is not FreshnessState.CURRENT:
-                raise NotServing("a caller that this node does not know may have been registered since")
-            raise Refusal(401, INVALID_CLIENT)
-        if form.client_id is not None and form.client_id != caller.client_id:
-            self._report(SecurityEventKind.WRONG_CLIENT, caller)
-            raise Refusal(401, INVALID_CLIENT)
-        if caller.suspended or not _certificate_is_in_time(caller, peer, now):
-            raise Refusal(401, INVALID_CLIENT)
-        return caller
-
     def _token(
         self, view: View, caller: ParticipantRecord, presented: bytes, freshness: Freshness, now: UnixTime
     ) -> VerifiedToken | None:
         """The token, if it is one of ours. Raises NotServing when the keys to tell by are not here, or not all."""
         if caller.role is not Role.EDP:
-            self._report(SecurityEventKind.PROBE, caller, token_digest(presented))
+            self._callers.report(SecurityEventKind.PROBE, caller, token_digest(presented))
             return None
-        keys = self._current_keys(view)
+        keys = self._keys.current(view)
         digest = token_digest(presented)
         token = self._memo.get(digest, keys, now)
         if token is not None:
@@ -239,19 +211,8 @@ class Introspection:
         if verified is TokenRefusal.UNKNOWN_KEY and freshness.state is not FreshnessState.CURRENT:
             raise NotServing("the issuer may have changed its keys since this node was current")
         if verified.is_attack:
-            self._report_forged(caller, digest, verified)
+            self._callers.report(SecurityEventKind.FORGED_TOKEN, caller, digest, verified.value)
         return None
-
-    def _current_keys(self, view: View) -> KeySet:
-        """The issuer's keys as the replica has them. Raises NotServing when it has none that can be used."""
-        raw = view.keys()
-        if raw is not None and raw != self._raw_keys:
-            with contextlib.suppress(BadKeySet):  # then the set before it stays in use
-                self._keys = KeySet.from_published(raw, self._issuer)
-            self._raw_keys = raw
-        if raw is None or self._keys is None:
-            raise NotServing("the replica holds no key set that can be used")
-        return self._keys
 
     async def _look_further(self, step: LookFurther, gathered: _Gathered) -> _Gathered:
         found: Found = {}
@@ -280,21 +241,8 @@ class Introspection:
             case _:
                 assert_never(answer)
 
-    def _report_forged(self, caller: ParticipantRecord, digest: bytes, refusal: TokenRefusal) -> None:
-        self._report(SecurityEventKind.FORGED_TOKEN, caller, digest, refusal.value)
-
-    def _report(
-        self, kind: SecurityEventKind, caller: ParticipantRecord, digest: bytes = b"", detail: str = ""
-    ) -> None:
-        self._security.record(SecurityEvent(kind, caller.client_id, digest[:DIGEST_SHOWN].hex(), detail))
-
 
 _INACTIVE: Final = Response(200, INACTIVE)
-
-
-def _certificate_is_in_time(caller: ParticipantRecord, peer: Peer, now: UnixTime) -> bool:
-    registered = next((held for held in caller.certificates if held.thumbprint == peer.thumbprint), None)
-    return registered is not None and now < registered.not_after and now < peer.not_after
 
 
 def _records(

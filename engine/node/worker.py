@@ -15,7 +15,9 @@ import trio
 from engine.clock import Seconds
 from engine.config import NodeConfig
 from engine.feed.redis_access import RedisAccess
+from engine.listener.callers import Callers
 from engine.listener.introspection import PATH, Introspection, Outcome
+from engine.listener.issuer_keys import IssuerKeys
 from engine.listener.read_through import NoReadThrough, ReadThrough, RedisReadThrough
 from engine.listener.routes import by_path
 from engine.node.claims import FeedClaims
@@ -45,13 +47,13 @@ async def work(process: Process) -> None:
         introspection = Introspection(
             replica=replica,
             memo=memo,
-            issuer=config.tokens.issuer,
             meter_key=read_key(config.feed.meter_key_file),
             clock=clock,
             boot_id=boot_id(),
             read_through=_read_through(config, aside),
             claims=FeedClaims(feed, aside),
-            security=security,
+            callers=Callers(security),
+            keys=IssuerKeys(config.tokens.issuer),
             counts=outcomes,
         )
         aside.start_soon(_keep_looking, replica)

@@ -14,8 +14,10 @@ from engine.decision.freshness import MAX_SILENCE, Bound
 from engine.decision.questions import ClaimResult
 from engine.errors import Fault
 from engine.feed.entries import Entry, EntryKind
+from engine.listener.callers import Callers
 from engine.listener.http1 import Headers, Request, Response
 from engine.listener.introspection import Introspection, Outcome
+from engine.listener.issuer_keys import IssuerKeys
 from engine.listener.read_through import Found
 from engine.listener.security import SecurityEvent
 from engine.listener.tls import Peer
@@ -126,13 +128,13 @@ class Node:
         return Introspection(
             replica=self.replica,
             memo=VerifiedTokens(100),
-            issuer=ISSUER,
             meter_key=METER_KEY,
             clock=self.clock,
             boot_id=BOOT,
             read_through=self.beyond,
             claims=self.claims,
-            security=self.security,
+            callers=Callers(self.security),
+            keys=IssuerKeys(ISSUER),
             counts={outcome: counter(outcome) for outcome in Outcome},
         )
 
