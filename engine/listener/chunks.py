@@ -10,7 +10,8 @@ from typing import Final
 
 _MAX_LINE: Final = 256  # a size and its extensions; honest clients send no extensions at all
 _SIZE_LINE: Final = re.compile(rb"([0-9A-Fa-f]{1,8})(?:[ \t]*;[\t\x20-\x7e]*)?")
-_TRAILER: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t\x20-\x7e\x80-\xff]*")
+_TRAILER: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t\x20-\x7e\x80-\xff]*")
+_NO_TRAILERS: Final = frozenset((b"content-length", b"host", b"transfer-encoding"))  # RFC 9110 section 6.5.1
 
 
 class _Part(enum.Enum):
@@ -99,8 +100,11 @@ class ChunkedBody:
         self._part = _Part.DATA if self._left else _Part.TRAILER
 
     def _trailer(self, line: bytes) -> None:
-        if _TRAILER.fullmatch(line) is None:
+        match = _TRAILER.fullmatch(line)
+        if match is None:
             raise BadChunk("not a trailer field")
+        if match[1].lower() in _NO_TRAILERS:
+            raise BadChunk("a trailer field that frames or routes")
         self._trailers_left -= len(line) + 2
         if self._trailers_left < 0:
             raise BadChunk("too many trailer fields")
