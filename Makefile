@@ -1,6 +1,6 @@
 # The four front doors: up, test, check, bench. Each sets up what it needs in .venv, without root.
 .DELETE_ON_ERROR:
-.PHONY: up test check bench lock clean
+.PHONY: up test check bench fuzz lock clean
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
@@ -18,6 +18,10 @@ check: .venv/development
 
 bench: .venv/development
 	@$(BIN)/python -m bench
+
+fuzz: .venv/development
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
+SECONDS := 600
 
 lock: .venv/development
 	$(BIN)/uv pip compile $(LOCK) --extra sandbox --extra guard --extra build -o requirements.lock pyproject.toml
