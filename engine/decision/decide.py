@@ -62,11 +62,14 @@ def decide(ask: Ask, token: VerifiedToken | None, records: Records, freshness: F
     request's last byte. A `LookFurther` or `ClaimFirst` is performed by the caller, who then decides again with
     what was found in `records`, the rest of it unchanged.
     """
-    refusal = _refusal_of_caller(ask.caller, records, freshness)
-    if refusal is None:
-        refusal = _refusal_of_token(ask.caller, token, records, now)
-    if refusal is not None or token is None:
-        return refusal or NO
+    refusal = refusal_of_caller(ask.caller, records, freshness)
+    return decide_served(ask, token, records, freshness, now) if refusal is None else refusal
+
+
+def decide_served(ask: Ask, token: VerifiedToken | None, records: Records, freshness: Freshness, now: UnixTime) -> Step:
+    """The same for a caller whom `refusal_of_caller` does not refuse: a batch asks that once for all its items."""
+    if token is None or not _is_good(ask.caller, token.claims, records, now):
+        return NO
     if records.atp is None:
         return NO if _is_settled(token, freshness) else ASK_AGAIN
     if records.atp.client_id != token.claims.client_id or not _is_working(records.atp, _ATP):
@@ -90,8 +93,8 @@ def current_expiry(grant: Grant, record: ConsentRecord) -> UnixTime:
     return min(grant.expires_at, record.expires_at)
 
 
-def _refusal_of_caller(caller: ClientId, records: Records, freshness: Freshness) -> Inactive | Unavailable | None:
-    """Why this caller is not answered by this node; looks at nothing that the token says."""
+def refusal_of_caller(caller: ClientId, records: Records, freshness: Freshness) -> Inactive | Unavailable | None:
+    """Why this caller is not answered by this node; looks at nothing that a token says. None: it is."""
     edp = records.edp
     if freshness.state is _BLIND:
         return NOT_SERVING
@@ -102,13 +105,28 @@ def _refusal_of_caller(caller: ClientId, records: Records, freshness: Freshness)
     return None if SERVED[freshness.state, records.policy.on_silence, edp.handles_last_known] else NOT_SERVING
 
 
-def _refusal_of_token(
-    caller: ClientId, token: VerifiedToken | None, records: Records, now: UnixTime
-) -> Inactive | None:
-    """Why the token is not good here, whatever it stands for; the audience comes first."""
-    if token is None or token.claims.aud != caller or records.token_revoked:
-        return NO
-    return None if _is_in_time(token.claims, now) else NO
+def furthest(
+    share: Share, token: VerifiedToken, records: Records, edp: ClientId, now: UnixTime
+) -> tuple[Grant, ConsentRecord] | None:
+    """The live consent that a refused share came furthest with; None: no consent is live. For explaining a no.
+
+    Among windows that end a share's way, one whose purpose fits is taken before one that would fail there next.
+    """
+    shown, _, _ = _sort_out(token, records, edp, now)
+    return max(shown, key=lambda pair: _way(share, *pair)) if shown else None
+
+
+def _way(share: Share, grant: Grant, record: ConsentRecord) -> tuple[int, bool, bool]:
+    refusal = _refusal(share, grant, record)
+    start, end = current_window(grant, record)
+    overlaps = max(start, share.data_from) < min(end, share.data_to)
+    fits = share.purpose_code in (None, record.purpose_code)
+    return _DEPTH.get(refusal, -1) if refusal is not None else -1, overlaps and fits, overlaps
+
+
+def _is_good(caller: ClientId, claims: AccessToken, records: Records, now: UnixTime) -> bool:
+    """Whether the token is good here, whatever it stands for; the audience comes first."""
+    return claims.aud == caller and not records.token_revoked and _is_in_time(claims, now)
 
 
 def _is_working(participant: ParticipantRecord, role: Role) -> bool:
@@ -207,7 +225,7 @@ def _refusal(share: Share, grant: Grant, record: ConsentRecord) -> Reason | None
     """Why a share does not lie inside this consent; None = it does."""
     if share.dataset_id != grant.detail.dataset_id:
         return Reason.DATASET
-    if share.meter_point not in grant.detail.meter_points:
+    if share.meter_point not in grant.detail.meter_points and not _names_by_digest(share, grant):
         return Reason.METER_POINT
     start, end = current_window(grant, record)
     if not start <= share.data_from < share.data_to <= end:
@@ -215,6 +233,11 @@ def _refusal(share: Share, grant: Grant, record: ConsentRecord) -> Reason | None
     if share.purpose_code is not None and share.purpose_code != record.purpose_code:
         return Reason.PURPOSE
     return None
+
+
+def _names_by_digest(share: Share, grant: Grant) -> bool:
+    """Whether a token that is known without its words names this meter point."""
+    return share.meter_digests is not None and share.meter_digests.get(grant.key) in grant.meter_digests
 
 
 def _claim(

@@ -1,6 +1,7 @@
 """What is asked, what is known, and the closed set of answers."""
 
 import enum
+from collections.abc import Mapping
 
 import msgspec
 
@@ -11,13 +12,18 @@ from engine.tokens.claims import Grant, VerifiedToken
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What an EDP is about to release (the `ccs_` parameters, mode B). The window is half-open."""
+    """What an EDP is about to release (the `ccs_` parameters, mode B). The window is half-open.
+
+    meter_digests: the meter point's digest under each consent of a token that is known by digests only
+    (`tokens.token_records`); None: the token has its own words.
+    """
 
     dataset_id: str
     meter_point: str
     data_from: UnixTime
     data_to: UnixTime
     purpose_code: str | None = None
+    meter_digests: Mapping[ConsentKey, bytes] | None = None
 
 
 class Ask(msgspec.Struct, frozen=True):

@@ -7,15 +7,17 @@ record, change one, or put one token's record in another's place.
 
 import hashlib
 import hmac
+import sys
+import uuid
 from typing import Final
 
 import msgspec
 
 from engine.clock import UnixTime
-from engine.consent.records import AccessMode, ClientId, ConsentKey
+from engine.consent.records import AccessMode, ClientId, ConsentId, ConsentKey
 from engine.errors import Fault, Kind
 from engine.feed.entries import MAC_BYTES
-from engine.tokens.claims import Grant, VerifiedToken
+from engine.tokens.claims import AccessToken, Confirmation, ConsentDetail, Grant, VerifiedToken
 
 _LABEL: Final = b"ccs.token.record\x00"
 
@@ -46,6 +48,9 @@ class TokenRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
     revocation_key: bytes
     key_thumbprint: bytes
     grants: tuple[TokenGrant, ...]
+    x5t_s256: str | None = None  # what the token is bound to, as in its `cnf`
+    jkt: str | None = None
+    not_before: UnixTime | None = None
 
 
 class ForgedTokenRecord(Fault):
@@ -69,7 +74,32 @@ def token_record(token: VerifiedToken) -> TokenRecord:
         token.revocation_key,
         token.key_thumbprint,
         tuple(_without_words(grant) for grant in token.grants),
+        claims.cnf.x5t_s256,
+        claims.cnf.jkt,
+        None if claims.nbf is None else UnixTime(claims.nbf),
     )
+
+
+def restored_token(record: TokenRecord, digest: bytes) -> VerifiedToken:
+    """The token that a record speaks of, as decisions need it, without its words.
+
+    It has no issuer, subject or `jti`, and its details name no meter points: those are compared by digest
+    (`Share.meter_digests`). It must not be shown to anybody, nor enter the memo of verified tokens.
+    """
+    claims = AccessToken(
+        iss="",
+        aud=record.edp,
+        client_id=record.client_id,
+        sub="",
+        jti="",
+        iat=record.issued_at,
+        exp=record.expires_at,
+        cnf=Confirmation(record.x5t_s256, record.jkt),
+        authorization_details=(),
+        nbf=record.not_before,
+    )
+    grants = tuple(_restored_grant(grant) for grant in record.grants)
+    return VerifiedToken(claims, "", digest, record.revocation_key, grants, record.key_thumbprint)
 
 
 def seal_token_record(record: TokenRecord, digest: bytes, key: bytes) -> bytes:
@@ -91,6 +121,28 @@ def unseal_token_record(sealed: bytes, digest: bytes, keys: tuple[bytes, ...]) -
 
 def _mac(digest: bytes, body: bytes, key: bytes) -> bytes:
     return hmac.digest(key, _LABEL + digest + body, hashlib.sha256)[:MAC_BYTES]
+
+
+def _restored_grant(grant: TokenGrant) -> Grant:
+    detail = ConsentDetail(
+        type="",
+        consent_id=ConsentId(str(uuid.UUID(bytes=grant.key))),
+        dataset_id=sys.intern(grant.dataset_id),
+        access_mode=grant.access_mode.name.lower(),
+        consent_expires_at="",
+        data_from="",
+        meter_points=(),
+        purpose_code=grant.purpose_code,
+    )
+    return Grant(
+        detail,
+        grant.key,
+        grant.access_mode,
+        grant.expires_at,
+        grant.data_from,
+        grant.data_to,
+        grant.meter_digests,
+    )
 
 
 def _without_words(grant: Grant) -> TokenGrant:
