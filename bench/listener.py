@@ -39,7 +39,7 @@ REQUEST = (
 ANSWER = Response(200, b'{"active":true,"client_id":"atp-one","exp":1790000000,"sub":"' + b"x" * 130 + b'"}')
 
 
-async def answer(_request: Request, _peer: Peer) -> Response:
+def answer(_request: Request, _peer: Peer) -> Response:
     """The trivial handler."""
     return ANSWER
 

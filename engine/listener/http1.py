@@ -30,13 +30,18 @@ _CHUNKED: Final = -1
 
 
 class Request(msgspec.Struct, frozen=True, gc=False):
-    """A whole request. headers: in order, names in lower case, values without outer white space."""
+    """A whole request. headers: in order, names in lower case, values without outer white space.
+
+    request_id: the caller's `X-Request-ID`, where there is exactly one that is safe to send back; it is then not
+    among the headers. Everything else that goes by that name stays there, and is as if not sent.
+    """
 
     method: bytes
     target: bytes
     headers: Headers
     body: bytes
     keep_alive: bool
+    request_id: bytes = b""
 
 
 class Response(msgspec.Struct, frozen=True, gc=False):
@@ -91,10 +96,11 @@ class _Refusal(Exception):
 
 
 class HeadMemo:
-    """Heads already read, by their bytes; shared by the connections of one process.
+    """Heads already read, by their bytes less the line of the request's id; shared by the connections of one process.
 
-    Only heads without credentials and of ordinary size are kept. When full it is emptied: clients whose heads
-    never repeat cost one insertion each, nothing more.
+    Only heads that llhttp has accepted are kept, without credentials and of ordinary size. The id's line is left out
+    because it is new each time; what takes its place is held to characters that can end neither line nor head, so
+    the rest means what it meant. When full it is emptied: clients whose heads never repeat cost one insertion each.
     """
 
     def __init__(self, size: int = 1024, max_head: int = 1024) -> None:
@@ -107,14 +113,40 @@ class HeadMemo:
         return len(self._heads)
 
     def remember(self, raw: bytes, head: _Head) -> None:
-        if len(raw) > self._max_head or any(name in _SECRET for name, _ in head.headers):
+        if len(raw) > self._max_head or any(name in _NOT_KEPT for name, _ in head.headers):
             return
         if len(self._heads) >= self._size:
             self._heads.clear()
         self._heads[raw] = head
 
 
-_SECRET: Final = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"dpop"))
+_NOT_KEPT: Final = frozenset((b"authorization", b"proxy-authorization", b"cookie", b"dpop", b"x-request-id"))
+_REQUEST_ID: Final = re.compile(rb"[A-Za-z0-9._~:-]{1,128}")
+_ID_LINES: Final = (b"\r\nX-Request-ID: ", b"\r\nx-request-id: ", b"\r\nX-Request-Id: ")  # as clients write it
+_ID_LINE: Final = len(_ID_LINES[0])
+
+
+def _without_id(raw: bytes) -> tuple[bytes, bytes]:
+    """A head less the line of its request id, and that id; the head as it is, and nothing, where that cannot be told.
+
+    A second such line would stay in what is left, and heads with one are never remembered.
+    """
+    for line in _ID_LINES:
+        start = raw.find(line)
+        if start > 0:
+            end = raw.find(b"\r\n", start + _ID_LINE)
+            request_id = raw[start + _ID_LINE : end]
+            if _REQUEST_ID.fullmatch(request_id):
+                return raw[:start] + raw[end:], request_id
+            break
+    return raw, b""
+
+
+def request_id_of(headers: Headers) -> bytes:
+    """The one id that is safe to send back and to log; b"" = none, or none that is. Names in lower case."""
+    ids = [value for name, value in headers if name == b"x-request-id"]
+    return ids[0] if len(ids) == 1 and _REQUEST_ID.fullmatch(ids[0]) else b""
+
 
 Event = Request | Refused | Signal
 
@@ -128,6 +160,7 @@ class ServerConnection:
         self._buffer = b""
         self._at = 0
         self._head: _Head | None = None  # read, its body is awaited
+        self._request_id = b""  # of that head
         self._chunks: ChunkedBody | None = None
         self._skipped_line = False
         self._refused: Refused | None = None
@@ -157,6 +190,8 @@ class ServerConnection:
     def _headers_at_hand(self) -> Headers:
         """Of the request that is refused: as read, or else the whole lines of its head, up to a wrong line end."""
         if self._head is not None:
+            if self._request_id:
+                return ((b"x-request-id", self._request_id), *self._head.headers)
             return self._head.headers
         head, end, _ = self._buffer[self._at : self._at + self._limits.max_head].partition(b"\r\n\r\n")
         if head.startswith(b"\r"):
@@ -170,10 +205,11 @@ class ServerConnection:
         buffer, at = self._buffer, self._at
         end = buffer.find(b"\r\n\r\n", at, at + self._limits.max_head) + 4
         if end > 3:
-            raw = buffer[at:end]
+            raw, request_id = _without_id(buffer[at:end])
             head = self._memo.get(raw)
             if head is not None:
                 self._at = end
+                self._request_id = request_id
                 return self._begin(head)
         return self._read_new_head(end)
 
@@ -188,7 +224,13 @@ class ServerConnection:
         if end <= 3:
             return self._await_head(start)
         head = _parse_head(start, self._limits.max_body)
-        self._memo.remember(start, head)
+        self._request_id = request_id_of(head.headers)
+        if self._request_id:
+            others = tuple([field for field in head.headers if field[0] != b"x-request-id"])
+            head = msgspec.structs.replace(head, headers=others)
+        raw, request_id = _without_id(start)
+        if request_id == self._request_id:
+            self._memo.remember(raw, head)
         self._at = end
         return self._begin(head)
 
@@ -214,7 +256,7 @@ class ServerConnection:
     def _begin(self, head: _Head) -> Event:
         self._skipped_line = False
         if head.body_length == 0:
-            return Request(head.method, head.target, head.headers, b"", head.keep_alive)
+            return Request(head.method, head.target, head.headers, b"", head.keep_alive, self._request_id)
         self._head = head
         if head.body_length == _CHUNKED:
             self._chunks = ChunkedBody(self._limits.max_body, self._limits.max_head)
@@ -231,7 +273,7 @@ class ServerConnection:
         body = self._buffer[self._at : end]
         self._at = end
         self._head = None
-        return Request(head.method, head.target, head.headers, body, head.keep_alive)
+        return Request(head.method, head.target, head.headers, body, head.keep_alive, self._request_id)
 
     def _read_chunks(self, head: _Head, chunks: ChunkedBody) -> Event:
         try:
@@ -243,7 +285,7 @@ class ServerConnection:
         if not complete:
             return Signal.NEED_DATA
         self._head = self._chunks = None
-        return Request(head.method, head.target, head.headers, chunks.content, head.keep_alive)
+        return Request(head.method, head.target, head.headers, chunks.content, head.keep_alive, self._request_id)
 
 
 class _Gatherer:
@@ -381,18 +423,23 @@ def render_response(
     *,
     date: bytes = b"",
     head_only: bool = False,
+    request_id: bytes = b"",
 ) -> bytes:
     """The answer's bytes: always with Content-Length and `Cache-Control: no-store`.
 
     date: a whole `Date: …` line with its CRLF, as the caller owns the clock. head_only: the request was HEAD.
-    A handler's content types are a small closed set; header names and values must hold no CR or LF.
+    request_id: sent back as `X-Request-ID`. A handler's content types are a small closed set; header names and
+    values must hold no CR or LF.
     """
     body = response.body
     keep_alive = keep_alive and not response.close
     first = _first_parts.get((response.status, response.content_type, keep_alive)) or _first_part(
         response.status, response.content_type, keep_alive
     )
+    length, body = len(body), b"" if head_only else body
+    if request_id:
+        date = b"%bX-Request-ID: %b\r\n" % (date, request_id)
     if not response.headers:
-        return b"%b%d\r\n%b\r\n%b" % (first, len(body), date, b"" if head_only else body)
+        return b"%b%d\r\n%b\r\n%b" % (first, length, date, body)
     more = b"".join([b"%b: %b\r\n" % field for field in response.headers])
-    return b"%b%d\r\n%b%b\r\n%b" % (first, len(body), date, more, b"" if head_only else body)
+    return b"%b%d\r\n%b%b\r\n%b" % (first, length, date, more, body)

@@ -42,12 +42,12 @@ from engine.decision.questions import (
 from engine.errors import Fault
 from engine.listener.callers import Callers, NotServing
 from engine.listener.forms import Form
-from engine.listener.http1 import Headers, Request, Response
+from engine.listener.http1 import Request, Response
 from engine.listener.introspection_request import check_form_of_answer, read_ask, read_request
 from engine.listener.issuer_keys import IssuerKeys
 from engine.listener.media import Head, HeadReader
 from engine.listener.read_through import Found, ReadThrough, newer_consent
-from engine.listener.refusals import Refusal, unavailable, with_headers
+from engine.listener.refusals import Refusal, unavailable
 from engine.listener.security import SecurityEventKind
 from engine.listener.tls import Peer
 from engine.replica.reader import Replica, View
@@ -139,8 +139,8 @@ class Introspection:
             step = await self._conclude(form, head, peer)
         except Refusal as refusal:
             self._count_refused()
-            return with_headers(refusal.response, head.echo)
-        return self._respond(step, head.echo)
+            return refusal.response
+        return self._respond(step)
 
     async def _conclude(self, form: Form, head: Head, peer: Peer) -> Active | Inactive | Unavailable:
         step = self._decide_or_pass(form, head, peer, _NOTHING_YET)
@@ -227,17 +227,17 @@ class Introspection:
         result = await self._claims.claim(ConsentId(str(uuid.UUID(bytes=step.consent))), step.edp, step.share_id)
         return msgspec.structs.replace(gathered, claimed=step.consent, claim=result)
 
-    def _respond(self, answer: Active | Inactive | Unavailable, echo: Headers) -> Response:
+    def _respond(self, answer: Active | Inactive | Unavailable) -> Response:
         match answer:
             case Inactive():
                 self._count_inactive()
-                return _INACTIVE if not echo else Response(200, INACTIVE, headers=echo)
+                return _INACTIVE
             case Active():
                 self._count_active()
-                return Response(200, render(answer), headers=echo)
+                return Response(200, render(answer))
             case Unavailable():
                 self._count_unavailable()
-                return with_headers(unavailable(answer).response, echo)
+                return unavailable(answer).response
             case _:
                 assert_never(answer)
 

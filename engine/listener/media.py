@@ -1,4 +1,4 @@
-"""What the head of an introspection request says: the body's media type, the answers taken, credentials, the id.
+"""What the head of an introspection request says: the body's media type, the answers taken, credentials.
 
 Pure, and remembered by the header tuple: a client's heads repeat, and the reader of heads hands out the same
 tuple for the same bytes.
@@ -10,7 +10,6 @@ from typing import Final
 import msgspec
 
 from engine.listener.http1 import Headers
-from engine.listener.request_ids import echo_of
 
 FORM: Final = b"application/x-www-form-urlencoded"
 JSON: Final = b"application/json"
@@ -21,14 +20,13 @@ _WEIGHT: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")  # RFC 9110 s
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
-    """The judgement. echo: the header fields to send back, none or `X-Request-ID`."""
+    """The judgement."""
 
     is_form: bool
     takes_json: bool
     takes_signed: bool
     authorization: bytes | None  # the scheme in lower case; credentials themselves are not kept
     authorizations: int
-    echo: Headers
 
 
 class HeadReader:
@@ -51,8 +49,8 @@ class HeadReader:
 
 
 def _is_worth_keeping(head: Head, headers: Headers) -> bool:
-    """Not credentials; not what will not come again; nothing large."""
-    return not head.authorizations and not head.echo and sum(len(value) for _, value in headers) <= _MAX_KEPT
+    """Not credentials; nothing large."""
+    return not head.authorizations and sum(len(value) for _, value in headers) <= _MAX_KEPT
 
 
 def read_head(headers: Headers) -> Head:
@@ -66,7 +64,6 @@ def read_head(headers: Headers) -> Head:
         takes_signed=accepts(accepted, SIGNED),
         authorization=credentials[0].partition(b" ")[0].lower() if credentials else None,
         authorizations=len(credentials),
-        echo=echo_of(headers),
     )
 
 

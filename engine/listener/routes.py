@@ -4,24 +4,22 @@ from collections.abc import Awaitable, Mapping
 from typing import Final
 
 from engine.listener.http1 import Request, Response
-from engine.listener.refusals import with_headers
-from engine.listener.request_ids import echo_of
 from engine.listener.serve import Handler
 from engine.listener.tls import Peer
 
 _NOT_FOUND: Final = Response(404, b'{"error":"not_found"}')
 
 
-async def not_found(request: Request, _peer: Peer) -> Response:
+def not_found(_request: Request, _peer: Peer) -> Response:
     """The handler of paths that are nobody's."""
-    return with_headers(_NOT_FOUND, echo_of(request.headers))
+    return _NOT_FOUND
 
 
 def by_path(handlers: Mapping[bytes, Handler]) -> Handler:
     """A handler that passes requests on by path, which must match exactly; queries are the handlers' business."""
     find = dict(handlers).get
 
-    def handle(request: Request, peer: Peer) -> Awaitable[Response]:
+    def handle(request: Request, peer: Peer) -> Response | Awaitable[Response]:
         handler = find(request.target) or find(path_of(request.target), not_found)
         return handler(request, peer)
 

@@ -1,11 +1,12 @@
-"""Serving requests on given listening sockets: accept, prove, read, answer in order, drain.
+"""The server: accept, let the connections have their turns, sweep out what takes too long, drain.
 
-One task a connection and one deadline a connection, moved when it must be and not for every request. All whole
-requests that one read brought are answered by one write. Nothing that a peer or a handler does ends the server.
+All connections of a server are turned by one task (`readiness`); a request gets a task of its own only when its handler
+must wait for something. Nothing that a peer or a handler does ends the server.
 """
 
 import contextlib
 import errno
+import inspect
 import logging
 import socket
 import time
@@ -17,55 +18,39 @@ import msgspec
 import trio
 
 from engine.clock import Clock, Seconds, UnixTime
-from engine.consent.records import Thumbprint
-from engine.listener.http1 import (
-    CONTINUE,
-    HeadLimits,
-    HeadMemo,
-    Refused,
-    Request,
-    Response,
-    ServerConnection,
-    Signal,
-    refusal_response,
-    render_response,
-)
-from engine.listener.refusals import with_headers
-from engine.listener.request_ids import echo_of
-from engine.listener.tls import Credentials, HandshakeFailed, Peer, TlsWire
-from engine.listener.wire import PeerGone, PlainWire, Wire
+from engine.listener.connection import ANYONE, Connection
+from engine.listener.http1 import HeadMemo, Request, Response
+from engine.listener.limits import Limits
+from engine.listener.readiness import Readiness
+from engine.listener.refusals import TRY_LATER
+from engine.listener.tls import Credentials, Peer
 from engine.telemetry import logs
 from engine.telemetry.floods import Floods
 
-Handler = Callable[[Request, Peer], Awaitable[Response]]
+__all__ = ["ANYONE", "Balance", "Gate", "Handler", "Limits", "Observer", "Peer", "Server", "Statistics", "serve"]
 
-ANYONE: Final = Peer(Thumbprint(b""), UnixTime(2**62))  # the peer of a plain listener: no participant has it
+# A handler answers at once, or with something to be awaited when it must wait.
+Handler = Callable[[Request, Peer], Response | Awaitable[Response]]
+
 SERVER_ERROR: Final = Response(500, b'{"error":"server_error"}')
-_LINGER: Final = Seconds(1.0)  # how long a refused peer is listened to, so that it sees the answer and not a reset
-_LINGER_BYTES: Final = 1 << 20
-_BATCH_BYTES: Final = 1 << 18  # answers gathered before they are written
-_BATCH_ANSWERS: Final = 64  # and before other connections have their turn: a read can hold ten thousand requests
+OVERLOADED: Final = Response(503, TRY_LATER, headers=((b"Retry-After", b"1"),))
 _TIMED_EVERY: Final = 8  # one request in so many is timed
 _NO_DESCRIPTORS: Final = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+_SPACE: Final = 1 << 16  # bytes taken from a socket at once
+_SWEEPS: Final = 4  # in the shortest of the waits
+_LONGEST_SWEEP: Final = Seconds(0.5)
+_MAX_PROVING: Final = 512  # handshakes under way, before newcomers wait in the kernel's queue
 
 _LEVELS: Final = {"certificate_expired": logging.INFO, "request_refused": logging.INFO}
 
 _log = logs.logger("listener")
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """What one server bears. Waits in seconds; drain_timeout bounds the whole drain."""
-
-    http: HeadLimits = HeadLimits()
-    max_connections: int = 10_000
-    idle_timeout: Seconds = Seconds(75.0)
-    request_timeout: Seconds = Seconds(10.0)
-    handshake_timeout: Seconds = Seconds(10.0)
-    drain_timeout: Seconds = Seconds(10.0)
-
-
 class Statistics(msgspec.Struct, frozen=True):
-    """Counts since the server began. answered: by status; overdue: connections cut by a deadline."""
+    """Counts since the server began. answered: by status; overdue: connections cut by a deadline.
+
+    shed: requests answered 503 because the server had too much to do.
+    """
 
     connections: int
     accepted: int
@@ -73,6 +58,7 @@ class Statistics(msgspec.Struct, frozen=True):
     overdue: int
     handler_errors: int
     answered: dict[int, int]
+    shed: int = 0
 
 
 class Observer(Protocol):
@@ -81,29 +67,70 @@ class Observer(Protocol):
     def __call__(self, seconds: float, /) -> None: ...
 
 
+class Balance(Protocol):
+    """Spreads connections over workers that share one accept queue."""
+
+    def wait(self, connections: int) -> float:
+        """Seconds to hold back before accepting one more; 0.0 = none."""
+
+    def now_has(self, connections: int) -> None:
+        """Tell the others."""
+
+
+class Gate(Protocol):
+    """Judges a peer once, when it has proven itself."""
+
+    def enter(self, peer: Peer) -> Response | None:
+        """None = come in. Otherwise the answer to whatever it asks first; then it is sent away."""
+
+    def leave(self, peer: Peer) -> None:
+        """A connection that came in has ended."""
+
+
 class Server:
     """A running server, as `serve` hands it to whoever started it."""
 
     def __init__(
-        self, handler: Handler, tls: Credentials | None, limits: Limits, clock: Clock, observe: Observer | None
+        self,
+        handler: Handler,
+        tls: Credentials | None,
+        limits: Limits,
+        clock: Clock,
+        observe: Observer | None,
+        waiting_room: trio.Nursery,
+        *,
+        balance: Balance | None = None,
+        gate: Gate | None = None,
     ) -> None:
         self.handler = handler
         self.tls = tls
         self.limits = limits
         self.clock = clock
         self.observe = observe
+        self.waiting_room = waiting_room
         self.memo = HeadMemo()
         self.draining = trio.Event()
-        self.accepted = self.handshakes_failed = self.overdue = self.handler_errors = self.seen = 0
+        self.is_draining = False
+        self.readiness = Readiness(self._tick, limits.shed_after)
+        self.space = memoryview(bytearray(_SPACE))
+        self.accepted = self.handshakes_failed = self.overdue = self.handler_errors = self.shed = self.seen = 0
+        self.waiting = 0
         self.answered: dict[int, int] = {}
-        self._connections: set[_Connection] = set()
+        self.now = trio.current_time()
+        self.wall = UnixTime(-1)
+        self.date = b""
+        self._balance = balance
+        self._gate = gate
+        self._connections: set[Connection] = set()
+        self._entered: set[Connection] = set()
         self._room = trio.Event()
-        self._date_at = UnixTime(-1)
-        self._date = b""
+        self._empty = trio.Event()
         self._floods = Floods()
+        self._tick()
 
     def drain(self) -> None:
         """Stop accepting, answer what is under way, then end; `serve` returns within `drain_timeout`."""
+        self.is_draining = True
         self.draining.set()
 
     def statistics(self) -> Statistics:
@@ -115,22 +142,28 @@ class Server:
             overdue=self.overdue,
             handler_errors=self.handler_errors,
             answered=dict(self.answered),
+            shed=self.shed,
         )
 
-    def date(self, now: UnixTime) -> bytes:
-        """The `Date` line (RFC 9110 section 6.6.1), made once a second."""
-        if now != self._date_at:
-            self._date_at = now
-            self._date = f"Date: {formatdate(now, usegmt=True)}\r\n".encode()
-        return self._date
+    def _tick(self) -> None:
+        """A round begins: read the clocks, and make the `Date` line (RFC 9110 section 6.6.1) once a second."""
+        self.now = trio.current_time()
+        wall = self.clock.now()
+        if wall != self.wall:
+            self.wall = wall
+            self.date = f"Date: {formatdate(wall, usegmt=True)}\r\n".encode()
 
-    async def accept_on(self, listening: socket.socket, serving: trio.Nursery) -> None:
+    # Accepting.
+
+    async def accept_on(self, listening: socket.socket) -> None:
         """Accept for ever. At the cap nothing is accepted: other workers share the queue, then the kernel's waits."""
         while True:
-            while len(self._connections) >= self.limits.max_connections:
+            while not self._has_room():
                 await self._room.wait()
             await trio.lowlevel.wait_readable(listening)
-            if len(self._connections) >= self.limits.max_connections:
+            if self._balance is not None:
+                await self._hold_back(self._balance)
+            if not self._has_room():
                 continue
             try:
                 connected, _ = listening.accept()
@@ -139,32 +172,84 @@ class Server:
                     self.log("cannot_accept", error=str(error))
                     await trio.sleep(0.1)
                 continue
-            self._admit(connected, serving)
+            self._admit(connected)
 
-    def _admit(self, connected: socket.socket, serving: trio.Nursery) -> None:
+    async def _hold_back(self, balance: Balance) -> None:
+        seconds = balance.wait(len(self._connections))
+        if seconds > 0:
+            await trio.sleep(seconds)
+
+    def _has_room(self) -> bool:
+        proving = len(self._connections) - len(self._entered)
+        return len(self._connections) < self.limits.max_connections and proving < _MAX_PROVING
+
+    def _admit(self, connected: socket.socket) -> None:
         connected.setblocking(False)  # noqa: FBT003 - the socket's own signature
         with contextlib.suppress(OSError):  # not for unix sockets
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.accepted += 1
-        connection = _Connection(self, connected)
+        connection = Connection(self, connected)
         self._connections.add(connection)
+        self._tell_balance()
         self._room = trio.Event() if self._room.is_set() else self._room
-        serving.start_soon(connection.run)
+        connection.start()
+        if self.tls is None:
+            self._entered.add(connection)
 
-    async def respond(self, request: Request, peer: Peer) -> Response:
-        """The handler's answer; one that raises has answered 500."""
+    def _tell_balance(self) -> None:
+        if self._balance is not None:
+            self._balance.now_has(len(self._connections))
+
+    # What connections need of us: `connection.Host`.
+
+    def respond(self, request: Request, peer: Peer) -> Response | Awaitable[Response]:
+        """The handler's answer, or what will be; one that raises has answered 500."""
+        if self.readiness.late:
+            return self._overloaded()
         self.seen += 1
         began = time.perf_counter() if self.observe and not self.seen % _TIMED_EVERY else 0.0
         try:
-            response = await self.handler(request, peer)
+            response = self.handler(request, peer)
         except Exception:
-            self.handler_errors += 1
-            self.log("handler_failed", exc_info=True, method=request.method.decode())
-            response = with_headers(SERVER_ERROR, echo_of(request.headers))
+            return self._failed(request)
+        if type(response) is not Response:
+            return self._awaited(response)
+        if began and self.observe:
+            self.observe(time.perf_counter() - began)
+        self.answered[response.status] = self.answered.get(response.status, 0) + 1
+        return response
+
+    def _awaited(self, answer: Response | Awaitable[Response]) -> Response | Awaitable[Response]:
+        if self.waiting < self.limits.max_waiting or not inspect.iscoroutine(answer):
+            return answer
+        answer.close()
+        return self._overloaded()
+
+    def _overloaded(self) -> Response:
+        self.shed += 1
+        self.count(OVERLOADED.status)
+        return OVERLOADED
+
+    async def conclude(self, request: Request, answer: Awaitable[Response]) -> Response:
+        """Wait for a handler's answer."""
+        self.waiting += 1
+        began = time.perf_counter() if self.observe and not self.seen % _TIMED_EVERY else 0.0
+        try:
+            response = await answer
+        except Exception:
+            return self._failed(request)
+        finally:
+            self.waiting -= 1
         if began and self.observe:
             self.observe(time.perf_counter() - began)
         self.count(response.status)
         return response
+
+    def _failed(self, request: Request) -> Response:
+        self.handler_errors += 1
+        self.log("handler_failed", exc_info=True, method=request.method.decode())
+        self.count(SERVER_ERROR.status)
+        return SERVER_ERROR
 
     def count(self, status: int) -> None:
         """One more answer of this status."""
@@ -177,160 +262,55 @@ class Server:
             level = _LEVELS.get(event, logging.ERROR)
             _log.log(level, event, left_out=left_out, **fields)
 
-    def forget(self, connection: "_Connection") -> None:
+    def enter(self, connection: Connection) -> Response | None:
+        """A connection has proven its peer."""
+        self._room.set()
+        self._entered.add(connection)
+        return None if self._gate is None else self._gate.enter(connection.peer)
+
+    def forget(self, connection: Connection) -> None:
         """The connection has ended."""
         self._connections.discard(connection)
+        if connection in self._entered:
+            self._entered.discard(connection)
+            if self._gate is not None:
+                self._gate.leave(connection.peer)
+        self._tell_balance()
         self._room.set()
+        if not self._connections:
+            self._empty.set()
 
-    def call_last_orders(self) -> None:
-        """Wake idle connections, so that they end; the others end after the request they are at."""
-        for connection in self._connections:
-            if connection.idle:
-                connection.scope.cancel()
+    def note_failed_handshake(self) -> None:
+        """No certificate, no common version, or no TLS at all."""
+        self.handshakes_failed += 1
 
+    # Ending.
 
-class _Connection:
-    """One accepted connection from handshake to close."""
+    async def sweep(self) -> None:
+        """End connections that take too long, for ever."""
+        waits = (self.limits.idle_timeout, self.limits.request_timeout, self.limits.handshake_timeout)
+        every = min(_LONGEST_SWEEP, *(wait / _SWEEPS for wait in waits))
+        while True:
+            await trio.sleep(every)
+            now = trio.current_time()
+            for connection in [held for held in self._connections if held.is_overdue(now)]:
+                self.overdue += not connection.is_parting
+                connection.close()
 
-    def __init__(self, server: Server, connected: socket.socket) -> None:
-        self.server = server
-        self.scope = trio.CancelScope()
-        self.idle = False
-        self._hurried = True  # a deadline shorter than the idle one is set
-        self._plain = PlainWire(connected)
-        self._http = ServerConnection(server.limits.http, server.memo)
+    async def last_orders(self) -> None:
+        """Wake idle connections, so that they end; wait until the others have, or were given up."""
+        for connection in list(self._connections):
+            connection.last_orders()
+        with trio.move_on_after(self.limits.drain_timeout):
+            while self._connections:
+                self._empty = trio.Event()
+                await self._empty.wait()
 
-    async def run(self) -> None:
-        """Serve until either side has enough. Raises nothing but Cancelled."""
-        try:
-            await self._serve()
-        except PeerGone:
-            pass
-        except HandshakeFailed as fault:
-            self.server.handshakes_failed += 1
-            _log.debug("handshake_failed", detail=fault.detail)  # counted; anybody could fill a log with it
-        except Exception:
-            self.server.log("connection_failed", exc_info=True)  # a fault of ours costs this connection, not the server
-        finally:
-            self._plain.close()
-            self.server.forget(self)
-
-    async def _serve(self) -> None:
-        wire: Wire | None = None
-        peer = ANYONE
-        with self.scope:
-            wire, peer = await self._prove()
-            await self._converse(wire, peer)
-        if not self.scope.cancelled_caught:
-            return
-        if wire is None or not self.idle or not self.server.draining.is_set():
-            self.server.overdue += 1
-            return
-        with trio.move_on_after(self.server.limits.request_timeout):
-            await self._part(wire, peer)
-
-    async def _prove(self) -> tuple[Wire, Peer]:
-        if self.server.tls is None:
-            return self._plain, ANYONE
-        self._within(self.server.limits.handshake_timeout)
-        context = self.server.tls.context
-        wire = TlsWire(self._plain, context)
-        peer = await wire.handshake()
-        if wire.resumable:
-            self.server.tls.retire(context)
-        return wire, peer
-
-    async def _converse(self, wire: Wire, peer: Peer) -> None:
-        http, draining = self._http, self.server.draining
-        while not (draining.is_set() and http.idle):
-            self._set_deadline()
-            self.idle = http.idle
-            data = await wire.receive()
-            self.idle = False
-            if not data:
-                return wire.end()
-            http.receive_data(data)
-            if not await self._answer(wire, peer):
-                return await self._linger(wire)
-        return await self._part(wire, peer)
-
-    def _set_deadline(self) -> None:
-        """Idle connections have long, half-received requests little time; the idle deadline is moved seldom."""
-        limits = self.server.limits
-        now = trio.current_time()
-        if not self._http.idle:
-            if not self._hurried:
-                self._hurried = True
-                self.scope.deadline = now + limits.request_timeout
-        elif self._hurried or self.scope.deadline < now + limits.idle_timeout:
-            self._hurried = False
-            self.scope.deadline = now + limits.idle_timeout * 1.125
-
-    def _within(self, seconds: float) -> None:
-        self._hurried = True
-        self.scope.deadline = trio.current_time() + seconds
-
-    async def _answer(self, wire: Wire, peer: Peer) -> bool:
-        """Answer every whole request at hand, in order, with one write; False = the conversation is over."""
-        answers: list[bytes] = []
-        size, goes_on = 0, True
-        while goes_on and (event := self._http.next_event()) is not Signal.NEED_DATA:
-            if isinstance(event, Request):
-                raw, goes_on = await self._respond(event, peer)
-            elif isinstance(event, Refused):
-                raw, goes_on = self._refuse(event), False
-            else:
-                raw = CONTINUE
-            answers.append(raw)
-            size += len(raw)
-            if size > _BATCH_BYTES or len(answers) >= _BATCH_ANSWERS:
-                await self._send(wire, b"".join(answers))
-                await trio.lowlevel.checkpoint()
-                answers, size = [], 0
-        if answers:
-            await self._send(wire, answers[0] if len(answers) == 1 else b"".join(answers))
-        return goes_on
-
-    async def _respond(self, request: Request, peer: Peer) -> tuple[bytes, bool]:
-        server = self.server
-        now = server.clock.now()
-        if peer.not_after < now:  # RFC 5280 section 4.1.2.5: the period includes its end
-            server.log("certificate_expired", thumbprint=peer.thumbprint.hex())
-            return b"", False
-        limits = server.limits
-        if self._hurried or self.scope.deadline < trio.current_time() + limits.request_timeout:
-            self._within(max(limits.idle_timeout, limits.request_timeout))  # else one that came late is cut off
-        response = await server.respond(request, peer)
-        keep_alive = request.keep_alive and not response.close
-        if keep_alive and server.draining.is_set():
-            keep_alive = not self._http.idle
-        raw = render_response(response, keep_alive, date=server.date(now), head_only=request.method == b"HEAD")
-        return raw, keep_alive
-
-    def _refuse(self, refused: Refused) -> bytes:
-        self.server.log("request_refused", status=refused.status, reason=refused.reason)
-        self.server.count(refused.status)
-        response = with_headers(refusal_response(refused), echo_of(refused.headers))
-        return render_response(response, keep_alive=False, date=self.server.date(self.server.clock.now()))
-
-    async def _send(self, wire: Wire, data: bytes) -> None:
-        if not wire.send_nowait(data):
-            self._within(self.server.limits.request_timeout)
-            await wire.flush()
-
-    async def _part(self, wire: Wire, peer: Peer) -> None:
-        """Draining: a request that has just arrived is answered still; then goodbye."""
-        data = wire.receive_nowait()
-        if data:
-            self._http.receive_data(data)
-            await self._answer(wire, peer)
-        await self._linger(wire)
-
-    async def _linger(self, wire: Wire) -> None:
-        """Close, but read on a little: unread bytes would make the kernel send a reset that overtakes the answer."""
-        wire.end()
-        with trio.move_on_after(_LINGER):
-            await self._plain.discard(_LINGER_BYTES)
+    def close(self) -> None:
+        """End every connection at once."""
+        for connection in list(self._connections):
+            connection.close()
+        self.readiness.close()
 
 
 async def serve(
@@ -341,24 +321,37 @@ async def serve(
     *,
     clock: Clock,
     observe: Observer | None = None,
+    balance: Balance | None = None,
+    gate: Gate | None = None,
     task_status: trio.TaskStatus[Server] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve on listening sockets until the started `Server` is drained; owns the sockets from then on.
 
     tls None: plain HTTP, for loopback only. observe: told how long handlers take.
     """
-    server = Server(handler, tls, limits, clock, observe)
-    async with trio.open_nursery() as serving:
+    async with trio.open_nursery() as waiting_room:
+        server = Server(handler, tls, limits, clock, observe, waiting_room, balance=balance, gate=gate)
+        try:
+            await _serve_on(server, sockets, task_status)
+        finally:
+            server.close()
+        waiting_room.cancel_scope.cancel()
+
+
+async def _serve_on(server: Server, sockets: Sequence[socket.socket], task_status: trio.TaskStatus[Server]) -> None:
+    async with trio.open_nursery() as turning:
+        turning.start_soon(server.readiness.run)
+        turning.start_soon(server.sweep)
         try:
             async with trio.open_nursery() as accepting:
                 for listening in sockets:
                     listening.setblocking(False)  # noqa: FBT003 - the socket's own signature
-                    accepting.start_soon(server.accept_on, listening, serving)
+                    accepting.start_soon(server.accept_on, listening)
                 task_status.started(server)
                 await server.draining.wait()
                 accepting.cancel_scope.cancel()
         finally:
             for listening in sockets:
                 listening.close()
-        serving.cancel_scope.deadline = trio.current_time() + limits.drain_timeout
-        server.call_last_orders()
+        await server.last_orders()
+        turning.cancel_scope.cancel()

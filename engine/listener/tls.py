@@ -1,8 +1,8 @@
 """Mutual TLS on the listener: who may connect, and a pump of our own on `ssl.MemoryBIO`.
 
 Every connection proves its certificate anew: there are no tickets, and since OpenSSL would still resume TLS 1.2
-sessions from its cache, a context that has made one takes no further connections. The pump makes one system call
-each way for a request, where trio's SSLStream passes several checkpoints (20,000 against 28,000 requests/s).
+sessions from its cache, a context that has made one takes no further connections. A session does no I/O of its own:
+whoever owns the socket moves the bytes, with one system call each way for a request.
 """
 
 import contextlib
@@ -16,7 +16,6 @@ import msgspec
 from engine.clock import UnixTime
 from engine.consent.records import Thumbprint
 from engine.errors import Fault, Kind
-from engine.listener.wire import PeerGone, PlainWire
 
 # RFC 9325 section 4.2 for TLS 1.2, as FAPI 2.0 section 5.2.2 asks; TLS 1.3 has only good ones
 CIPHERS: Final = ":".join(
@@ -42,6 +41,12 @@ class BadTlsFiles(Fault):
     """Certificate, key or authorities cannot be read or do not belong together."""
 
     kind = Kind.INVALID
+
+
+class PeerGone(Fault):
+    """The other side reset or broke the connection; there is nobody left to tell."""
+
+    kind = Kind.UNAVAILABLE
 
 
 class HandshakeFailed(Fault):
@@ -91,95 +96,89 @@ class Credentials:
                 self.reload()
 
 
-class TlsWire:
-    """A `engine.listener.wire.Wire` with TLS, server side. Handshake first."""
+class TlsSession:
+    """One connection's TLS, server side, without I/O: bytes of the network in, bytes for the network out."""
 
-    def __init__(self, wire: PlainWire, context: ssl.SSLContext) -> None:
-        self._wire = wire
+    __slots__ = ("_incoming", "_outgoing", "_read", "_tls", "_write", "context", "ended", "more")
+
+    def __init__(self, context: ssl.SSLContext) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self._said_goodbye = False
+        self.context = context
+        self._read = self._tls.read
+        self._write = self._tls.write
+        self.ended = False  # the peer has said goodbye
+        self.more = False  # what has arrived holds more than was read; decrypt again, with nothing
 
-    async def handshake(self) -> Peer:
-        """Prove the peer's certificate; the caller sets the deadline. Raises HandshakeFailed, PeerGone."""
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                await self._send_outgoing()
-            except ssl.SSLError as error:
-                await self._send_outgoing()  # the alert
-                raise HandshakeFailed("the TLS handshake failed", detail=error.reason or str(error)) from error
-            else:
-                await self._send_outgoing()
-                return self._proven()
-            data = await self._wire.receive()
-            if not data:
-                raise HandshakeFailed("the TLS handshake failed", detail="the peer left")
-            self._incoming.write(data)
+    def handshake(self, arrived: bytes | memoryview) -> Peer | None:
+        """Go on with the handshake; None = more must arrive. `outgoing` is to be sent, also when this raises.
+
+        Raises HandshakeFailed.
+        """
+        self._incoming.write(arrived)
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return None
+        except ssl.SSLError as error:
+            raise HandshakeFailed("the TLS handshake failed", detail=error.reason or str(error)) from error
+        return self._proven()
 
     @property
     def resumable(self) -> bool:
         """Whether OpenSSL now remembers a session that a client could come back with."""
         return self._tls.version() == "TLSv1.2"
 
-    async def receive(self) -> bytes:
-        """Wait for bytes; b"" = the peer has ended. Raises PeerGone."""
-        while not self._said_goodbye:
-            if self._incoming.pending or self._tls.pending():
-                data = self._read()
-                if data or self._said_goodbye:
-                    return data
-            arrived = await self._wire.receive()
-            if not arrived:
-                return b""  # cut off without close_notify: nothing is lost, requests carry their own lengths
-            self._incoming.write(arrived)
-        return b""
+    def outgoing(self) -> bytes:
+        """What is to be sent now."""
+        return self._outgoing.read()
 
-    def receive_nowait(self) -> bytes:
-        """What is there already; b"" = nothing. Raises PeerGone."""
-        self._incoming.write(self._wire.receive_nowait())
-        return self._read()
-
-    def send_nowait(self, data: bytes) -> bool:
-        """Take all of data; True when it has gone out, False when `flush` must be awaited. Raises PeerGone."""
+    def decrypt(self, arrived: bytes | memoryview) -> bytes:
+        """The content of up to 16 records; see `more`. b"" = no whole record, or `ended`. Raises PeerGone."""
+        incoming = self._incoming
+        incoming.write(arrived)
         try:
-            self._tls.write(data)
+            data = self._read(_RECORD)
+            if incoming.pending or self.more:
+                return self._decrypt_more(data)
+        except ssl.SSLWantReadError:
+            return b""
+        except ssl.SSLZeroReturnError:
+            self.ended = True
+            return b""
         except ssl.SSLError as error:
             raise PeerGone("the connection broke", detail=str(error)) from error
-        return self._wire.send_nowait(self._outgoing.read())
+        return data
 
-    async def flush(self) -> None:
-        """Wait until everything taken has gone out. Raises PeerGone."""
-        await self._wire.flush()
-
-    def end(self) -> None:
-        """Send close_notify and half-close, as far as that needs no waiting."""
-        with contextlib.suppress(ssl.SSLError):
-            self._tls.unwrap()
-        with contextlib.suppress(PeerGone):
-            self._wire.send_nowait(self._outgoing.read())
-        self._wire.end()
-
-    def _read(self) -> bytes:
-        """Decrypt what has arrived; b"" = no whole record yet, or the peer said goodbye."""
-        records: list[bytes] = []
+    def _decrypt_more(self, first: bytes) -> bytes:
+        records = [first]
+        self.more = False
         try:
-            records.append(self._tls.read(_RECORD))
-            while self._incoming.pending and len(records) < _BATCH:
-                records.append(self._tls.read(_RECORD))
+            while self._incoming.pending:
+                if len(records) >= _BATCH:
+                    self.more = True
+                    break
+                records.append(self._read(_RECORD))
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLZeroReturnError:
-            self._said_goodbye = True
+            self.ended = True
+        return b"".join(records)
+
+    def encrypt(self, data: bytes) -> bytes:
+        """Records to send. Raises PeerGone."""
+        try:
+            self._write(data)
         except ssl.SSLError as error:
             raise PeerGone("the connection broke", detail=str(error)) from error
-        return records[0] if len(records) == 1 else b"".join(records)
+        return self._outgoing.read()
 
-    async def _send_outgoing(self) -> None:
-        if self._outgoing.pending and not self._wire.send_nowait(self._outgoing.read()):
-            await self._wire.flush()
+    def goodbye(self) -> bytes:
+        """close_notify, to be sent last."""
+        with contextlib.suppress(ssl.SSLError):
+            self._tls.unwrap()
+        return self._outgoing.read()
 
     def _proven(self) -> Peer:
         der = self._tls.getpeercert(binary_form=True)

@@ -358,3 +358,59 @@ def test_unknown_status_has_an_empty_phrase() -> None:
 def test_refusal_closes() -> None:
     response = refusal_response(Refused(431, "the head is too large"))
     assert (response.status, response.close, response.body) == (431, True, b'{"error":"invalid_request"}')
+
+
+SANE_IDS = [b"5f1b0f5e-8c0a-4b3e-9a39-30f8d4d9f6b0", b"a", b"x" * 128, b"trace:1.2~3_4"]
+ODD_IDS = [b"", b"x" * 129, b"a b", b"a\tb", b"<script>", b"a,b", b"\xc3\xa9"]
+ID_NAMES = [b"X-Request-ID", b"x-request-id", b"X-Request-Id", b"X-REQUEST-ID"]
+
+
+def read_with_id(memo: HeadMemo, *fields: bytes) -> Request:
+    connection = ServerConnection(HeadLimits(), memo)
+    connection.receive_data(b"GET / HTTP/1.1\r\n" + b"".join(line + b"\r\n" for line in fields) + b"\r\n")
+    request = connection.next_event()
+    assert isinstance(request, Request)
+    return request
+
+
+@pytest.mark.parametrize("sane", SANE_IDS)
+@pytest.mark.parametrize("name", ID_NAMES)
+def test_a_sane_request_id_is_told_apart_from_the_headers(name: bytes, sane: bytes) -> None:
+    memo = HeadMemo()
+    for request_id in (sane, b"first", sane):  # the second and third may come from the memo
+        request = read_with_id(memo, b"Host: a", name + b": " + request_id, b"Odd: b")
+        assert request.request_id == request_id
+        assert request.headers == ((b"host", b"a"), (b"odd", b"b"))
+
+
+@pytest.mark.parametrize("odd", ODD_IDS)
+def test_any_other_request_id_stays_a_header(odd: bytes) -> None:
+    request = read_with_id(HeadMemo(), b"Host: a", b"X-Request-ID: " + odd)
+    assert request.request_id == b""
+    assert request.headers == ((b"host", b"a"), (b"x-request-id", odd))
+
+
+@pytest.mark.parametrize("second", ID_NAMES)
+@pytest.mark.parametrize("first", ID_NAMES)
+def test_two_request_ids_are_none_whatever_was_read_before(first: bytes, second: bytes) -> None:
+    memo = HeadMemo()
+    for name in (first, second):
+        assert read_with_id(memo, b"Host: a", name + b": b").request_id == b"b"
+    request = read_with_id(memo, b"Host: a", first + b": a", second + b": b")
+    assert request.request_id == b""
+    assert request.headers[1:] == ((b"x-request-id", b"a"), (b"x-request-id", b"b"))
+
+
+def test_heads_that_differ_in_their_id_alone_are_remembered_as_one() -> None:
+    memo = HeadMemo()
+    for number in range(5):
+        read_with_id(memo, b"Host: a", b"X-Request-ID: %d" % number)
+    assert len(memo) == 1
+
+
+def test_an_id_cannot_bring_a_line_into_a_remembered_head() -> None:
+    memo = HeadMemo()
+    read_with_id(memo, b"Host: a", b"X-Request-ID: a")
+    connection = ServerConnection(HeadLimits(), memo)
+    connection.receive_data(b"GET / HTTP/1.1\r\nHost: a\r\nX-Request-ID: a\nContent-Length: 5\r\n\r\n")
+    assert isinstance(connection.next_event(), Refused)

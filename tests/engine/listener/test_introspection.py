@@ -122,16 +122,6 @@ class TestYes:
         node.grant(consent_record(state=State.REVOKED, consent_version=2))
         assert await node.ask(good) == INACTIVE
 
-    async def test_a_sane_request_id_comes_back_with_every_kind_of_answer(self, node: Node, good: bytes) -> None:
-        headers = (FORM, (b"x-request-id", b"abc-1"))
-        for response in (
-            await node.ask(good, headers=headers),
-            await node.ask(b"junk", headers=headers),
-            await node.ask(None, headers=headers),
-            await node.ask(good, headers=headers, method=b"GET"),
-        ):
-            assert (b"X-Request-ID", b"abc-1") in response.headers
-
     async def test_a_renewed_certificate_speaks_for_the_same_client(self, node: Node, good: bytes) -> None:
         old = node.register("edp-1", Role.EDP)
         new = node.pki.client("edp-1-renewed").certificate
@@ -375,15 +365,6 @@ class TestToken:
         assert await node.ask(forged) == INACTIVE
         (event,) = node.security.events
         assert event.token_digest == hashlib.sha256(forged).hexdigest()[:16]
-
-    async def test_rows_18_to_28_look_alike_with_a_request_id_too(self, node: Node, make_token: MakeToken) -> None:
-        headers = (FORM, (b"x-request-id", b"id-1"))
-        answers = [
-            await node.ask(b"junk", headers=headers),
-            await node.ask(make_token(edp="edp-2").token, headers=headers),
-            await node.ask(make_token(now=UnixTime(NOW - 9999)).token, headers=headers),
-        ]
-        assert answers == [Response(200, b'{"active":false}', headers=((b"X-Request-ID", b"id-1"),))] * 3
 
 
 class TestShare:

@@ -1,4 +1,4 @@
-"""What heads say: the media type, the answers taken, the id to echo."""
+"""What heads say: the media type, the answers taken."""
 
 import pytest
 from hypothesis import given
@@ -63,27 +63,12 @@ def test_no_accept_field_breaks_the_reader(fields: list[bytes]) -> None:
     assert accepts(fields, JSON) in (True, False)
 
 
-@pytest.mark.parametrize("sane", [b"5f1b0f5e-8c0a-4b3e-9a39-30f8d4d9f6b0", b"a", b"x" * 128, b"trace:1.2~3_4"])
-def test_a_sane_request_id_is_echoed(sane: bytes) -> None:
-    assert read_head((FORM, (b"x-request-id", sane))).echo == ((b"X-Request-ID", sane),)
-
-
-@pytest.mark.parametrize("odd", [b"", b"x" * 129, b"a b", b"a\tb", b"<script>", b"a,b", b"\xc3\xa9"])
-def test_any_other_request_id_is_not(odd: bytes) -> None:
-    assert read_head((FORM, (b"x-request-id", odd))).echo == ()
-
-
-def test_two_request_ids_are_none() -> None:
-    assert read_head((FORM, (b"x-request-id", b"a"), (b"x-request-id", b"b"))).echo == ()
-
-
-def test_readings_are_remembered_without_credentials_ids_or_bulk() -> None:
+def test_readings_are_remembered_without_credentials_or_bulk() -> None:
     reader = HeadReader(size=2)
     plain = (FORM, (b"accept", b"*/*"))
     assert reader.read(plain) is reader.read(plain)
     for passing in (
         (FORM, (b"authorization", b"Bearer abc")),
-        (FORM, (b"x-request-id", b"abc")),
         (FORM, (b"accept", b"text/html, " * 200)),
     ):
         assert reader.read(passing) is not reader.read(passing)

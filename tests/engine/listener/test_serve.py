@@ -252,6 +252,16 @@ async def test_an_id_that_was_cut_off_is_not_repeated(start: Start) -> None:
     assert "x-request-id" not in headers
 
 
+async def test_every_answer_repeats_the_request_id(start: Start) -> None:
+    client = await (await start(tls=False)).client()
+    for number in range(3):
+        await client.send(b"GET / HTTP/1.1\r\nHost: x\r\nX-Request-ID: id-%d\r\n\r\n" % number)
+        status, headers, _ = await client.answer("GET")
+        assert (status, headers["x-request-id"]) == (200, f"id-{number}")
+    await client.send(GET % b"")
+    assert "x-request-id" not in (await client.answer("GET"))[1]
+
+
 async def test_an_error_of_ours_repeats_the_request_id(start: Start) -> None:
     async def fragile(_request: Request, _peer: Peer) -> Response:
         raise RuntimeError("a bug")
