@@ -1,44 +1,28 @@
-"""A child process as a supervised service: start, wait until it reports, wait until it ends, leave none behind.
+"""A place in the node, kept by whatever process holds it now: a supervised service that can be renewed.
 
-Children are started by `subprocess.Popen` from the main thread, never by trio's worker threads. Each leads a
-process group of its own, so that Ctrl-C in a terminal reaches only the supervisor, which then drains.
+A worker is renewed beside itself: the fresh process serves before the old one drains, so no caller notices. A feeder
+holds the replica, which has one writer: it goes before the fresh one comes.
 """
 
-import contextlib
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 import trio
 
-from engine.clock import Seconds
-from engine.errors import Fault, Kind
-from engine.node.orders import Order, Report, decode_report, write_order
+from engine.config import NodeConfig
+from engine.node.child_process import ChildEnded, ChildProcess
+from engine.node.orders import Order, Report
+from engine.telemetry import logs
 
-START_TIMEOUT: Final = Seconds(30.0)
-KILL_MARGIN: Final = Seconds(2.0)  # beyond the drain's own bound, before a child that hangs is killed
-
-
-class ChildEnded(Fault):
-    """The process ended, or did not start."""
-
-    kind = Kind.UNAVAILABLE
-
-
-class ChildHopeless(ChildEnded):
-    """The process says that it cannot start as it was told to."""
-
-    kind = Kind.INVALID
+_log = logs.logger("node")
 
 
 class Child:
-    """One place in the node and whatever process holds it now.
+    """A place and its processes.
 
-    order: made anew for each start, after which `changed` is called, as it is at each end. ended: told the pid of
-    a process that is gone. head: the highest feed position that it, or one before it, has told; -1 = none.
+    order: made anew for each start. changed: called at each start, readiness and end. ended: told the pid of a
+    process that is gone, and the order that it had. head: the highest feed position that one of them has told; -1 =
+    none. beside: whether two may run at once.
     """
 
     def __init__(
@@ -47,143 +31,112 @@ class Child:
         order: Callable[[], Order],
         *,
         changed: Callable[[], None],
-        ended: Callable[[int], None],
+        ended: Callable[[int, Order], None],
+        beside: bool,
     ) -> None:
         self._module = module
         self._order = order
         self._changed = changed
         self._ended = ended
-        self._process: subprocess.Popen[bytes] | None = None
-        self._ready = self._reload_due = False
+        self._beside = beside
+        self._process: ChildProcess | None = None
+        self._others: list[ChildProcess] = []  # not in place yet, or no more
+        self._watching = trio.CancelScope()
+        self._renewed: trio.Event | None = None  # somebody waits until the process in place has been replaced
         self.head = -1
 
     @property
     def pid(self) -> int:
-        """Of the running process; 0 = there is none."""
+        """Of the process in place; 0 = there is none."""
         return self._process.pid if self._process else 0
 
-    def reload(self) -> None:
-        """Ask the process to read its certificates again (SIGHUP); one that is starting, once it can hear that."""
-        if self._process and self._ready:
-            self._process.send_signal(signal.SIGHUP)
-        else:
-            self._reload_due = True
+    @property
+    def other_pids(self) -> list[int]:
+        """Of processes that are about to take the place, or drain."""
+        return [other.pid for other in self._others]
+
+    def tell(self, config: NodeConfig) -> None:
+        """Tell every process of new settings; they also read their certificates anew."""
+        for process in [*self._others, *([self._process] if self._process else [])]:
+            if not process.tell(config):
+                _log.error("child_does_not_listen", pid=process.pid, child=process.order.name)
 
     async def run(self, *, task_status: trio.TaskStatus[Any]) -> None:
-        """One life of the process. Raises ChildEnded; when cancelled the process is drained first."""
-        self._ready = self._reload_due = False
-        order = self._order()
-        process, lifeline, reports = self._spawn(order)
-        self._process = process
-        self._changed()
+        """Until a process ends that was not asked to. Raises ChildEnded; when cancelled, drains first."""
         try:
-            told = await _wait_ready(reports)
-            self._ready = True
-            if self._reload_due:  # it may have read its files before they changed
-                self.reload()
+            await self._begin()
             task_status.started()
-            self._changed()
-            async with trio.open_nursery() as listening:
-                listening.start_soon(self._listen, reports, told)
-                await _wait_end(process)
-                listening.cancel_scope.cancel()
-            raise ChildEnded(f"the process ended {_how(process.returncode)}")
+            while True:
+                await self._watch()
         finally:
             try:
-                with trio.CancelScope(shield=True):  # bounded inside: ask, wait, kill
-                    await _end(process, Seconds(order.config.drain_timeout + KILL_MARGIN))
-            finally:  # whatever happened: the lifeline's end ends the process
-                os.close(lifeline)
-                os.close(reports)
-            self._process = None
-            self._ended(process.pid)
-            self._changed()
+                await self._end_present()
+            finally:
+                self._settle()
 
-    async def _listen(self, reports: int, told: bytes) -> None:
-        """Take what the process tells after its start, until its end of the pipe closes."""
-        piece = told
-        while True:
-            *lines, rest = piece.split(b"\n")
-            for line in lines:
-                self.head = max(self.head, decode_report(line).head)
-            await trio.lowlevel.wait_readable(reports)
-            piece = os.read(reports, 65536)
-            if not piece:
-                return
-            piece = rest + piece
+    async def renew(self) -> None:
+        """Replace the process in place; none needs no renewal. Raises ChildEnded: the old one goes on."""
+        if self._process is None:
+            return
+        if self._beside:
+            await self._renew_beside(self._process)
+            return
+        renewed = self._renewed = trio.Event()
+        self._watching.cancel()
+        await renewed.wait()
 
-    def _spawn(self, order: Order) -> tuple[subprocess.Popen[bytes], int, int]:
-        """Returns the process, our end of its lifeline and our end of its reports."""
-        order_read, order_write = os.pipe()
-        report_read, report_write = os.pipe()
+    async def _renew_beside(self, old: ChildProcess) -> None:
+        fresh = ChildProcess(self._module, self._order())
+        self._others.append(fresh)
+        self._changed()
+        leaving = fresh
         try:
-            process = subprocess.Popen(  # noqa: S603 - our own module, no shell
-                [sys.executable, "-m", self._module, str(order_read), str(report_write)],
-                stdin=subprocess.DEVNULL,
-                pass_fds=(order_read, report_write, *order.sockets),
-                process_group=0,
-            )
-        except OSError as error:
-            os.close(order_write)
-            os.close(report_read)
-            raise ChildEnded("the process could not be started", detail=str(error)) from error
+            await fresh.wait_ready()
+            if self._process is old:  # else it ended meanwhile, and the place has been filled, or soon will be
+                leaving, self._process = old, fresh
+                self._others[:] = [old if other is fresh else other for other in self._others]
+                self._watching.cancel()
+                self._changed()
         finally:
-            os.close(order_read)
-            os.close(report_write)
-        with contextlib.suppress(BrokenPipeError):  # it is gone already; its end is noticed in due course
-            write_order(order_write, order)
-        os.set_blocking(report_read, False)
-        return process, order_write, report_read
+            await self._end(leaving)
 
+    async def _begin(self) -> None:
+        self._process = ChildProcess(self._module, self._order())
+        self._changed()
+        await self._process.wait_ready()
+        self._changed()
 
-async def _wait_ready(reports: int) -> bytes:
-    """Returns what was told beyond the readiness."""
-    told = b""
-    with trio.move_on_after(START_TIMEOUT) as waiting:
-        while b"\n" not in told:
-            await trio.lowlevel.wait_readable(reports)
-            piece = os.read(reports, 65536)
-            if not piece:
-                break
-            told += piece
-    if waiting.cancelled_caught:
-        raise ChildEnded(f"the process was not ready within {START_TIMEOUT:.0f} s")
-    line, _, beyond = told.partition(b"\n")
-    _raise_unless_ready(decode_report(line))
-    return beyond
+    async def _watch(self) -> None:
+        """Until the process in place ends, or another one has taken it."""
+        process = self._process
+        assert process is not None  # noqa: S101 - since `_begin`
+        with trio.CancelScope() as self._watching:
+            how = await process.watch(self._hear)
+            if self._process is process and self._renewed is None:
+                raise ChildEnded(f"the process ended {how}")
+        if self._renewed is not None:
+            await self._end_present()
+            await self._begin()
+            self._settle()
 
+    def _hear(self, report: Report) -> None:
+        self.head = max(self.head, report.head)
 
-def _raise_unless_ready(report: Report) -> None:
-    if report.hopeless:
-        raise ChildHopeless(report.fault)
-    if not report.ready:
-        raise ChildEnded(report.fault)
+    def _settle(self) -> None:
+        if self._renewed is not None:
+            self._renewed.set()
+            self._renewed = None
 
+    async def _end_present(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            self._others.append(process)
+            await self._end(process)
 
-async def _wait_end(process: subprocess.Popen[bytes]) -> None:
-    """The process stays a zombie until it is asked for, so the descriptor is of this process and no other."""
-    if process.poll() is not None:
-        return
-    descriptor = os.pidfd_open(process.pid)
-    try:
-        while process.poll() is None:
-            await trio.lowlevel.wait_readable(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-async def _end(process: subprocess.Popen[bytes], within: Seconds) -> None:
-    if process.poll() is not None:
-        return
-    process.terminate()
-    with trio.move_on_after(within):
-        await _wait_end(process)
-    if process.poll() is None:
-        process.kill()
-        await _wait_end(process)
-
-
-def _how(code: int) -> str:
-    if code < 0:
-        return f"by signal {signal.Signals(-code).name}"
-    return f"with exit code {code}"
+    async def _end(self, process: ChildProcess) -> None:
+        try:
+            await process.end()
+        finally:
+            self._others.remove(process)
+            self._ended(process.pid, process.order)
+            self._changed()

@@ -13,7 +13,7 @@ import trio
 from engine.clock import Seconds
 from engine.config import Feed
 from engine.feed.entries import Position
-from engine.feed.feed_tls import feed_tls
+from engine.feed.feed_tls import feed_tls, load_own_certificate
 from engine.feed.questions import Answer, Question
 
 if TYPE_CHECKING:
@@ -24,10 +24,15 @@ class FeedAccess:
     """A `FeedClient`, call by call; faults are its own. Raises BadConfig when its files cannot be used."""
 
     def __init__(self, settings: Feed) -> None:
+        self._settings = settings
         self._url = settings.url
         self._tls = feed_tls(settings)
         self._client: FeedClient | None = None
         self._loading = trio.Lock()
+
+    def reload(self) -> None:
+        """Read our certificate again, for connections to come. Raises BadConfig."""
+        load_own_certificate(self._tls, self._settings)
 
     async def aclose(self) -> None:
         """Close the connections."""

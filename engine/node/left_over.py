@@ -27,6 +27,7 @@ _log = logs.logger("node")
 class _Pids(msgspec.Struct, frozen=True):
     workers: tuple[int, ...] = ()
     feeder: int = 0
+    others: tuple[int, ...] = ()  # about to take a place, or draining
 
 
 class _Described(msgspec.Struct, frozen=True):
@@ -66,7 +67,7 @@ def _pids_in(described: Path) -> tuple[int, ...]:
         pids = msgspec.json.decode(described.read_bytes(), type=_Described).pids
     except (OSError, msgspec.MsgspecError):  # an orderly end removed it
         return ()
-    return tuple(pid for pid in (*pids.workers, pids.feeder) if pid > 0)
+    return tuple(pid for pid in (*pids.workers, pids.feeder, *pids.others) if pid > 0)
 
 
 def _is_ours(pid: int, modules: Collection[str], metrics: Path) -> bool:

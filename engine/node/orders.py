@@ -1,12 +1,16 @@
 """What the supervisor tells a child, and what the child tells back.
 
 The order travels as the first line of the *lifeline*, a pipe whose writing end only the supervisor holds and
-keeps open: when the supervisor dies, however it dies, the kernel closes it and the child sees the end. (Asking
-the kernel for a signal at the parent's death would not do: it is tied to a thread, and is lost by exec of others.)
+keeps open; each later line is the same order with new settings. When the supervisor dies, however it dies, the
+kernel closes it and the child sees the end. (Asking the kernel for a signal at the parent's death would not do: it is
+tied to a thread, and is lost by exec of others.)
 The child's reports travel as lines on a second pipe: first how its start went, later what the status shows of it.
 """
 
+import fcntl
 import os
+import sys
+import termios
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,8 +18,10 @@ import msgspec
 
 from engine.config import NodeConfig
 from engine.errors import Fault, Kind
+from engine.node.balance import Slot
 
 _LINE: Final = 1 << 20
+_UNREAD: Final = 1 << 14  # bytes: several orders, and a quarter of the pipe
 
 
 class NoOrder(Fault):
@@ -25,11 +31,15 @@ class NoOrder(Fault):
 
 
 class Order(msgspec.Struct, frozen=True):
-    """sockets: descriptors of listening sockets that the child has inherited. name: `worker-1`, `feeder`."""
+    """sockets: descriptors of listening sockets that the child has inherited. name: `worker-1`, `feeder`.
+
+    slot: where a worker tells its connections; None = it goes without, or accepts none.
+    """
 
     name: str
     config: NodeConfig
     sockets: tuple[int, ...] = ()
+    slot: Slot | None = None
 
 
 class Report(msgspec.Struct, frozen=True):
@@ -49,9 +59,43 @@ def write_order(lifeline: int, order: Order) -> None:
     os.write(lifeline, msgspec.json.encode(order, enc_hook=_write_path) + b"\n")
 
 
-def read_order(lifeline: int) -> Order:
-    """Child's side; blocks. Raises NoOrder."""
-    return msgspec.json.decode(_read_line(lifeline), type=Order, dec_hook=_read_path)
+def tell_order(lifeline: int, order: Order) -> bool:
+    """Supervisor's side, on a lifeline that was set not to block. False = the child has not read for long."""
+    try:
+        unread = int.from_bytes(fcntl.ioctl(lifeline, termios.FIONREAD, bytes(4)), sys.byteorder)
+        if unread > _UNREAD:
+            return False
+        write_order(lifeline, order)
+    except BrokenPipeError:  # it is gone; its end is noticed in due course
+        return True
+    return True
+
+
+class Lifeline:
+    """Child's side."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+        self._read = b""
+
+    @property
+    def has_order(self) -> bool:
+        """Whether the next one has been read already."""
+        return b"\n" in self._read
+
+    def read_order(self) -> Order:
+        """The next; blocks. Raises NoOrder."""
+        while not self.has_order:
+            self.fill()
+        line, _, self._read = self._read.partition(b"\n")
+        return msgspec.json.decode(line, type=Order, dec_hook=_read_path)
+
+    def fill(self) -> None:
+        """Read what is there; blocks until there is something. Raises NoOrder."""
+        piece = os.read(self.descriptor, _LINE)
+        if not piece:
+            raise NoOrder("the supervisor is gone")
+        self._read += piece
 
 
 def write_report(reports: int, report: Report) -> None:
@@ -65,16 +109,6 @@ def decode_report(line: bytes) -> Report:
         return msgspec.json.decode(line, type=Report)
     except msgspec.MsgspecError:
         return Report(ready=False, fault="it ended before it was ready")
-
-
-def _read_line(descriptor: int) -> bytes:
-    read = b""
-    while not read.endswith(b"\n"):
-        piece = os.read(descriptor, _LINE)
-        if not piece:
-            raise NoOrder("the supervisor is gone")
-        read += piece
-    return read
 
 
 def _write_path(value: Any) -> Any:  # noqa: ANN401 - msgspec's own signature

@@ -1,6 +1,7 @@
 """What every child process of a node does around its own work: take its order, watch its lifeline, report, drain.
 
-SIGTERM and the end of the lifeline both mean: drain and go. SIGHUP means: read certificates again.
+SIGTERM and the end of the lifeline both mean: drain and go. An order that comes later on the lifeline brings settings
+that are taken in place, and means as SIGHUP does: read certificates again.
 """
 
 import contextlib
@@ -17,7 +18,8 @@ import trio
 
 from engine.clock import Seconds
 from engine.errors import Fault, Kind
-from engine.node.orders import NoOrder, Order, Report, read_order, write_report
+from engine.node.balance import Balance
+from engine.node.orders import Lifeline, NoOrder, Order, Report, write_report
 from engine.telemetry import logs
 from engine.telemetry.late import load_telemetry
 
@@ -29,11 +31,12 @@ _log = logs.logger("node")
 
 
 class Process:
-    """This child process, as its work sees it."""
+    """This child process, as its work sees it. order: the settings in it change when new ones come."""
 
     def __init__(self, order: Order, reports: int) -> None:
         self.order = order
         self.draining = trio.Event()
+        self.balance = Balance(order.slot) if order.slot else None
         self.telemetry_loaded = trio.Event()  # `engine.telemetry.metrics` may be imported; some time after `ready`
         self._serving = trio.Event()
         self._reports = reports
@@ -60,12 +63,24 @@ class Process:
         await load_telemetry()
         self.telemetry_loaded.set()
 
+    def drain(self) -> None:
+        """Begin to drain."""
+        if self.balance is not None:
+            self.balance.leave()
+        self.draining.set()
+
+    def take(self, order: Order) -> None:
+        """New settings."""
+        logs.configure(order.config.log_level, late=True, role=order.name, node_id=order.config.node_id)
+        self.order = order
+        self.reload()
+
     def on_reload(self, reload: Callable[[], None]) -> None:
-        """Call this at SIGHUP. A Fault it raises is logged, and things stay as they were."""
+        """Call this when `order` has changed, and at SIGHUP. A Fault it raises is logged; things stay as they were."""
         self._on_reload.append(reload)
 
     def reload(self) -> None:
-        """Do what SIGHUP asks for."""
+        """Take in place what can be."""
         for reload in self._on_reload:
             try:
                 reload()
@@ -82,10 +97,10 @@ def run_child(work: Work, argv: list[str]) -> int:
 
     work: serves until `draining` is set and then ends by itself, within the drain timeout.
     """
-    lifeline, reports = int(argv[1]), int(argv[2])
+    lifeline, reports = Lifeline(int(argv[1])), int(argv[2])
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # until the drain is ready for it: just end
     try:
-        order = read_order(lifeline)
+        order = lifeline.read_order()
         logs.configure(order.config.log_level, late=True, role=order.name, node_id=order.config.node_id)
         trio.run(_run, work, Process(order, reports), lifeline)
     except (NoOrder, KeyboardInterrupt):
@@ -105,7 +120,7 @@ def _failed(reports: int, fault: Fault) -> int:
     return 1
 
 
-async def _run(work: Work, process: Process, lifeline: int) -> None:
+async def _run(work: Work, process: Process, lifeline: Lifeline) -> None:
     fault: Fault | None = None
     try:
         with trio.open_signal_receiver(signal.SIGTERM, signal.SIGHUP) as signals:
@@ -132,16 +147,19 @@ async def _obey(process: Process, signals: AsyncIterator[int]) -> None:
         if number == signal.SIGHUP:
             process.reload()
         else:
-            process.draining.set()
+            process.drain()
 
 
-async def _watch_lifeline(process: Process, lifeline: int) -> None:
-    os.set_blocking(lifeline, False)
+async def _watch_lifeline(process: Process, lifeline: Lifeline) -> None:
     while True:
-        await trio.lowlevel.wait_readable(lifeline)
-        if not os.read(lifeline, 4096):
+        while lifeline.has_order:
+            process.take(lifeline.read_order())
+        await trio.lowlevel.wait_readable(lifeline.descriptor)
+        try:
+            lifeline.fill()
+        except NoOrder:
             _log.warning("supervisor_gone")
-            process.draining.set()
+            process.drain()
             return
 
 

@@ -11,6 +11,7 @@ from engine.config import Listener
 from engine.listener.http1 import HeadLimits
 from engine.listener.serve import Handler, Limits, Server, Statistics, serve
 from engine.listener.tls import Credentials
+from engine.node.descriptors import allow_descriptors
 from engine.node.process import Process
 
 FLUSH_EVERY: Final = Seconds(1.0)
@@ -39,11 +40,18 @@ async def serve_until_drained(process: Process, handler: Handler, clock: Clock) 
     async with trio.open_nursery() as measuring:
         async with trio.open_nursery() as serving:
             server: Server = await serving.start(run)
+            process.on_reload(partial(_take_limits, process, server))
             measuring.start_soon(_keep_flushing, process, server)
             process.ready()
             await process.draining.wait()
             server.drain()
         measuring.cancel_scope.cancel()
+
+
+def _take_limits(process: Process, server: Server) -> None:
+    config = process.order.config
+    server.limits = limits_of(config.listener, config.drain_timeout)
+    allow_descriptors(config.listener.max_connections)
 
 
 async def _keep_flushing(process: Process, server: Server) -> None:

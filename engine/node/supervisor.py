@@ -3,13 +3,15 @@
 It does no work that could fail with them. A dead child is started again at once (later ones with back-off); its
 connections are lost, nobody else's. All workers share the accept queue, so a stopped worker holds no new
 connections. A drain goes workers first, then the feeder, so that the last answers are still fresh.
+
+SIGTERM and SIGINT drain, SIGHUP takes new settings and files, SIGUSR1 renews all workers one after another.
 """
 
 import contextlib
 import fcntl
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -19,14 +21,17 @@ import trio
 
 from engine.actors.supervisor import GaveUp, Patience, Supervision
 from engine.clock import Seconds
-from engine.config import BadConfig, NodeConfig, load_node_config
+from engine.config import NodeConfig
 from engine.errors import Fault, Kind
 from engine.listener.serve import Limits, serve
-from engine.node.children import KILL_MARGIN, Child
+from engine.node.balance import Page
+from engine.node.child_process import KILL_MARGIN
+from engine.node.children import Child
 from engine.node.descriptors import allow_descriptors
 from engine.node.left_over import outlast
 from engine.node.orders import Order
 from engine.node.process import cpu_seconds, resident_bytes
+from engine.node.renewal import Renewal
 from engine.node.sockets import listen, port_of
 from engine.node.status import FreshnessReader, StatusPages, check_loopback, status_of
 from engine.replica.reader import Replica
@@ -35,7 +40,8 @@ from engine.telemetry.health import ChildStatus, NodeStatus
 from engine.telemetry.host import SystemClock, boot_id
 
 # Children are never given up once they were ready: the node would rather serve with what is left.
-PATIENCE: Final = Patience(before_ready=10, after_ready=None)
+PATIENCE: Final = Patience(before_ready=6, after_ready=None)
+_SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 STATUS_LIMITS: Final = Limits(max_connections=100, idle_timeout=Seconds(30.0), drain_timeout=Seconds(1.0))
 
 _log = logs.logger("node")
@@ -56,9 +62,8 @@ class Modules(msgspec.Struct, frozen=True):
 
 def run_node(config: NodeConfig, path: Path | None = None, modules: Modules = Modules()) -> None:  # noqa: B008 - frozen
     """Run a node until SIGTERM or SIGINT, then drain. path: read again at SIGHUP. Raises Fault."""
-    logs.configure(config.log_level, late=True, role="supervisor", node_id=config.node_id)
+    _adopt(config)
     check_loopback(config.status)
-    allow_descriptors(config.listener.max_connections)
     with _own(config.runtime_directory):
         metrics = config.runtime_directory / "metrics"
         within = Seconds(config.drain_timeout + KILL_MARGIN)
@@ -66,6 +71,12 @@ def run_node(config: NodeConfig, path: Path | None = None, modules: Modules = Mo
         metric_files.prepare(metrics)
         with Node(config, path, modules) as node:
             trio.run(node.run)
+
+
+def _adopt(config: NodeConfig) -> None:
+    """What the supervisor itself, and whatever it starts, takes from the settings. Raises BadConfig."""
+    logs.configure(config.log_level, late=True, role="supervisor", node_id=config.node_id)
+    allow_descriptors(config.listener.max_connections)
 
 
 def _described(config: NodeConfig) -> Path:
@@ -93,8 +104,8 @@ class Node:
     """One node. Entered, it holds its sockets."""
 
     def __init__(self, config: NodeConfig, path: Path | None, modules: Modules) -> None:
-        self._config = config
-        self._path = path
+        self._config = config  # as it was at the start; `_renewal.config` is what children get
+        self._renewal = Renewal(config, path, _adopt)
         self._modules = modules
         self._runtime = config.runtime_directory
         self._draining = trio.Event()
@@ -106,6 +117,8 @@ class Node:
             self._sockets = [opened.enter_context(bound) for bound in listen(listener.host, listener.port)]
             self._status_sockets = [opened.enter_context(bound) for bound in listen(status.host, status.port)]
             self._ports = {"introspection": port_of(self._sockets), "status": port_of(self._status_sockets)}
+            self._page = Page(self._worker_count())
+            opened.callback(self._page.close)
             replica = Replica(self._config.replica.directory, map_size=self._config.replica.map_size)
             opened.callback(replica.close)
             opened.callback(partial(_described(self._config).unlink, missing_ok=True))
@@ -120,7 +133,7 @@ class Node:
         """Until a signal asks for the end and everything has drained. Raises NodeFailed, BadConfig."""
         given_up: Fault | None = None
         try:
-            with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+            with trio.open_signal_receiver(*_SIGNALS) as signals:
                 await self._run(signals)
         except* GaveUp as group:
             given_up = _first(group)
@@ -128,8 +141,9 @@ class Node:
             raise NodeFailed(given_up.text) from given_up
 
     async def _run(self, signals: AsyncIterator[int]) -> None:
-        workers = [self._child("worker", number) for number in range(1, self._worker_count() + 1)]
-        feeder = self._child("feeder", 0)
+        workers = [self._worker(number) for number in range(1, self._worker_count() + 1)]
+        feeder = self._feeder()
+        renewing = partial(self._renewal.run, [child for _, child in self._children[:-1]], self._children[-1][1])
         async with trio.open_nursery() as lasting:
             pages = StatusPages(self.status, self._runtime / "metrics")
             await lasting.start(partial(serve, pages, self._status_sockets, None, STATUS_LIMITS, clock=SystemClock()))
@@ -137,6 +151,7 @@ class Node:
             async with trio.open_nursery() as working:
                 for worker in workers:
                     working.start_soon(worker.run)
+                working.start_soon(renewing)
                 lasting.start_soon(self._announce, workers)
                 await self._obey(signals)
                 _log.info("draining")
@@ -151,16 +166,20 @@ class Node:
     def _worker_count(self) -> int:
         return self._config.workers or len(os.sched_getaffinity(0))
 
-    def _child(self, role: str, number: int) -> Supervision:
-        """number: 0 for the only one of its role, which gets no sockets."""
-        name = f"{role}-{number}" if number else role
-        sockets = tuple(bound.fileno() for bound in self._sockets) if number else ()
-        child = Child(
-            self._modules.worker if number else self._modules.feeder,
-            lambda: Order(name, self._config, sockets),
-            changed=self._describe,
-            ended=self._forget,
+    def _worker(self, number: int) -> Supervision:
+        name, sockets = f"worker-{number}", tuple(bound.fileno() for bound in self._sockets)
+        return self._child(
+            name,
+            self._modules.worker,
+            lambda: Order(name, self._renewal.config, sockets, self._page.take()),
+            beside=True,
         )
+
+    def _feeder(self) -> Supervision:
+        return self._child("feeder", self._modules.feeder, lambda: Order("feeder", self._renewal.config), beside=False)
+
+    def _child(self, name: str, module: str, order: Callable[[], Order], *, beside: bool) -> Supervision:
+        child = Child(module, order, changed=self._describe, ended=self._forget, beside=beside)
         supervision = Supervision(name, child.run, PATIENCE)
         self._children.append((supervision, child))
         return supervision
@@ -172,19 +191,12 @@ class Node:
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
-            if number != signal.SIGHUP:
+            if number == signal.SIGHUP:
+                self._renewal.reload()
+            elif number == signal.SIGUSR1:
+                self._renewal.restart()
+            else:
                 return
-            self._reload()
-
-    def _reload(self) -> None:
-        """Certificates at once, everywhere; other settings for children started from now on."""
-        if self._path is not None:
-            try:
-                self._config = load_node_config(self._path)
-            except BadConfig as fault:
-                _log.error("reload_failed", text=fault.text)
-        for _, child in self._children:
-            child.reload()
 
     def status(self) -> NodeStatus:
         """At this moment."""
@@ -201,7 +213,8 @@ class Node:
         """Write `node.json` anew, whole or not at all."""
         by_name = {known.name: child.pid for known, child in self._children}
         workers = [pid for name, pid in by_name.items() if name != "feeder"]
-        pids = {"node": os.getpid(), "workers": workers, "feeder": by_name.get("feeder", 0)}
+        others = [pid for _, child in self._children for pid in child.other_pids]
+        pids = {"node": os.getpid(), "workers": workers, "feeder": by_name.get("feeder", 0), "others": others}
         described = _described(self._config)
         fresh = described.with_suffix(".new")
         try:
@@ -210,7 +223,9 @@ class Node:
         except OSError as error:  # a full disk must not keep children from starting
             _log.error("node_json_not_written", error=str(error))
 
-    def _forget(self, pid: int) -> None:
+    def _forget(self, pid: int, order: Order) -> None:
+        if order.slot is not None:
+            self._page.give_back(order.slot)
         try:
             metric_files.forget_process(self._runtime / "metrics", pid)
         except OSError as error:

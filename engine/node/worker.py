@@ -41,6 +41,7 @@ async def work(process: Process) -> None:
     replica = Replica(config.replica.directory, map_size=config.replica.map_size)
     memo = VerifiedTokens(config.tokens.memo_size)
     feed = FeedAccess(config.feed)
+    process.on_reload(feed.reload)
     security = SecurityLog(time.monotonic)
     outcomes = {outcome: Tally() for outcome in Outcome}
     async with aclosing(feed), trio.open_nursery() as aside:
