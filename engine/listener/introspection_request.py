@@ -4,6 +4,7 @@ First the message as such, before anybody is known; then, for a known caller, th
 what it asks. Whatever is wrong raises the `Refusal` that answers it.
 """
 
+import enum
 import re
 from typing import Final
 
@@ -51,11 +52,33 @@ def _check_credentials(form: Form, head: Head) -> None:
         raise Refusal(401, INVALID_CLIENT, (b"WWW-Authenticate", b'Basic realm="introspection"'))  # row 3
 
 
-def check_form_of_answer(caller: ParticipantRecord, head: Head) -> None:
-    """Rows 15 and 15a. Signed answers cannot be given yet, and nothing else may be given in their place."""
-    if caller.answers is Answers.SIGNED and caller.role is Role.EDP:
-        raise Refusal(406 if head.takes_signed else 400, INVALID_REQUEST)
+class AnswerForm(enum.Enum):
+    """What a 200 looks like."""
+
+    PLAIN = "plain"  # RFC 7662 section 2.2
+    SIGNED = "signed"  # RFC 9701 section 5
+
+
+def form_of_answer(caller: ParticipantRecord, head: Head) -> AnswerForm:
+    """Rows 5, 15 and 15a: the form an EDP is registered for, or the signed one where it asks for that.
+
+    Whoever is registered for signed answers never gets a plain one, whatever it says it takes; whoever is no EDP
+    gets plain ones only, for there is nothing in them to sign. Raises Refusal.
+    """
+    if caller.role is Role.EDP:
+        if caller.answers is Answers.SIGNED and not head.takes_signed and head.takes_json:
+            raise Refusal(400, INVALID_REQUEST)
+        if head.takes_signed and (caller.answers is Answers.SIGNED or head.prefers_signed or not head.takes_json):
+            return AnswerForm.SIGNED
     if not head.takes_json:
+        raise Refusal(406, INVALID_REQUEST)
+    return AnswerForm.PLAIN
+
+
+def check_form_of_answer(caller: ParticipantRecord, head: Head) -> None:
+    """Until signed answers are given: refuse whoever must have one, as nothing else may be given in its place."""
+    may_be_plain = caller.answers is Answers.PLAIN and head.takes_json
+    if form_of_answer(caller, head) is AnswerForm.SIGNED and not may_be_plain:
         raise Refusal(406, INVALID_REQUEST)
 
 

@@ -20,11 +20,12 @@ _WEIGHT: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")  # RFC 9110 s
 
 
 class Head(msgspec.Struct, frozen=True, gc=False):
-    """The judgement."""
+    """The judgement. prefers_signed: the signed form is named, and weighs more than JSON."""
 
     is_form: bool
     takes_json: bool
     takes_signed: bool
+    prefers_signed: bool
     authorization: bytes | None  # the scheme in lower case; credentials themselves are not kept
     authorizations: int
 
@@ -58,10 +59,13 @@ def read_head(headers: Headers) -> Head:
     types = [value for name, value in headers if name == b"content-type"]
     accepted = [value for name, value in headers if name == b"accept"]
     credentials = [value for name, value in headers if name == b"authorization"]
+    ranges = _ranges(accepted)
+    json, signed = _weight_of(ranges, JSON), _weight_of(ranges, SIGNED)
     return Head(
         is_form=len(types) == 1 and media_type(types[0]) == FORM,
-        takes_json=accepts(accepted, JSON),
-        takes_signed=accepts(accepted, SIGNED),
+        takes_json=json > 0,
+        takes_signed=signed > 0,
+        prefers_signed=signed > json and any(media_type(part) == SIGNED for part in ranges),
         authorization=credentials[0].partition(b" ")[0].lower() if credentials else None,
         authorizations=len(credentials),
     )
@@ -77,17 +81,20 @@ def accepts(fields: list[bytes], wanted: bytes) -> bool:
 
     The most specific range decides; a weight of 0 excludes; an unreadable weight counts as 0.
     """
-    ranges = [part for part in b",".join(fields).split(b",") if part.strip(b" \t")]
+    return _weight_of(_ranges(fields), wanted) > 0
+
+
+def _ranges(fields: list[bytes]) -> list[bytes]:
+    return [part for part in b",".join(fields).split(b",") if part.strip(b" \t")]
+
+
+def _weight_of(ranges: list[bytes], wanted: bytes) -> float:
+    """The weight that the most specific ranges give; the highest of several that are equally specific."""
     if not ranges:
-        return True
+        return 1.0
     kind = wanted.partition(b"/")[0]
     ranks = {wanted: 3, kind + b"/*": 2, b"*/*": 1}
-    best, allowed = 0, False
-    for part in ranges:
-        rank = ranks.get(media_type(part), 0)
-        if rank > best or (rank == best and rank and not allowed):
-            best, allowed = rank, _weight(part) > 0
-    return allowed
+    return max(((rank, _weight(part)) for part in ranges if (rank := ranks.get(media_type(part)))), default=(0, 0.0))[1]
 
 
 def _weight(part: bytes) -> float:

@@ -58,6 +58,25 @@ def test_accept_is_read_as_http_says(fields: list[bytes], json: bool, signed: bo
     assert (accepts(fields, JSON), accepts(fields, SIGNED)) == (json, signed)
 
 
+@pytest.mark.parametrize(
+    ("accept", "preferred"),
+    [
+        (b"application/token-introspection+jwt", True),
+        (b"Application/Token-Introspection+JWT;q=0.2", True),
+        (b"application/json;q=0.5, application/token-introspection+jwt;q=0.6", True),
+        (b"application/token-introspection+jwt, */*;q=0.1", True),
+        (b"application/json, application/token-introspection+jwt", False),
+        (b"application/json;q=0.6, application/token-introspection+jwt;q=0.5", False),
+        (b"application/token-introspection+jwt;q=0", False),
+        (b"*/*, application/json;q=0.5", False),
+        (b"*/*", False),
+        (b"", False),
+    ],
+)
+def test_the_signed_form_is_preferred_where_it_is_named_and_weighs_more(accept: bytes, preferred: bool) -> None:
+    assert read_head((FORM, (b"accept", accept))).prefers_signed is preferred
+
+
 @given(st.lists(st.binary(max_size=40), max_size=4))
 def test_no_accept_field_breaks_the_reader(fields: list[bytes]) -> None:
     assert accepts(fields, JSON) in (True, False)
