@@ -17,6 +17,8 @@ class SecurityEventKind(enum.StrEnum):
 
     FORGED_TOKEN = "forged_token"  # noqa: S105 - a name. Bad signature, forbidden algorithm or header (rows 24, 26, 27)
     PROBE = "probe"  # a participant that is no EDP asks about a token (row 5)
+    BAD_FORWARDED_CERTIFICATE = "bad_forwarded_certificate"  # RFC 9440: by no pinned proxy, unreadable or untrusted
+    STRAY_FORWARDED_CERTIFICATE = "stray_forwarded_certificate"  # RFC 9440 where no proxy is expected: ignored
     WRONG_CLIENT = "wrong_client"  # a certificate with another participant's client_id (row 3)
 
 
