@@ -13,6 +13,7 @@ import msgspec
 from engine.clock import UnixTime, format_utc
 from engine.consent.records import ClientId, ConsentRecord
 from engine.decision.decide import current_expiry, current_window
+from engine.decision.freshness import Freshness
 from engine.decision.questions import Active, Inactive
 from engine.tokens.claims import Confirmation, ConsentDetail, Grant
 
@@ -69,6 +70,23 @@ def active_answer(answer: Active) -> ActiveAnswer:
         min(freshness.last_known_until, answer.consent_ends_at),  # no outage lengthens a consent
         claims.nbf,
     )
+
+
+def stable_part(answer: Active) -> bytes | None:
+    """What of a yes stays the same as long as token and consents do; with `fresh_part` behind it, it is `render`'s.
+
+    None: this answer cannot be told in two parts.
+    """
+    body = render(answer)
+    fresh = fresh_part(answer.freshness, answer.consent_ends_at)
+    return body[: -len(fresh)] if body.endswith(fresh) else None
+
+
+def fresh_part(freshness: Freshness, consent_ends_at: UnixTime) -> bytes:
+    """What of a yes each moment says anew; see `stable_part`."""
+    until = min(freshness.last_known_until, consent_ends_at)
+    state = freshness.state.value.encode()
+    return b'"ccs_freshness":"%b","ccs_as_of":%d,"ccs_last_known_until":%d}' % (state, freshness.as_of, until)
 
 
 def _shown(grant: Grant, record: ConsentRecord) -> ConsentDetail:

@@ -37,6 +37,20 @@ class Form(msgspec.Struct, frozen=True, gc=False):
     ccs_share_id: str | None = None
 
     @property
+    def asks_more(self) -> bool:
+        """Whether anything is asked beyond the token itself (mode B)."""
+        return any(
+            (
+                self.ccs_dataset_id,
+                self.ccs_mpxn,
+                self.ccs_from,
+                self.ccs_to,
+                self.ccs_purpose_code,
+                self.ccs_share_id,
+            )
+        )
+
+    @property
     def has_credentials(self) -> bool:
         """Whether the body carries a way to authenticate of its own, beside the certificate."""
         return any((self.client_secret, self.client_assertion, self.client_assertion_type))

@@ -9,7 +9,7 @@ what was true before the waiting.
 
 import enum
 import uuid
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Final, Protocol, assert_never
 
 import msgspec
@@ -45,6 +45,7 @@ from engine.listener.forms import Form
 from engine.listener.http1 import Request, Response
 from engine.listener.introspection_request import check_form_of_answer, read_ask, read_request
 from engine.listener.issuer_keys import IssuerKeys
+from engine.listener.known import Known
 from engine.listener.media import Head, HeadReader
 from engine.listener.read_through import Found, ReadThrough, newer_consent
 from engine.listener.refusals import Refusal, unavailable
@@ -56,6 +57,7 @@ from engine.tokens.memo import VerifiedTokens
 from engine.tokens.verify import TokenRefusal, token_digest, verify
 
 PATH: Final = b"/introspect"
+MAX_KNOWN: Final = 8_192  # answers kept to be said again, about 2 KB each
 MAX_PASSES: Final = 4  # decide, look further, claim, decide; one more for a consent that moved meanwhile
 LOOK_TIMEOUT: Final = Seconds(0.25)  # Redis answers in a millisecond
 STEPS_TIMEOUT: Final = Seconds(1.0)  # all awaiting of one request; an EDP's own time-out is two seconds in all
@@ -126,29 +128,68 @@ class Introspection:
         self._callers = callers
         self._keys = keys
         self._heads = HeadReader()
+        self._known = Known(MAX_KNOWN, boot_id)
         self._count_active = counts[Outcome.ACTIVE]
         self._count_inactive = counts[Outcome.INACTIVE]
         self._count_unavailable = counts[Outcome.UNAVAILABLE]
         self._count_refused = counts[Outcome.REFUSED]
 
-    async def __call__(self, request: Request, peer: Peer) -> Response:
-        """Answer one request. Raises nothing that is not a bug."""
+    def __call__(self, request: Request, peer: Peer) -> Response | Awaitable[Response]:
+        """Answer one request; what must be awaited is what the decision could not do without. Raises only bugs."""
         head = self._heads.read(request.headers)
         try:
             form = read_request(request, head)
-            step = await self._conclude(form, head, peer)
+            known = self._say_again(form, head, peer)
+            if known is not None:
+                return known
+            step = self._decide_or_pass(form, head, peer, _NOTHING_YET)
         except Refusal as refusal:
             self._count_refused()
             return refusal.response
+        if isinstance(step, (LookFurther, ClaimFirst)):
+            return self._finish(step, form, head, peer)
         return self._respond(step)
 
-    async def _conclude(self, form: Form, head: Head, peer: Peer) -> Active | Inactive | Unavailable:
-        step = self._decide_or_pass(form, head, peer, _NOTHING_YET)
-        if not isinstance(step, (LookFurther, ClaimFirst)):
-            return step
-        with trio.move_on_after(STEPS_TIMEOUT):
-            return await self._go_on(step, form, head, peer)
-        return ASK_AGAIN
+    def _say_again(self, form: Form, head: Head, peer: Peer) -> Response | None:
+        """The short way: the same yes as before, where nothing it rests on has changed; None = go the long way.
+
+        The replica is looked at first, and the clocks after it. Raises Refusal.
+        """
+        known = self._known
+        try:
+            moment = self._replica.moment()
+        except Fault:
+            return None
+        now = self._clock.now()
+        boot = self._clock.boot()
+        freshness = known.freshness(moment, now, boot)
+        caller = known.caller(peer.thumbprint)
+        if freshness is None or caller is None or caller.version != moment.version or now >= caller.until:
+            return None
+        client_id = caller.record.client_id
+        if form.token is None or form.client_id not in (None, client_id):
+            return None
+        yes = known.yes(token_digest(form.token))
+        if yes is None or yes.version != moment.version or yes.caller != client_id or now >= yes.until:
+            return None
+        self._callers.take(caller.record, 1, boot)
+        check_form_of_answer(caller.record, head)
+        if form.asks_more:
+            ask, _ = read_ask(caller.record, form)
+            step = decide(ask, yes.token, yes.records, freshness, now)
+            if not isinstance(step, Active) or len(step.grants) != yes.shown:
+                return None if isinstance(step, (LookFurther, ClaimFirst)) else self._respond(step)
+        self._count_active()
+        return Response(200, known.body(yes, freshness))
+
+    async def _finish(self, step: LookFurther | ClaimFirst, form: Form, head: Head, peer: Peer) -> Response:
+        try:
+            with trio.move_on_after(STEPS_TIMEOUT):
+                return self._respond(await self._go_on(step, form, head, peer))
+        except Refusal as refusal:
+            self._count_refused()
+            return refusal.response
+        return self._respond(ASK_AGAIN)
 
     async def _go_on(
         self, step: LookFurther | ClaimFirst, form: Form, head: Head, peer: Peer
@@ -177,20 +218,23 @@ class Introspection:
         """One pass: everything from one transaction, the clocks read inside it."""
         with self._replica.transaction() as view:
             now = self._clock.now()
-            policy = view.policy()
-            bound = view.bound
+            policy, bound = view.moment.policy, view.bound
             boot = self._clock.boot()
             freshness = freshness_of(bound, policy, boot_id=self._boot_id, boot=boot, now=now)
             if bound is None or freshness.state is FreshnessState.BLIND:
                 return NOT_SERVING
             caller = self._callers.identify(view, peer, form.client_id, freshness, now)
+            self._known.learn_caller(peer, view.moment.version, caller)
             if gathered is _NOTHING_YET:
                 self._callers.take(caller, 1, boot)
             check_form_of_answer(caller, head)
             ask, presented = read_ask(caller, form)
             token = self._token(view, caller, presented, freshness, now)
             records = _records(view, policy, caller, token, gathered)
-            return decide(ask, token, records, freshness, now)
+            step = decide(ask, token, records, freshness, now)
+            if gathered is _NOTHING_YET and ask.share is None and isinstance(step, Active):
+                self._known.learn(step, records, view.moment.version)
+            return step
 
     def _token(
         self, view: View, caller: ParticipantRecord, presented: bytes, freshness: Freshness, now: UnixTime

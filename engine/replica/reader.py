@@ -5,6 +5,7 @@ read after it was opened, never before. A transaction must not be kept across an
 What seldom changes (bound, participants, policy) is decoded once per distinct bytes; consents are decoded anew.
 """
 
+import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -41,13 +42,28 @@ _participant = msgspec.msgpack.Decoder(ParticipantRecord).decode
 _policy = msgspec.msgpack.Decoder(PolicyRecord).decode
 
 
+class Moment(msgspec.Struct, frozen=True):
+    """What stands over the records in one transaction.
+
+    version: as long as it is the same, every record that could be read is the same, but for tombstones that have been
+    swept away; it never comes again for anything else. bound: None = there is no replica.
+    """
+
+    version: int
+    bound: Bound | None
+    policy: PolicyRecord
+
+
+_versions: Final = itertools.count(1)
+
+
 class View:
     """What the replica says at one moment. Use it inside `with`; it is over at the end of the block.
 
     bound: None = there is no replica; then every record is missing too. Methods raise BrokenReplica.
     """
 
-    __slots__ = ("_get", "_opened", "_replica", "_txn", "bound")
+    __slots__ = ("_get", "_opened", "_replica", "_txn", "bound", "moment")
 
     def __init__(self, opened: "_Opened | None", replica: "Replica | None" = None) -> None:
         self._opened = opened
@@ -56,21 +72,22 @@ class View:
     def __enter__(self) -> Self:
         opened = self._opened
         if opened is None:
+            self.moment: Moment = Moment(next(_versions), None, DEFAULT_POLICY)
             self.bound: Bound | None = None
             return self
         try:
             txn = self._txn = opened.begin(opened.meta)
-            get = self._get = txn.get
-            raw = get(_BOUND_KEY)
+            self._get = txn.get
+            if txn.id() == opened.number:
+                opened.unchanged = True
+            else:
+                opened.look(txn)
         except lmdb.Error as error:
             raise fault_of(error) from error
-        if raw == opened.raw_bound:
-            opened.unchanged = True
-        else:
-            opened.take_bound(raw or b"")
-            if opened.moved:
-                return self._move_over()
-        self.bound = opened.bound
+        if opened.moved:
+            return self._move_over()
+        self.moment = opened.moment
+        self.bound = opened.moment.bound
         return self
 
     def _move_over(self) -> Self:
@@ -156,6 +173,22 @@ class Replica:
             opened = self._opened
         return View(opened, self)
 
+    def moment(self) -> Moment:
+        """What stands over the records now: a transaction that reads nothing else. Raises as `transaction` does."""
+        opened = self._opened
+        if opened is not None and not (opened.unchanged and self._monotonic() >= self._look_at):
+            try:
+                txn = opened.begin(opened.meta)
+                number = txn.id()
+                txn.abort()
+            except lmdb.Error as error:
+                raise fault_of(error) from error
+            if number == opened.number and not opened.moved:
+                opened.unchanged = True
+                return opened.moment
+        with self.transaction() as view:
+            return view.moment
+
     def moved_to(self) -> "_Opened | None":
         """What took the place of a generation that says so; None: nothing has yet."""
         replaced = self._opened
@@ -217,20 +250,28 @@ class _Opened:
         self.consents = self.environment.consents
         self.token_revocations = self.environment.token_revocations
         self.policy = self.environment.policy
-        self.moved = False
-        self.unchanged = True  # the last transaction found the bound of the one before, or there was none
-        self.raw_bound = b""
-        self.bound: Bound | None = None
+        self.unchanged = True  # the last transaction found the file as the one before it did, or there was none
         self._participants: dict[bytes, ParticipantRecord] = {}
         self._policies: dict[bytes, PolicyRecord] = {}
+        self.forget_bound()
 
-    def take_bound(self, raw: bytes) -> None:
+    def look(self, txn: lmdb.Transaction) -> None:
+        """Something was committed: what stands over the records, and whether any of them may have changed."""
         self.unchanged = False
-        self.bound, self.moved = layout.unpack_bound(raw)
-        self.raw_bound = raw
+        raw = txn.get(_BOUND_KEY) or b""
+        bound, self.moved = layout.unpack_bound(raw)
+        policy, keys = txn.get(POLICY_KEY, None, self.policy) or b"", txn.get(layout.KEYS_KEY)
+        over = (bound.applied, policy, keys)
+        version = self.moment.version if over == self._over else next(_versions)
+        self._over = over
+        self.moment = Moment(version, bound, self.policy_of(policy) if policy else DEFAULT_POLICY)
+        self.number = txn.id()
 
     def forget_bound(self) -> None:
-        self.raw_bound, self.bound, self.moved = b"", None, False
+        self.number = -1  # of the transaction that was looked at last
+        self.moved = False
+        self.moment = Moment(next(_versions), None, DEFAULT_POLICY)
+        self._over: tuple[int, bytes, bytes | None] | None = None
 
     def participant_of(self, value: bytes) -> ParticipantRecord:
         record = self._participants.get(value)

@@ -21,7 +21,8 @@ from engine.listener.issuer_keys import IssuerKeys
 from engine.listener.read_through import Found
 from engine.listener.security import SecurityEvent
 from engine.listener.tls import Peer
-from engine.replica.reader import View, view_of
+from engine.replica.environment import Environment
+from engine.replica.reader import Moment, View, view_of
 from engine.replica.store import ReplicaStore
 from engine.tokens.grants import consent_key
 from engine.tokens.memo import VerifiedTokens
@@ -98,10 +99,17 @@ class OwnReplica:
 
     def __init__(self, store: ReplicaStore) -> None:
         self._store = store
+        self._views: dict[Environment, View] = {}  # one a generation: it knows what it has seen before
 
     def transaction(self) -> View:
         environment = self._store.environment
-        return View(None) if environment is None else view_of(environment)
+        if environment is None:
+            return View(None)
+        return self._views.setdefault(environment, view_of(environment))
+
+    def moment(self) -> Moment:
+        with self.transaction() as view:
+            return view.moment
 
 
 class Node:
@@ -185,4 +193,5 @@ class Node:
         form = ({} if token is None else {"token": token.decode()}) | parameters
         sent = urlencode(form).encode() if body is None else body
         request = Request(method, target, headers, sent, keep_alive=True)
-        return await self.endpoint(request, peer or self.peer(caller))
+        answer = self.endpoint(request, peer or self.peer(caller))
+        return answer if isinstance(answer, Response) else await answer
