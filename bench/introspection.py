@@ -141,7 +141,7 @@ def said(answer: Response | Awaitable[Response]) -> Response:
 def cost(endpoint: Introspection, requests: list[Request], expected: bytes, seconds: float) -> float:
     """Microseconds of processor time an answer, the best of three runs."""
     peer = Peer(THUMBPRINT, UnixTime(NOW + 86_400))
-    assert all([said(endpoint(request, peer)).body.startswith(expected) for request in requests])
+    assert all(said(endpoint(request, peer)).body.startswith(expected) for request in requests)
     best = float("inf")
     for _ in range(RUNS):
         done, used = 0, time.process_time()

@@ -1,7 +1,7 @@
 """The node that is measured: one real worker on a core of its own, over mutual TLS, with tokens of every kind.
 
-The supervisor, feeder and worker are the real ones, on a replica made here. No feed answers the feeder, so answers are
-flagged last known; the work is the same. The worker has the first core, whoever loads it takes the second.
+The supervisor and worker are the real ones, on a replica made here and kept current (`bench.standing_feeder`). The
+worker has the first core, whoever loads it takes the second.
 """
 
 import contextlib
@@ -138,7 +138,7 @@ def running(counts: Mapping[str, int]) -> Iterator[Target]:
         directory = Path(name)
         note(f"minting {sum(counts.values())} tokens")
         authority, endings = populate(directory, counts)
-        node = Running(directory, authority, {}, modules=("engine.node.worker", "engine.node.feeder"), workers=1)
+        node = Running(directory, authority, {}, modules=("engine.node.worker", "bench.standing_feeder"), workers=1)
         try:
             node.wait_ready(1)
             about = node.described()

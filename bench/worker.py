@@ -1,7 +1,7 @@
 """What a whole worker can do: introspections/s and CPU per introspection over mutual TLS, with real tokens.
 
-A real node with one worker and one feeder on a replica of its own (answers are flagged last known; the work is the
-same), asked about a number of different tokens by a generator pinned to another core, bounded by a count.
+A real node with one worker on a replica of its own, kept current as on a node whose feed is silent, asked about a number
+of different tokens, each time under another id, by a generator pinned to another core, bounded by a count.
 
     .venv/bin/python -m bench.worker [--requests 100000] [--connections 32] [--tokens 1000]
 """
@@ -78,11 +78,12 @@ def prepare(directory: Path, count: int) -> tuple[Authority, list[bytes]]:
 
 
 def request_of(token: bytes) -> bytes:
-    """One introspection as an EDP sends it."""
+    """One introspection as an EDP sends it, but for the number that its id shall have: `%` it with that."""
     body = urllib.parse.urlencode({"token": token}).encode()
     return (
-        b"POST /introspect HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\n"
-        b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
+        b"POST /introspect HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\nX-Request-ID: %%08d\r\n"
+        b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: %d\r\n\r\n%b"
+        % (len(body), body.replace(b"%", b"%%"))
     )
 
 
@@ -113,9 +114,9 @@ def generate(
         secured = context.wrap_socket(plain, server_hostname="localhost")
         connections[secured.fileno()] = secured
         poll.register(secured, select.EPOLLIN)
-    following = itertools.cycle(requests)
+    following, numbers = itertools.cycle(requests), itertools.count()
     for connection in connections.values():
-        connection.sendall(next(following))
+        connection.sendall(next(following) % next(numbers))
     done = 0
     results.put("connected")
     began = time.perf_counter()
@@ -124,7 +125,7 @@ def generate(
             connection = connections[descriptor]
             answer = connection.recv(65536)
             assert b'"active":true' in answer, answer[:500]
-            connection.sendall(next(following))
+            connection.sendall(next(following) % next(numbers))
             done += 1
     results.put((done, time.perf_counter() - began))
 
@@ -143,7 +144,7 @@ def main() -> None:
 def measure(arguments: argparse.Namespace, directory: Path) -> None:
     """One run: the first round verifies every signature, the rest finds them in the memo."""
     authority, requests = prepare(directory, arguments.tokens)
-    node = Running(directory, authority, {}, modules=("engine.node.worker", "engine.node.feeder"), workers=1)
+    node = Running(directory, authority, {}, modules=("engine.node.worker", "bench.standing_feeder"), workers=1)
     try:
         node.wait_ready(1)
         about = node.described()
