@@ -20,6 +20,7 @@ from quart import Blueprint, Request, Response, request
 
 from admin.authorization.metadata import metadata
 from admin.authorization.minting import Minter
+from admin.authorization.published_keys import KeySetText
 from admin.authorization.sandbox import Sandbox
 from admin.authorization.views import public_views, sandbox_views
 from admin.background import Background
@@ -95,7 +96,7 @@ async def run_admin(
         await publish_keys(ledger, keys, config.issuer, clock.now())
         background = Background(config, ledger, keys, clock)
         apps = (
-            public_app(config, keys),
+            public_app(config, keys, background),
             machine_app(*machine_blueprints(config, ledger, keys, background, clock)),
             console_app(config, ledger, background, clock),
         )
@@ -106,11 +107,12 @@ async def run_admin(
         await background.vouching.try_once()
 
 
-def public_app(config: AdminConfig, keys: Secrets) -> EdgeApp:
+def public_app(config: AdminConfig, keys: Secrets, background: Background) -> EdgeApp:
     """Metadata, keys and the landing page: what anybody may see."""
     app = edge_app()
     document = metadata(config.issuer.issuer, config.introspection_endpoint)
-    app.register_blueprint(public_views(document, keys.jwks))
+    jwks = KeySetText([signer.public for signer in keys.token_signers], background.answer_keys.published)
+    app.register_blueprint(public_views(document, jwks.read))
     app.register_blueprint(landing_views(config.ledger.kind))
     return app
 
@@ -151,7 +153,9 @@ def feed_views(ledger: SqlLedger, keys: Secrets, background: Background, callers
         return (await callers.authenticate(asked.scope)).participant
 
     reports = Reports(ledger.database, time)
-    service = FeedService(ledger, background.register, background.claims, reports, background.sealer, published)
+    service = FeedService(
+        ledger, background.register, background.claims, reports, background.sealer, published, background.answer_keys
+    )
     views = feed_blueprint(service, authenticate)
     views.after_request(count_feed_call)
     return views

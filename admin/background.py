@@ -15,6 +15,7 @@ from admin.authorization.token_records import RedisTokenRecords, TokenRecords
 from admin.config import AdminConfig
 from admin.consents.expiry import Expiry
 from admin.keys import Secrets
+from admin.ledger.answer_keys import AnswerKeys
 from admin.ledger.claims import Claims
 from admin.ledger.feed_copy import FeedCopy
 from admin.ledger.nodes import KnownNodes
@@ -42,6 +43,8 @@ class Background:
         self.register = Register(ledger.database, time)
         self.sealer = Sealer(keys.mac)
         self.claims = Claims(ledger.database, time)
+        kids = frozenset(signer.public.kid for signer in keys.token_signers)
+        self.answer_keys = AnswerKeys(ledger.database, KnownNodes(ledger), keys.issuer, kids, time)
         self.expiry = Expiry(MeasuredLedger(ledger), self.claims, clock.now, random.random)
         self.vouching = Vouching(ledger)
         self.projector: Projector | None = None

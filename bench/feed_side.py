@@ -13,9 +13,11 @@ import structlog
 import trio
 
 from admin.cli import embedded_redis
+from admin.ledger.answer_keys import AnswerKeys
 from admin.ledger.claims import Claims
 from admin.ledger.feed_copy import WHOLE
 from admin.ledger.feed_service import FeedService
+from admin.ledger.nodes import KnownNodes
 from admin.ledger.projector import Projector
 from admin.ledger.register import Register
 from admin.ledger.reports import Reports
@@ -97,7 +99,13 @@ def service_of(ledger: SqlLedger) -> FeedService:
 
     database = ledger.database
     return FeedService(
-        ledger, Register(database, time.time), Claims(database, time.time), Reports(database, time.time), SEALER, keys
+        ledger,
+        Register(database, time.time),
+        Claims(database, time.time),
+        Reports(database, time.time),
+        SEALER,
+        keys,
+        AnswerKeys(database, KnownNodes(ledger), "https://localhost:8450", frozenset(), time.time),
     )
 
 

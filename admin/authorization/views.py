@@ -1,7 +1,7 @@
 """The issuer's web face: metadata and keys for everybody, and in a sandbox consents and tokens by the thousand."""
 
 import secrets
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -58,8 +58,8 @@ class PeopleView(msgspec.Struct, frozen=True):
     position: Place
 
 
-def public_views(metadata: dict[str, Any], jwks: bytes) -> Blueprint:
-    """Blueprint for the public listener."""
+def public_views(metadata: dict[str, Any], jwks: Callable[[], Awaitable[bytes]]) -> Blueprint:
+    """Blueprint for the public listener. jwks: the key set as it stands now; raises nothing."""
     views = Blueprint("issuer", __name__)
     document = msgspec.json.encode(metadata)
 
@@ -70,7 +70,7 @@ def public_views(metadata: dict[str, Any], jwks: bytes) -> Blueprint:
 
     @views.get("/jwks")
     async def show_keys() -> Response:
-        return _cached(jwks, "application/jwk-set+json")
+        return _cached(await jwks(), "application/jwk-set+json")
 
     return views
 

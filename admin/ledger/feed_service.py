@@ -14,6 +14,7 @@ import trio
 from msgspec import Meta
 from quart import Blueprint, Request, Response, request
 
+from admin.ledger.answer_keys import AnswerKeys
 from admin.ledger.claims import Claim, Claims
 from admin.ledger.records_filler import FIRST_PLACE
 from admin.ledger.register import LedgerLostItsTail, Register
@@ -27,6 +28,7 @@ from engine.feed.entries import Position
 from engine.feed.frames import frame, frames
 from engine.feed.questions import Drawn, Incarnation, NodeId, Question, Seq
 from engine.feed.snapshots import begin_mark, end_mark
+from engine.tokens.answer_key_statements import MAX_STATEMENT
 
 PAGE: Final = 5_000  # records read at once
 CHUNK: Final = 65_536  # bytes of body handed to the network at once, at least
@@ -73,6 +75,12 @@ class EntriesCall(msgspec.Struct, frozen=True):
     wait: Annotated[float, Meta(ge=0, le=3600)] = 0.0
 
 
+class KeyCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A node's statement about its answer key, a compact JWS (`engine.tokens.answer_key_statements`)."""
+
+    statement: Annotated[str, Meta(max_length=MAX_STATEMENT)]
+
+
 class NotANode(Fault):
     """The caller is known, and this is for nodes only, or for another node."""
 
@@ -102,11 +110,13 @@ class FeedService:
         reports: Reports,
         sealer: Sealer,
         keys: ReadKeys,
+        answer_keys: AnswerKeys,
     ) -> None:
         self.register = register
         self.claims = claims
         self.reports = reports
         self.keys = keys
+        self.answer_keys = answer_keys
         self._ledger = ledger
         self._sealer = sealer
 
@@ -189,6 +199,12 @@ def feed_blueprint(service: FeedService, authenticate: Authenticate) -> Blueprin
     async def keys() -> Response:
         await require_node()
         return Response(await service.keys(), content_type="application/json")
+
+    @blueprint.put("/answer-keys")
+    async def answer_keys() -> Response:
+        caller = await require_node()
+        statement = (await _read(KeyCall)).statement.encode()
+        return _json(await service.answer_keys.register(caller.client_id, statement))
 
     @blueprint.post("/reports")
     async def reports() -> Response:

@@ -151,3 +151,15 @@ reports = Table(
     Column("received_at", INSTANT, nullable=False),
     sqlite_strict=True,
 )
+
+answer_keys = Table(
+    "answer_keys",
+    metadata,
+    Column("kid", Text, primary_key=True),  # RFC 7638 thumbprint
+    Column("node_id", Text, nullable=False),
+    Column("jwk", LargeBinary, nullable=False),  # the public half, JSON
+    Column("registered_at", INSTANT, nullable=False),
+    Column("published_until", INSTANT, nullable=False),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)

@@ -65,6 +65,11 @@ class _Held(msgspec.Struct, frozen=True):
     held: bool
 
 
+class _Registered(msgspec.Struct, frozen=True):
+    kid: str
+    published_until: int
+
+
 class _Lease:
     """A client with the number of calls under way on it."""
 
@@ -154,6 +159,12 @@ class FeedClient:
         """Claim a one-off consent for a share; True = this share holds it, now or from before."""
         body = msgspec.json.encode({"consent_id": consent_id, "edp": edp, "share_id": share_id})
         return _decode(await self._call("POST", "/claims", content=body), _Held).held
+
+    async def register_answer_key(self, statement: bytes) -> tuple[str, int]:
+        """Have the issuer publish our answer key; returns its kid and until when, seconds since 1970. Repeatable."""
+        body = msgspec.json.encode({"statement": statement.decode()})
+        answer = _decode(await self._call("PUT", "/answer-keys", content=body), _Registered)
+        return answer.kid, answer.published_until
 
     async def _call(
         self, method: str, path: str, *, content: bytes | None = None, headers: dict[str, str] | None = None

@@ -66,6 +66,10 @@ class FeedAccess:
         """See `FeedClient.claim`."""
         return await (await self._loaded()).claim(consent_id, edp, share_id)
 
+    async def register_answer_key(self, statement: bytes) -> tuple[str, int]:
+        """See `FeedClient.register_answer_key`."""
+        return await (await self._loaded()).register_answer_key(statement)
+
     async def _loaded(self) -> "FeedClient":
         async with self._loading:
             if self._client is None:

@@ -56,7 +56,7 @@ class PemAnswerSigner:
         if not isinstance(key.curve, ec.SECP256R1):
             raise BadAnswerKey("answer keys are on P-256")
         self._sign = key.sign
-        self.public: Final = public_jwk(key.public_key())
+        self.public = public_jwk(key.public_key())
         self._heads: dict[str, bytes] = {}
 
     @classmethod

@@ -205,7 +205,8 @@ def _rsa(jwk: Jwk) -> Check:
     return lambda signature, signed: key.verify(signature, signed, _PSS, _SHA256)
 
 
-def _p256(jwk: Jwk) -> Check:
+def p256_check(jwk: Jwk) -> Check:
+    """What verifies ES256 signatures of a P-256 key. Raises ValueError for a key that cannot be."""
     x, y = _octets(jwk.x), _octets(jwk.y)
     if len(x) != 32 or len(y) != 32:
         raise ValueError("P-256 coordinates have 32 bytes")  # RFC 7518 section 6.2.1.2: leading zeros included
@@ -227,7 +228,7 @@ def _ed25519(jwk: Jwk) -> Check:
 # RFC 7518 section 6, RFC 8037 section 2. Curves and types that are not here are not ours: such keys are left out.
 _KINDS: Final[dict[tuple[str, str], tuple[str, Callable[[Jwk], Check]]]] = {
     ("RSA", ""): ("PS256", _rsa),
-    ("EC", "P-256"): ("ES256", _p256),
+    ("EC", "P-256"): ("ES256", p256_check),
     ("OKP", "Ed25519"): ("EdDSA", _ed25519),
 }
 

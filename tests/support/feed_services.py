@@ -11,8 +11,10 @@ from quart import Request
 from admin.callers import Callers
 from admin.client_certificates import serve
 from admin.edge import edge_app
+from admin.ledger.answer_keys import AnswerKeys
 from admin.ledger.claims import Claims
 from admin.ledger.feed_service import FeedService, feed_blueprint
+from admin.ledger.nodes import KnownNodes
 from admin.ledger.register import Register
 from admin.ledger.reports import Reports
 from admin.ledger.sql import SqlLedger
@@ -20,7 +22,7 @@ from engine.consent.records import ParticipantRecord, Role
 from engine.feed.https import FeedClient
 from engine.feed.questions import Question
 from engine.telemetry.host import SystemClock
-from tests.support.pki import Pki
+from tests.support.pki import ISSUER, Pki
 from tests.support.projection import SEALER, participant_record_event
 
 KEYS = b'{"issuer":"https://localhost:8450","jwks":{"keys":[]}}'
@@ -65,7 +67,13 @@ async def feed_service(ledger: SqlLedger, pki: Pki, *, port: int = 0) -> AsyncIt
         return (await callers.authenticate(request.scope)).participant
 
     service = FeedService(
-        ledger, register, Claims(ledger.database, time.time), Reports(ledger.database, time.time), SEALER, keys
+        ledger,
+        register,
+        Claims(ledger.database, time.time),
+        Reports(ledger.database, time.time),
+        SEALER,
+        keys,
+        AnswerKeys(ledger.database, KnownNodes(ledger), ISSUER, frozenset(), time.time),
     )
     app = edge_app()
     app.register_blueprint(feed_blueprint(service, authenticate))
