@@ -73,6 +73,7 @@ class RedisClient:
         self._link: Link | None = None
         self._endpoint: Endpoint | None = None
         self._redirected: Endpoint | None = None
+        self._up_since = float("inf")  # trio's clock
         self._state = LinkState.STOPPED
         self._changed = trio.Event()
         self._dials = self._losses = self._failures = 0
@@ -155,6 +156,11 @@ class RedisClient:
             raise
 
     @property
+    def up_for(self) -> Seconds:
+        """How long the present link has stood; 0.0 = there is none."""
+        return Seconds(trio.current_time() - self._up_since if self._up else 0.0)
+
+    @property
     def _up(self) -> bool:
         # A link is down from its first fault on, a little before its task has ended.
         return self._link is not None and self._link.up
@@ -200,6 +206,7 @@ class RedisClient:
         if not link.up:
             raise RedisUnavailable("the Redis link was lost at once")
         self._link = link
+        self._up_since = trio.current_time()
         self._enter(LinkState.UP)
 
     def _make_link(self, stream: trio.abc.Stream) -> Link:

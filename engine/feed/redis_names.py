@@ -25,6 +25,9 @@ _QUESTION: Final = b"{ccs}:ask:"
 _ANSWERS: Final = b"{ccs}:answers:"
 _TOKEN: Final = b"{ccs}:tok:"
 
+TOKENS_VOUCHED: Final = b"{ccs}:tokens-vouched"  # the issuer's sealed word that all records of live tokens are here
+TOKENS_WITNESS: Final = b"{ccs}:tokens-witness"  # random bytes that the word speaks of; gone when Redis was emptied
+
 QUESTIONS_PATTERN: Final = _QUESTION + b"*"  # for SCAN
 
 

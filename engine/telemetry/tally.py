@@ -18,6 +18,10 @@ class Tally:
         """One more."""
         self.total += 1
 
+    def add(self, count: int) -> None:
+        """So many more."""
+        self.total += count
+
     def take(self) -> int:
         """How many have come since this was last asked."""
         new = self.total - self._taken

@@ -1,0 +1,362 @@
+"""What a request for access evaluations says, told from the message alone (AuthZEN Authorization API 1.0): pure.
+
+A body has one meaning or is refused: repeated member names, other encodings than UTF-8 and values outside JSON are
+400 (row 6 of the sheet's section 6.5). What most clients send takes a short way: the body is decoded into structs and
+encoded again; when that has as many bytes, white space aside, then no member was repeated and none was unknown, because
+each of them would have added some. Everything else is read once more, slowly, with the same result for a good body.
+"""
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Final, TypeVar
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from engine.clock import parse_utc
+from engine.consent.meter_points import problem_with
+from engine.decision.evaluations import Flaw, Question, Semantic
+from engine.decision.questions import Share
+
+MAX_BODY: Final = 262_144  # bytes
+MAX_ITEMS: Final = 500
+MAX_DEPTH: Final = 8
+MAX_STRINGS: Final = 65_536  # characters of all strings of one item, names included
+_KNOWN_POINTS: Final = 16_384
+
+_WHITE: Final = b" \t\r\n"
+_BRACKET_OR_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_SHA256_TEXT: Final = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
+_DATASET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{2,63}")
+_PURPOSE_CODE: Final = re.compile(r"[a-z0-9_-]{1,40}")
+_SHARE_ID: Final = re.compile(r"[!-~]{1,128}")
+_DELIVERIES: Final = frozenset((None, "pull", "push"))
+
+T = TypeVar("T")
+Item = Question | Flaw
+
+
+class BadRequest(Exception):
+    """The whole request is refused. The text names the rule, never a value. allow: of a 405, the methods there are."""
+
+    def __init__(self, text: str, status: int = 400, *, allow: bytes = b"") -> None:
+        super().__init__(text)
+        self.text = text
+        self.status = status
+        self.allow = allow
+
+
+class Wire(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """Members of the wire. Absent is UNSET; null is no value of any of them. Unknown members are ignored."""
+
+
+class SubjectProperties(Wire, frozen=True, gc=False):
+    x5t_s256: str | UnsetType = UNSET
+
+
+class Subject(Wire, frozen=True, gc=False):
+    type: str
+    id: str
+    properties: SubjectProperties | UnsetType = UNSET
+
+
+class ActionProperties(Wire, frozen=True, gc=False):
+    dataset_id: str | UnsetType = UNSET
+    start: str | UnsetType = msgspec.field(default=UNSET, name="from")
+    end: str | UnsetType = msgspec.field(default=UNSET, name="to")
+    purpose_code: str | UnsetType = UNSET
+
+
+class Action(Wire, frozen=True, gc=False):
+    name: str
+    properties: ActionProperties | UnsetType = UNSET
+
+
+class Resource(Wire, frozen=True, gc=False):
+    type: str
+    id: str
+
+
+class ResourceWithProperties(Resource, frozen=True, gc=False):
+    """Of a resource's properties we know none, but they must be an object."""
+
+    properties: dict[str, object] | UnsetType = UNSET
+
+
+class Context(Wire, frozen=True, gc=False):
+    share_id: str | UnsetType = UNSET
+    delivery: str | UnsetType = UNSET
+
+
+class Options(Wire, frozen=True, gc=False):
+    evaluations_semantic: str | UnsetType = UNSET
+
+
+class WireItem(Wire, frozen=True, gc=False):
+    subject: Subject | UnsetType = UNSET
+    action: Action | UnsetType = UNSET
+    resource: Resource | UnsetType = UNSET
+    context: Context | UnsetType = UNSET
+
+
+class WireRequest(WireItem, frozen=True, gc=False):
+    evaluations: list[WireItem] | UnsetType = UNSET
+    options: Options | UnsetType = UNSET
+
+
+class Single(msgspec.Struct, frozen=True):
+    """One evaluation. An item that is flawed is MALFORMED: an incomplete one was refused."""
+
+    item: Item
+
+
+class Batch(msgspec.Struct, frozen=True):
+    """At least one item."""
+
+    items: list[Item]
+    semantic: Semantic
+
+
+_decode: Final = msgspec.json.Decoder(WireRequest).decode
+_encode: Final = msgspec.json.Encoder().encode
+_kinds: Final[Mapping[str, type[msgspec.Struct]]] = {
+    "subject": Subject,
+    "action": Action,
+    "resource": ResourceWithProperties,
+    "context": Context,
+}
+
+
+class _What(msgspec.Struct, frozen=True, gc=False):
+    """An action, read."""
+
+    dataset_id: str
+    start: int
+    end: int
+    purpose_code: str | None
+
+
+class RequestReader:
+    """Reads bodies. One per worker: it remembers meter points that were found right."""
+
+    def __init__(self) -> None:
+        self._points: set[str] = set()
+
+    def read_single(self, body: bytes) -> Single:
+        """The body of an access evaluation; a member `evaluations` is unknown there. Raises BadRequest."""
+        wire = _read_quickly(body)
+        if wire is None or wire.evaluations is not UNSET:
+            top = _read_strictly(body)
+            return self._single(_top_level(top))
+        return self._single(wire)
+
+    def read_batch(self, body: bytes) -> Single | Batch:
+        """The body of access evaluations; without any, it is a single one (AuthZEN section 7.1). Raises BadRequest."""
+        wire = _read_quickly(body)
+        if wire is None:
+            return self._read_slowly(body)
+        if not wire.evaluations:
+            return self._single(wire)
+        semantic = _semantic(wire.options)
+        return Batch(self._items(wire, wire.evaluations), semantic)
+
+    def _read_slowly(self, body: bytes) -> Single | Batch:
+        top = _read_strictly(body)
+        wire = _top_level(top)
+        options = _convert_or_refuse(top, "options", Options)
+        semantic = _semantic(options)
+        listed = top.get("evaluations", [])
+        if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
+            raise BadRequest("evaluations must be an array of objects")
+        if not listed:
+            return self._single(wire)
+        _check_count(len(listed))
+        for item in listed:
+            _check_strings(item)
+        return Batch(self._items(wire, [_item(members) for members in listed]), semantic)
+
+    def _single(self, wire: WireItem) -> Single:
+        item = self._items(wire, [WireItem()])[0]
+        if item is Flaw.INCOMPLETE:
+            raise BadRequest(_missing(wire))
+        return Single(item)
+
+    def _items(self, defaults: WireItem, items: "list[WireItem] | list[WireItem | Flaw]") -> list[Item]:
+        """Each item with the defaults it lacks: whole entities, never parts of one."""
+        _check_count(len(items))
+        who_else, what_else = _who(defaults.subject), _what(defaults.action)
+        point_else, share_id_else = self._point(defaults.resource), _share_id(defaults.context)
+        read: list[Item] = []
+        for item in items:
+            if isinstance(item, Flaw):
+                read.append(item)
+                continue
+            who = who_else if item.subject is UNSET else _who(item.subject)
+            what = what_else if item.action is UNSET else _what(item.action)
+            point = point_else if item.resource is UNSET else self._point(item.resource)
+            share_id = share_id_else if item.context is UNSET else _share_id(item.context)
+            if who is None or what is None or point is None:
+                read.append(Flaw.INCOMPLETE)
+            elif type(who) is Flaw or type(what) is Flaw or type(point) is Flaw or type(share_id) is Flaw:
+                read.append(Flaw.MALFORMED)
+            else:
+                # mypy does not narrow by type(), which is what this loop can afford
+                share = Share(what.dataset_id, point, what.start, what.end, what.purpose_code)  # type: ignore[union-attr, arg-type]
+                read.append(Question(who[0], share, who[1], share_id))  # type: ignore[index, arg-type]
+        return read
+
+    def _point(self, resource: Resource | UnsetType) -> str | Flaw | None:
+        if resource is UNSET:
+            return None
+        point = resource.id
+        if resource.type == "meter_point":
+            if point in self._points:
+                return point
+            if problem_with(point) is None:
+                if len(self._points) >= _KNOWN_POINTS:
+                    self._points.clear()
+                self._points.add(point)
+                return point
+        return Flaw.MALFORMED
+
+
+def _who(subject: Subject | UnsetType) -> tuple[str, str | None] | Flaw | None:
+    """The token's digest and the certificate's thumbprint. A raw token has dots, or is too long (row 18)."""
+    if subject is UNSET:
+        return None
+    if subject.type != "access_token" or not _SHA256_TEXT.fullmatch(subject.id):
+        return Flaw.MALFORMED
+    properties = subject.properties
+    if properties is UNSET or properties.x5t_s256 is UNSET:
+        return subject.id, None
+    return (subject.id, properties.x5t_s256) if _SHA256_TEXT.fullmatch(properties.x5t_s256) else Flaw.MALFORMED
+
+
+def _what(action: Action | UnsetType) -> _What | Flaw | None:
+    if action is UNSET:
+        return None
+    told = action.properties
+    if action.name != "share" or told is UNSET:
+        return Flaw.MALFORMED
+    if told.dataset_id is UNSET or told.start is UNSET or told.end is UNSET or not _DATASET.fullmatch(told.dataset_id):
+        return Flaw.MALFORMED
+    purpose = None if told.purpose_code is UNSET else told.purpose_code
+    if purpose is not None and not _PURPOSE_CODE.fullmatch(purpose):
+        return Flaw.MALFORMED
+    try:
+        start, end = parse_utc(told.start), parse_utc(told.end)
+    except ValueError:
+        return Flaw.MALFORMED
+    return _What(told.dataset_id, start, end, purpose) if start < end else Flaw.MALFORMED
+
+
+def _share_id(context: Context | UnsetType) -> str | Flaw | None:
+    if context is UNSET:
+        return None
+    if context.delivery is not UNSET and context.delivery not in _DELIVERIES:
+        return Flaw.MALFORMED
+    if context.share_id is UNSET:
+        return None
+    return context.share_id if _SHARE_ID.fullmatch(context.share_id) else Flaw.MALFORMED
+
+
+def _semantic(options: Options | UnsetType) -> Semantic:
+    if options is UNSET or options.evaluations_semantic is UNSET:
+        return Semantic.EXECUTE_ALL
+    try:
+        return Semantic(options.evaluations_semantic)
+    except ValueError as error:
+        raise BadRequest("unknown evaluations_semantic") from error
+
+
+def _missing(wire: WireItem) -> str:
+    names = [name for name in ("subject", "action", "resource") if getattr(wire, name) is UNSET]
+    return f"missing {names[0]}"
+
+
+def _check_count(items: int) -> None:
+    if items > MAX_ITEMS:
+        raise BadRequest(f"at most {MAX_ITEMS} evaluations")
+
+
+def _read_quickly(body: bytes) -> WireRequest | None:
+    """The request, if it is certain that it says nothing twice and nothing unknown; None: read it slowly."""
+    if len(body) > MAX_BODY:
+        raise BadRequest("the body is too large", 413)
+    if len(body) > MAX_STRINGS:  # an item may hold too long strings
+        return None
+    try:
+        wire = _decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    again = _encode(wire)
+    if len(again) == len(body) or len(again.translate(None, _WHITE)) == len(body.translate(None, _WHITE)):
+        return wire
+    return None
+
+
+def _read_strictly(body: bytes) -> dict[str, object]:
+    """The whole body, told apart from everything that is not one JSON object with one meaning."""
+    _check_nesting(body)
+    try:
+        top = json.loads(body.decode(), object_pairs_hook=_members, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise BadRequest("not JSON, or a member name is repeated") from error
+    if not isinstance(top, dict):
+        raise BadRequest("not a JSON object")
+    _check_strings({name: value for name, value in top.items() if name != "evaluations"})
+    return top
+
+
+def _check_nesting(body: bytes) -> None:
+    depth = 0
+    for bracket in _BRACKET_OR_STRING.findall(body):
+        if bracket in b"[{":
+            depth += 1
+        elif bracket in b"]}":
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise BadRequest("nested too deeply")
+
+
+def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member name is repeated")
+    return members
+
+
+def _no_constant(_name: str) -> object:
+    raise ValueError("NaN and Infinity are not JSON")
+
+
+def _check_strings(item: object) -> None:
+    if _strings(item) > MAX_STRINGS:
+        raise BadRequest("an evaluation holds too long strings")
+
+
+def _strings(value: object) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(len(name) + _strings(member) for name, member in value.items())
+    return sum(map(_strings, value)) if isinstance(value, list) else 0
+
+
+def _top_level(top: dict[str, object]) -> WireItem:
+    return WireItem(**{name: _convert_or_refuse(top, name, kind) for name, kind in _kinds.items()})  # type: ignore[arg-type] # by name
+
+
+def _convert_or_refuse(members: dict[str, object], name: str, kind: type[T]) -> T | UnsetType:
+    try:
+        return msgspec.convert(members[name], kind) if name in members else UNSET
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"{name} is not as it must be") from error
+
+
+def _item(members: dict[str, object]) -> WireItem | Flaw:
+    try:
+        return WireItem(**{name: _convert_or_refuse(members, name, kind) for name, kind in _kinds.items()})  # type: ignore[arg-type] # by name
+    except BadRequest:
+        return Flaw.MALFORMED
