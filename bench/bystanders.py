@@ -5,9 +5,9 @@ A slow one that the server cuts off comes back at once.
 
     .venv/bin/python -m bench.bystanders [--quick] [--json]
 
-JSON: alone and among, each with p50_ms, p99_ms (medians over the rounds; only of those whose generator kept pace),
+JSON: alone and among, each with p50_ms, p99_ms (medians over the rounds; only of those that nothing disturbed),
 cpu_us_each (median); cpu_ratio, p50_ratio, p99_ratio (among / alone), idle, slow, slow_cut, failures; `refused` where
-there is no latency to quote.
+there is nothing to quote.
 """
 
 import argparse
@@ -160,7 +160,7 @@ def compared(alone: dict[str, float], among: dict[str, float]) -> dict[str, obje
     for name in ("cpu_us_each", "p50_ms", "p99_ms"):
         if name in alone and name in among:
             told[f"{name.partition('_')[0]}_ratio"] = round(among[name] / alone[name], 3)
-    return told | ({} if "p99_ratio" in told else {"refused": "the generator lagged in every round of a side"})
+    return told | ({} if "p99_ratio" in told else {"refused": "every round of a side was disturbed"})
 
 
 def readable(result: dict[str, object]) -> str:
@@ -171,7 +171,7 @@ def readable(result: dict[str, object]) -> str:
         f"{RATE:,}/s among {result['idle']} idle, {result['slow']} slow: {result['among']}",
         f"among / alone: {ratios}; {result['failures']} failures; slow ones cut off {result['slow_cut']} times",
     ]
-    return "\n".join([*lines, *([f"no latency to quote: {result['refused']}"] if "refused" in result else [])])
+    return "\n".join([*lines, *([f"nothing to quote: {result['refused']}"] if "refused" in result else [])])
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ introspections from others; the stream's generator has precedence over the storm
 
 JSON: handshakes_per_second (by the worker's CPU, its one core busy with nothing else), handshakes_measured_per_second
 (by the clock), cpu_ms_each; storm_clients, storm_seconds (until the last was in), storm_failures, stream_failures,
-stream_p99_ms and stream_calm_p99_ms (during the storm and before; only where the generator kept pace, otherwise
+stream_p99_ms and stream_calm_p99_ms (during the storm and before; only where nothing disturbed it, otherwise
 `refused` says why).
 """
 
@@ -207,7 +207,7 @@ def readable(result: dict[str, object]) -> str:
         f"  before: {result['stream_calm_ms']} ms",
         f"  {result['stream_failures']} failures, lag {result['stream_lag_ms']} ms",
     ]
-    return "\n".join([*lines, *([f"no latency to quote: {result['refused']}"] if "refused" in result else [])])
+    return "\n".join([*lines, *([f"nothing to quote: {result['refused']}"] if "refused" in result else [])])
 
 
 def main() -> None:

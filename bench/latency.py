@@ -2,7 +2,7 @@
 
 What the worker can do is measured first, by a closed loop in the same run. Latency counts from when a request was due.
 Each round stands for itself; one whose generator lagged is thrown out, and the figures are of the median round of the
-others. Where none is left, no latency is quoted.
+others. Where none is left, no latency is quoted. The same goes for rounds in which others used the worker's core.
 
     .venv/bin/python -m bench.latency [--quick] [--json] [--rate 5000]
 
@@ -75,7 +75,7 @@ def summary(rounds: list[Round]) -> dict[str, object]:
     """The median round, by its p99, of those that may be quoted; or why there is none."""
     sound = [each for each in rounds if not each.tally.refusal(LAG_BOUND)]
     if not sound:
-        return {"refused": "; ".join(sorted({each.tally.refusal(LAG_BOUND) for each in rounds}))}
+        return {"refused": "; ".join(each.tally.refusal(LAG_BOUND) for each in rounds)}
     figures = [each.figures() for each in sound]
     middle = median_low([_latency(each)["p99"] for each in figures])
     chosen = next(each for each in figures if _latency(each)["p99"] == middle)
@@ -126,7 +126,7 @@ def readable(result: dict[str, object]) -> str:
             f"{each['worker_busy']}, kept waiting {each['worker_waited']} of the time, {each['worker_us_each']} µs each"
         )
     if "refused" in result:
-        return "\n".join([*lines, f"no latency to quote: {result['refused']}"])
+        return "\n".join([*lines, f"nothing to quote: {result['refused']}"])
     told = {name: result[name] for name in ("p50_ms", "p99_ms", "p99_9_ms", "max_ms", "failures")}
     return "\n".join([*lines, f"median round: {told}"])
 

@@ -3,7 +3,8 @@
 Latency counts from when a request was *due*, not from when it could be sent, so that a server that stalls is charged
 for everybody who came during the stall (what is called coordinated omission is thereby corrected). Each connection has
 one request in flight; who finds none free waits in a queue here, and that wait counts. The generator judges itself:
-how late it noticed what was due is its lag, and figures taken with too much of it are refused.
+how late it noticed what was due is its lag, and figures taken with too much of it are refused; so are those of a
+server whose core others used meanwhile.
 """
 
 import gc
@@ -33,6 +34,7 @@ CONNECT_TIMEOUT: Final = 10.0
 WAKE_EARLY: Final = 0.0015  # epoll counts whole milliseconds; the rest of a wait is spent asking again
 SCAN_EVERY: Final = 0.02  # seconds between looks for requests that have run out of time
 RUN_TIMEOUT: Final = 300.0
+MOST_WAITED: Final = 0.05  # of a run may pass with the server ready to go on while others have its core
 GOOD_ANSWER: Final = b'"active":true'
 
 _LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
@@ -143,11 +145,13 @@ class Tally(msgspec.Struct):
         }
 
     def refusal(self, bound: float) -> str:
-        """Why latencies of this run must not be quoted; empty if they may. bound: of the lag's p99, in seconds."""
+        """Why this run must not be quoted; empty if it may. bound: of the lag's p99, in seconds."""
         lag = percentile(sorted(self.lags), 0.99) if self.lags else math.inf
-        if lag <= bound:
-            return ""
-        return f"the generator lagged: p99 of {lag * 1e3:.2f} ms, more than {bound * 1e3:.2f} ms"
+        if lag > bound:
+            return f"the generator lagged: p99 of {lag * 1e3:.2f} ms, more than {bound * 1e3:.2f} ms"
+        if self.server.waited > MOST_WAITED * self.elapsed:
+            return f"others had the server's core: it waited {self.server.waited:.2f} s of {self.elapsed:.2f} s"
+        return ""
 
 
 class Connection:

@@ -39,7 +39,9 @@ def test_the_worst_run_of_an_overload_is_told() -> None:
         "goodput_share": 0.8,
         "good_p99_ms": 3.0,
     }
-    assert "good_p99_ms" not in of_overload(runs, ["the generator lagged"])
+    disturbed = of_overload(runs, ["the generator lagged"])
+    assert not {"good_p99_ms", "goodput_share"} & disturbed.keys()
+    assert disturbed["refused"] == "the generator lagged"
 
 
 def test_a_run_without_one_good_answer_has_no_latency_of_good_ones() -> None:

@@ -309,6 +309,12 @@ def test_a_generator_that_kept_pace_may_be_quoted() -> None:
     assert not Tally(lags=[0.0001] * 99 + [0.003]).refusal(0.001)
 
 
+def test_a_run_whose_server_had_to_share_its_core_may_not_be_quoted() -> None:
+    disturbed = Tally(lags=[0.0], elapsed=10.0, server=Usage(cpu=5.0, waited=0.6))
+    assert disturbed.refusal(0.001) == "others had the server's core: it waited 0.60 s of 10.00 s"
+    assert not Tally(lags=[0.0], elapsed=10.0, server=Usage(cpu=5.0, waited=0.4)).refusal(0.001)
+
+
 def test_a_generator_that_offered_nothing_may_not_be_quoted() -> None:
     assert Tally().refusal(0.001)
 
