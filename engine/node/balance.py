@@ -3,10 +3,10 @@
 The kernel wakes all of them for a newcomer, and whoever is quickest takes it; with few long-lived connections one
 worker could end up with all of them. Each tells its number of connections on a page that all of them share, and holds
 back for a moment while another has fewer. It is a matter of manners, never of permission: after that moment it takes
-the newcomer, so a worker that is frozen costs each of the others one such moment, and a dead one none.
+the newcomer. A worker that is frozen costs each of the others a tenth of a second in all, and a dead one nothing.
 
-A worker whose *sign of life* has not moved since somebody held back for it does not react, and is left out of account
-until it moves. So nobody has to keep a clock, and an idle worker does not have to wake up to say that it is there.
+A worker whose *sign of life* has not moved for `LONGEST` since somebody first held back for it does not react, and is
+left out of account until it moves. So nobody has to keep a clock, and an idle worker does not have to wake up to say that it is there.
 """
 
 import mmap
@@ -81,7 +81,7 @@ class Balance:
         self._words = memoryview(self._map).cast("I")
         self._mine = slot.number * _FIELDS
         self._monotonic = monotonic
-        self._awaited: dict[int, tuple[int, float]] = {}  # by place: the sign we saw, and until when we hold back
+        self._awaited: dict[int, tuple[int, float]] = {}  # by place: the sign we saw, and until when it may move
         self._left = False
 
     def wait(self, connections: int) -> float:
@@ -91,7 +91,7 @@ class Balance:
         others = {place: told - 1 for place, told in self._others() if not self._is_silent(place, now)}
         seconds = hold_back(connections, others.values())
         if seconds > 0.0:
-            self._note_awaited(now + seconds, [place for place, count in others.items() if count < connections])
+            self._note_awaited(now + LONGEST, [place for place, count in others.items() if count < connections])
         return seconds
 
     def now_has(self, connections: int) -> None:
@@ -99,6 +99,11 @@ class Balance:
         if not self._left:
             self._words[self._mine] = connections + 1
             self._words[self._mine + 1] = (self._words[self._mine + 1] + 1) % _WRAP
+
+    def join(self) -> None:
+        """Accepting from now on: one that has told nothing yet has none."""
+        if not self._words[self._mine]:
+            self.now_has(0)
 
     def leave(self) -> None:
         """Accept no more: nobody is to wait for this worker."""
@@ -123,5 +128,5 @@ class Balance:
         for place in places:
             sign = self._words[place + 1]
             seen = self._awaited.get(place)
-            if seen is None or seen[0] != sign:  # else a moment that has begun already goes on
+            if seen is None or seen[0] != sign:  # else it has been awaited for some time already
                 self._awaited[place] = (sign, until)

@@ -45,6 +45,8 @@ class Process:
     def ready(self) -> None:
         """Tell the supervisor, and take what was made so far out of the garbage collector's rounds."""
         self._serving.set()
+        if self.balance is not None:
+            self.balance.join()
         with contextlib.suppress(BrokenPipeError):
             write_report(self._reports, Report(ready=True))
         os.set_blocking(self._reports, False)

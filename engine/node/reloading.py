@@ -25,7 +25,9 @@ _IN_PLACE: Final = frozenset(
         "listener.max-body",
     }
 )
-_FULL_RESTART: Final = frozenset({"node-id", "runtime-directory", "workers", "replica.directory", "replica.map-size"})
+_FULL_RESTART: Final = frozenset(
+    {"node-id", "runtime-directory", "workers", "replica.directory", "replica.map-size", "proxy-listener"}
+)
 _ADDRESSES: Final = frozenset({"host", "port"})
 _FEEDERS: Final = frozenset({"feed", "redis"})
 # By every process that is told, whatever has changed.
@@ -98,13 +100,19 @@ def possible(old: NodeConfig, new: NodeConfig) -> NodeConfig:
 def check(config: NodeConfig) -> None:
     """Refuse what a child would refuse, before one is told of it. Raises a Fault of one sentence."""
     # Not before somebody reloads: a supervisor starts without them.
-    from engine.feed.feed_tls import feed_tls  # noqa: PLC0415
-    from engine.feed.redis_access import RedisAccess  # noqa: PLC0415
-    from engine.listener.tls import server_context  # noqa: PLC0415
-    from engine.node.key_files import read_key, read_keys  # noqa: PLC0415
+    from engine.feed.feed_tls import feed_tls  # noqa: PLC0415 - as above
+    from engine.feed.redis_access import RedisAccess  # noqa: PLC0415 - as above
+    from engine.listener.tls import server_context  # noqa: PLC0415 - as above
+    from engine.node.key_files import read_key, read_keys  # noqa: PLC0415 - as above
 
     tls = config.listener.tls
     server_context(tls.certificate_file, tls.key_file, tls.client_ca_file)
+    if config.proxy_listener is not None:
+        from engine.listener.forwarded import thumbprints  # noqa: PLC0415 - as above
+
+        tls = config.proxy_listener.tls
+        server_context(tls.certificate_file, tls.key_file, tls.client_ca_file)
+        thumbprints(config.proxy_listener.pinned_thumbprints)
     feed_tls(config.feed)
     read_keys(config.feed.mac_key_files)
     read_key(config.feed.meter_key_file)

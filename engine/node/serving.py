@@ -1,6 +1,7 @@
 """How a worker serves its handler: sockets it has inherited, limits from configuration, metrics, drain."""
 
 import socket
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Final
 
@@ -15,6 +16,7 @@ from engine.node.descriptors import allow_descriptors
 from engine.node.process import Process
 
 FLUSH_EVERY: Final = Seconds(1.0)
+_BY: Final = "answered"  # the one count that is by something
 
 
 def limits_of(listener: Listener, drain_timeout: Seconds) -> Limits:
@@ -29,44 +31,70 @@ def limits_of(listener: Listener, drain_timeout: Seconds) -> Limits:
     )
 
 
-async def serve_until_drained(process: Process, handler: Handler, clock: Clock) -> None:
-    """Serve what the order says, report readiness, drain when told to. Raises BadTlsFiles before it is ready."""
+async def serve_until_drained(process: Process, handler: Handler, clock: Clock, proxied: Handler | None = None) -> None:
+    """Serve what the order says, report readiness, drain when told to. Raises BadTlsFiles before it is ready.
+
+    proxied: answers on the proxy's listener, where there is one.
+    """
     listener = process.order.config.listener
     credentials = Credentials(listener.tls.certificate_file, listener.tls.key_file, listener.tls.client_ca_file)
     process.on_reload(credentials.reload)
     sockets = [socket.socket(fileno=descriptor) for descriptor in process.order.sockets]
     limits = limits_of(listener, process.order.config.drain_timeout)
-    run = partial(serve, handler, sockets, credentials, limits, clock=clock)
+    run = partial(serve, handler, sockets, credentials, limits, clock=clock, balance=process.balance)
     async with trio.open_nursery() as measuring:
         async with trio.open_nursery() as serving:
-            server: Server = await serving.start(run)
-            process.on_reload(partial(_take_limits, process, server))
-            measuring.start_soon(_keep_flushing, process, server)
+            servers: list[Server] = [await serving.start(run)]
+            if proxied is not None:
+                servers.append(await serving.start(_serving_proxies(process, proxied, clock)))
+            process.on_reload(partial(_take_limits, process, servers))
+            measuring.start_soon(_keep_flushing, process, servers)
             process.ready()
             await process.draining.wait()
-            server.drain()
+            for server in servers:
+                server.drain()
         measuring.cancel_scope.cancel()
 
 
-def _take_limits(process: Process, server: Server) -> None:
+def _serving_proxies(process: Process, handler: Handler, clock: Clock) -> Callable[..., Awaitable[None]]:
+    """Raises BadTlsFiles. The limits are the listener's; changed files are taken by fresh workers."""
     config = process.order.config
-    server.limits = limits_of(config.listener, config.drain_timeout)
+    assert config.proxy_listener is not None  # noqa: S101 - else nobody has a handler for it
+    tls = config.proxy_listener.tls
+    credentials = Credentials(tls.certificate_file, tls.key_file, tls.client_ca_file)
+    sockets = [socket.socket(fileno=descriptor) for descriptor in process.order.proxy_sockets]
+    return partial(serve, handler, sockets, credentials, limits_of(config.listener, config.drain_timeout), clock=clock)
+
+
+def _take_limits(process: Process, servers: list[Server]) -> None:
+    config = process.order.config
+    for server in servers:
+        server.limits = limits_of(config.listener, config.drain_timeout)
     allow_descriptors(config.listener.max_connections)
 
 
-async def _keep_flushing(process: Process, server: Server) -> None:
+async def _keep_flushing(process: Process, servers: list[Server]) -> None:
     """Counts are kept as plain numbers while serving and given to the metrics once a second, and at the end."""
     await process.telemetry_loaded.wait()
     from engine.telemetry import metrics  # noqa: PLC0415 - not before the first requests
 
-    server.observe = metrics.HANDLING.observe
+    for server in servers:
+        server.observe = metrics.HANDLING.observe
     flushed = Statistics(0, 0, 0, 0, 0, {})
     try:
         while True:
             await trio.sleep(FLUSH_EVERY)
-            flushed = _flush(flushed, server.statistics())
+            flushed = _flush(flushed, total(servers))
     finally:
-        _flush(flushed, server.statistics())
+        _flush(flushed, total(servers))
+
+
+def total(servers: list[Server]) -> Statistics:
+    """What they have counted, together."""
+    each = [server.statistics() for server in servers]
+    counted = {name: sum(getattr(one, name) for one in each) for name in Statistics.__struct_fields__ if name != _BY}
+    statuses = sorted({status for one in each for status in one.answered})
+    return Statistics(answered={at: sum(one.answered.get(at, 0) for one in each) for at in statuses}, **counted)
 
 
 def _flush(before: Statistics, now: Statistics) -> Statistics:

@@ -70,7 +70,8 @@ class Running:
         self.runtime = directory / "run"
         self.config = directory / "node.toml"
         self.files = authority.issue("server")
-        write_private(directory / "secret.key", SECRET)
+        self.key = directory / "secret.key"
+        write_private(self.key, SECRET)
         self.config.write_text(self.settings(directory, **settings))
         self.log = (directory / "log").open("wb")
         self.process = subprocess.Popen(
@@ -115,6 +116,10 @@ map-size = {1 << 28}
 issuer = "https://localhost:8450"
 """
 
+    def change_key(self, key: bytes = SECRET[::-1]) -> None:
+        """What stands in the feed's key file; any other length than 32 is refused."""
+        self.key.write_bytes(key)
+
     def described(self) -> dict[str, Any]:
         try:
             found: dict[str, Any] = json.loads((self.runtime / "node.json").read_bytes())
@@ -127,6 +132,10 @@ issuer = "https://localhost:8450"
         assert self.process.poll() is None, self.said()
         return self
 
+    def wait_replaced(self, victim: int, workers: int = 2) -> None:
+        """Another process has the place of one that was killed."""
+        eventually(lambda: victim not in self.pids() and self.workers_run(workers))
+
     def workers_run(self, count: int) -> bool:
         children = self.status("/statusz")[1].get("children", []) if self.described() else []
         return bool(sum(c["life"] == "running" and c["name"].startswith("worker") for c in children) == count)
@@ -137,6 +146,15 @@ issuer = "https://localhost:8450"
 
     def said(self) -> str:
         return Path(self.log.name).read_text()
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Lines of its log, and of its children's, that tell of this."""
+        lines = [line for line in self.said().splitlines() if line.startswith("{") and line.endswith("}")]
+        return [found for line in lines if (found := json.loads(line))["event"] == name]
+
+    def supervisor_events(self, name: str) -> list[dict[str, Any]]:
+        """Only the supervisor's."""
+        return [found for found in self.events(name) if found["role"] == "supervisor"]
 
     def status(self, page: str) -> tuple[int, dict[str, Any]]:
         status, body = self.get(page)
@@ -196,3 +214,7 @@ class Caller:
 
     def close(self) -> None:
         self.socket.close()
+
+
+Start = Callable[..., Running]
+Connect = Callable[[Running], Caller]

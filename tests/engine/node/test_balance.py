@@ -90,11 +90,16 @@ def test_the_one_with_more_waits_for_the_one_with_fewer(workers: list[Balance]) 
     assert second.wait(3) == 0.0
 
 
-def test_a_frozen_worker_is_waited_for_once(workers: list[Balance], clock: Clock) -> None:
+def test_a_frozen_worker_is_waited_for_no_longer_than_a_moment_in_all(workers: list[Balance], clock: Clock) -> None:
     first, frozen, _ = workers
     frozen.now_has(0)
-    clock.now += first.wait(8)
-    assert [first.wait(count) for count in (9, 10, 11)] == [0.0, 0.0, 0.0]
+    count, waited = 0, 0.0
+    while (moment := first.wait(count + 1)) > 0.0:
+        count += 1
+        waited += moment
+        clock.now += moment
+    assert 0.0 < waited < 2 * LONGEST
+    assert [first.wait(count) for count in (9, 10, 100)] == [0.0, 0.0, 0.0]
 
 
 def test_the_others_are_still_waited_for(workers: list[Balance], clock: Clock) -> None:
@@ -118,11 +123,24 @@ def test_a_worker_that_wakes_up_counts_again(workers: list[Balance], clock: Cloc
 def test_a_second_socket_in_the_same_moment_waits_as_well(workers: list[Balance], clock: Clock) -> None:
     first, second, _ = workers
     second.now_has(0)
-    moment = first.wait(8)
-    clock.now += moment / 2
-    assert first.wait(8) == moment
-    clock.now += moment / 2
+    assert first.wait(8) == LONGEST
+    clock.now += LONGEST / 2
+    assert first.wait(8) == LONGEST
+    clock.now += LONGEST / 2
     assert first.wait(8) == 0.0  # asked again or not: the moment that began first is over
+
+
+def test_a_worker_that_has_just_come_is_waited_for(workers: list[Balance]) -> None:
+    first, fresh, _ = workers
+    assert first.wait(4) == 0.0
+    fresh.join()
+    assert first.wait(4) == hold_back(4, [0])
+
+
+def test_joining_late_does_not_hide_what_was_accepted(workers: list[Balance], page: Page) -> None:
+    workers[0].now_has(3)
+    workers[0].join()
+    assert page.connections() == [3]
 
 
 def test_nobody_waits_for_a_worker_that_has_left(workers: list[Balance]) -> None:

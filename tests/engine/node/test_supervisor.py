@@ -9,20 +9,15 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.support.mutual_tls import Authority
 from tests.support.node_children import HEAD
-from tests.support.nodes import MAIN, ROOT, TRIVIAL, WITHIN, Caller, Running, alive, eventually
+from tests.support.nodes import MAIN, ROOT, TRIVIAL, WITHIN, Caller, Connect, Running, Start, alive, eventually
 from tests.support.valkey import free_ports
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki"))
 
 
 @pytest.fixture(scope="module")
@@ -31,40 +26,6 @@ def calm(tmp_path_factory: pytest.TempPathFactory, authority: Authority) -> Iter
     running = Running(tmp_path_factory.mktemp("calm"), authority, {})
     yield running.wait_ready()
     running.stop()
-
-
-Start = Callable[..., Running]
-
-
-@pytest.fixture
-def start(tmp_path: Path, authority: Authority) -> Iterator[Start]:
-    started: list[Running] = []
-
-    def run(environment: dict[str, str] | None = None, **settings: object) -> Running:
-        directory = tmp_path / f"node-{len(started)}"
-        directory.mkdir()
-        started.append(Running(directory, authority, environment or {}, **settings))
-        return started[-1]
-
-    yield run
-    for running in started:
-        running.stop()
-
-
-@pytest.fixture
-def callers() -> Iterator[Callable[[Running], Caller]]:
-    opened: list[Caller] = []
-
-    def connect(running: Running) -> Caller:
-        opened.append(running.connect())
-        return opened[-1]
-
-    yield connect
-    for caller in opened:
-        caller.close()
-
-
-Connect = Callable[[Running], Caller]
 
 
 def caller_on(running: Running, connect: Connect, pid: int) -> Caller:
