@@ -57,6 +57,18 @@ class Listener(Base, frozen=True, kw_only=True):
     max_body: Count = 16_384
 
 
+class ProxyListener(Base, frozen=True, kw_only=True):
+    """Where a TLS-ending proxy passes on EDPs' requests, with their certificates in a header (RFC 9440).
+
+    tls.client_ca_file: of the proxies' own certificates; participants' authorities are `listener.tls.client_ca_file`.
+    """
+
+    tls: Tls
+    pinned_thumbprints: tuple[str, ...]  # SHA-256 of the proxies' certificates, as openssl prints it
+    host: str = "127.0.0.1"
+    port: Port = 8442
+
+
 class Status(Base, frozen=True, kw_only=True):
     """Health, status and metrics: plain HTTP, loopback only."""
 
@@ -105,6 +117,7 @@ class NodeConfig(Base, frozen=True, kw_only=True):
 
     node_id: Annotated[str, Meta(pattern="^[a-z0-9-]{1,40}$")]
     listener: Listener
+    proxy_listener: ProxyListener | None = None  # None: certificates in headers are ignored everywhere
     status: Status
     redis: Redis | None = None  # None: the node lives on the HTTPS feed alone
     feed: Feed

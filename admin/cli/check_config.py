@@ -90,11 +90,19 @@ def _readings_of_admin(config: AdminConfig) -> list[Callable[[], object]]:
 
 def _readings_of_node(config: NodeConfig) -> list[Callable[[], object]]:
     from engine.feed.feed_tls import feed_tls
+    from engine.listener.forwarded import thumbprints
     from engine.listener.tls import server_context
     from engine.node.key_files import read_key, read_keys
 
-    tls = config.listener.tls
+    tls, proxy = config.listener.tls, config.proxy_listener
+    of_proxies: list[Callable[[], object]] = []
+    if proxy is not None:
+        of_proxies.append(
+            partial(server_context, proxy.tls.certificate_file, proxy.tls.key_file, proxy.tls.client_ca_file)
+        )
+        of_proxies.append(partial(thumbprints, proxy.pinned_thumbprints))
     return [
+        *of_proxies,
         partial(read_keys, config.feed.mac_key_files),
         partial(read_key, config.feed.meter_key_file),
         partial(server_context, tls.certificate_file, tls.key_file, tls.client_ca_file),

@@ -132,7 +132,7 @@ def _spawn(module: str, order: Order) -> tuple[subprocess.Popen[bytes], int, int
         process = subprocess.Popen(  # noqa: S603 - our own module, no shell
             [sys.executable, "-m", module, str(order_read), str(report_write)],
             stdin=subprocess.DEVNULL,
-            pass_fds=(order_read, report_write, *order.sockets, *slot),
+            pass_fds=(order_read, report_write, *order.sockets, *order.proxy_sockets, *slot),
             process_group=0,
         )
     except OSError as error:

@@ -33,12 +33,14 @@ class NoOrder(Fault):
 class Order(msgspec.Struct, frozen=True):
     """sockets: descriptors of listening sockets that the child has inherited. name: `worker-1`, `feeder`.
 
+    proxy_sockets: of the proxy's listener.
     slot: where a worker tells its connections; None = it goes without, or accepts none.
     """
 
     name: str
     config: NodeConfig
     sockets: tuple[int, ...] = ()
+    proxy_sockets: tuple[int, ...] = ()
     slot: Slot | None = None
 
 

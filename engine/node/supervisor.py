@@ -115,8 +115,13 @@ class Node:
         listener, status = self._config.listener, self._config.status
         with contextlib.ExitStack() as opened:
             self._sockets = [opened.enter_context(bound) for bound in listen(listener.host, listener.port)]
+            proxy = self._config.proxy_listener
+            bound_for_proxy = listen(proxy.host, proxy.port) if proxy else []
+            self._proxy_sockets = [opened.enter_context(bound) for bound in bound_for_proxy]
             self._status_sockets = [opened.enter_context(bound) for bound in listen(status.host, status.port)]
             self._ports = {"introspection": port_of(self._sockets), "status": port_of(self._status_sockets)}
+            if self._proxy_sockets:
+                self._ports["proxy"] = port_of(self._proxy_sockets)
             self._page = Page(self._worker_count())
             opened.callback(self._page.close)
             replica = Replica(self._config.replica.directory, map_size=self._config.replica.map_size)
@@ -157,7 +162,7 @@ class Node:
                 _log.info("draining")
                 lasting.start_soon(_disregard, signals)
                 self._draining.set()
-                for bound in self._sockets:
+                for bound in (*self._sockets, *self._proxy_sockets):
                     bound.close()  # else callers would wait in a queue that nobody serves any more
                 working.cancel_scope.cancel()
             lasting.cancel_scope.cancel()
@@ -168,10 +173,11 @@ class Node:
 
     def _worker(self, number: int) -> Supervision:
         name, sockets = f"worker-{number}", tuple(bound.fileno() for bound in self._sockets)
+        proxy_sockets = tuple(bound.fileno() for bound in self._proxy_sockets)
         return self._child(
             name,
             self._modules.worker,
-            lambda: Order(name, self._renewal.config, sockets, self._page.take()),
+            lambda: Order(name, self._renewal.config, sockets, proxy_sockets, self._page.take()),
             beside=True,
         )
 

@@ -12,7 +12,7 @@ from typing import Final
 
 import trio
 
-from engine.clock import Seconds
+from engine.clock import Clock, Seconds
 from engine.config import NodeConfig
 from engine.feed.redis_access import RedisAccess
 from engine.listener.callers import Callers
@@ -20,6 +20,8 @@ from engine.listener.introspection import PATH, Introspection, Outcome
 from engine.listener.issuer_keys import IssuerKeys
 from engine.listener.read_through import NoReadThrough, ReadThrough, RedisReadThrough
 from engine.listener.routes import by_path
+from engine.listener.security import SecurityEvents
+from engine.listener.serve import Handler
 from engine.node.claims import FeedClaims
 from engine.node.feed_access import FeedAccess
 from engine.node.key_files import read_key, read_keys
@@ -59,9 +61,28 @@ async def work(process: Process) -> None:
         )
         aside.start_soon(_keep_looking, replica)
         aside.start_soon(_keep_counting, process, memo, outcomes, security)
-        await serve_until_drained(process, by_path({PATH: introspection}), clock)
+        handler = by_path({PATH: introspection})
+        await serve_until_drained(process, handler, clock, _behind_proxies(process, handler, clock, security))
         aside.cancel_scope.cancel()
     replica.close()
+
+
+def _behind_proxies(process: Process, handler: Handler, clock: Clock, security: SecurityEvents) -> Handler | None:
+    """The same for requests that a proxy passes on; None where there is no proxy. Raises BadConfig."""
+    config = process.order.config
+    if config.proxy_listener is None:
+        return None
+    from engine.listener import forwarded  # noqa: PLC0415 - other workers do without X.509 in their memory
+
+    authorities = forwarded.ClientAuthorities(config.listener.tls.client_ca_file)
+    process.on_reload(authorities.reload)
+    return forwarded.ForwardedCertificates(
+        handler,
+        hops=forwarded.thumbprints(config.proxy_listener.pinned_thumbprints),
+        authorities=authorities,
+        clock=clock,
+        security=security,
+    )
 
 
 def _read_through(config: NodeConfig, aside: trio.Nursery) -> ReadThrough:
