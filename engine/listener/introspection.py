@@ -15,7 +15,7 @@ from typing import Final, Protocol, assert_never
 import msgspec
 import trio
 
-from engine.clock import Clock, Seconds, UnixTime
+from engine.clock import BootTime, Clock, Seconds, UnixTime
 from engine.consent.records import (
     ClientId,
     ConsentId,
@@ -43,13 +43,14 @@ from engine.errors import Fault
 from engine.listener.callers import Callers, NotServing
 from engine.listener.forms import Form
 from engine.listener.http1 import Request, Response
-from engine.listener.introspection_request import check_form_of_answer, read_ask, read_request
+from engine.listener.introspection_request import AnswerForm, form_of_answer, read_ask, read_request
 from engine.listener.issuer_keys import IssuerKeys
-from engine.listener.known import Known
+from engine.listener.known import Known, KnownYes
 from engine.listener.media import Head, HeadReader
 from engine.listener.read_through import Found, ReadThrough, newer_consent
 from engine.listener.refusals import Refusal, unavailable
 from engine.listener.security import SecurityEventKind
+from engine.listener.signed_answers import NO_SIGNING, Envelope, Signing
 from engine.listener.tls import Peer
 from engine.replica.reader import Replica, View
 from engine.tokens.claims import VerifiedToken
@@ -97,11 +98,26 @@ class _Gathered(msgspec.Struct, frozen=True):
 _NOTHING_YET: Final = _Gathered((), {})
 
 
+class _Question(msgspec.Struct, frozen=True):
+    """One request, as far as it can be told from the message."""
+
+    form: Form
+    head: Head
+    peer: Peer
+
+
+class _Decided(msgspec.Struct, frozen=True):
+    """A step, and what an answer that follows goes into; None: it stays plain."""
+
+    step: Step
+    envelope: Envelope | None = None
+
+
 class Introspection:
     """`Handler` for `POST /introspect`. One per worker; keeps verified tokens and readings of heads between requests.
 
     meter_key: 32 bytes. boot_id: of this boot (`telemetry.host`).
-    counts: one `Count` for each Outcome.
+    counts: one `Count` for each Outcome. signing: without it whoever must have a signed answer gets none.
     """
 
     def __init__(
@@ -117,6 +133,7 @@ class Introspection:
         callers: Callers,
         keys: IssuerKeys,
         counts: Mapping[Outcome, Count],
+        signing: Signing = NO_SIGNING,
     ) -> None:
         self._replica = replica
         self._memo = memo
@@ -127,6 +144,7 @@ class Introspection:
         self._claims = claims
         self._callers = callers
         self._keys = keys
+        self._signing = signing
         self._heads = HeadReader()
         self._known = Known(MAX_KNOWN, boot_id)
         self._count_active = counts[Outcome.ACTIVE]
@@ -142,19 +160,44 @@ class Introspection:
             known = self._say_again(form, head, peer)
             if known is not None:
                 return known
-            step = self._decide_or_pass(form, head, peer, _NOTHING_YET)
+            question = _Question(form, head, peer)
+            decided = self._decide_or_pass(question, _NOTHING_YET)
         except Refusal as refusal:
             self._count_refused()
             return refusal.response
+        step = decided.step
         if isinstance(step, (LookFurther, ClaimFirst)):
-            return self._finish(step, form, head, peer)
-        return self._respond(step)
+            return self._finish(step, question)
+        return self._respond(step, decided.envelope)
 
     def _say_again(self, form: Form, head: Head, peer: Peer) -> Response | None:
         """The short way: the same yes as before, where nothing it rests on has changed; None = go the long way.
 
-        The replica is looked at first, and the clocks after it. Raises Refusal.
+        Raises Refusal.
         """
+        found = self._look_up(form, peer)
+        if found is None:
+            return None
+        caller, yes, freshness, now, boot = found
+        self._callers.take(caller, 1, boot)
+        envelope = None
+        if form_of_answer(caller, head) is AnswerForm.SIGNED:
+            envelope = self._signing.begin(caller.client_id, yes.token.digest, now)
+            if envelope is None:
+                return self._respond(NOT_SERVING, None)
+        if form.asks_more:
+            ask, _ = read_ask(caller, form)
+            step = decide(ask, yes.token, yes.records, freshness, now)
+            if not isinstance(step, Active) or len(step.grants) != yes.shown:
+                return None if isinstance(step, (LookFurther, ClaimFirst)) else self._respond(step, envelope)
+        self._count_active()
+        body = self._known.body(yes, freshness)
+        return Response(200, body) if envelope is None else envelope.close(body)
+
+    def _look_up(
+        self, form: Form, peer: Peer
+    ) -> tuple[ParticipantRecord, KnownYes, Freshness, UnixTime, BootTime] | None:
+        """Caller, yes and freshness, if all are known and still hold; the clocks are read after the replica."""
         known = self._known
         try:
             moment = self._replica.moment()
@@ -172,91 +215,94 @@ class Introspection:
         yes = known.yes(token_digest(form.token))
         if yes is None or yes.version != moment.version or yes.caller != client_id or now >= yes.until:
             return None
-        self._callers.take(caller.record, 1, boot)
-        check_form_of_answer(caller.record, head)
-        if form.asks_more:
-            ask, _ = read_ask(caller.record, form)
-            step = decide(ask, yes.token, yes.records, freshness, now)
-            if not isinstance(step, Active) or len(step.grants) != yes.shown:
-                return None if isinstance(step, (LookFurther, ClaimFirst)) else self._respond(step)
-        self._count_active()
-        return Response(200, known.body(yes, freshness))
+        return caller.record, yes, freshness, now, boot
 
-    async def _finish(self, step: LookFurther | ClaimFirst, form: Form, head: Head, peer: Peer) -> Response:
+    async def _finish(self, step: LookFurther | ClaimFirst, question: _Question) -> Response:
         try:
             with trio.move_on_after(STEPS_TIMEOUT):
-                return self._respond(await self._go_on(step, form, head, peer))
+                return await self._go_on(step, question)
         except Refusal as refusal:
             self._count_refused()
             return refusal.response
-        return self._respond(ASK_AGAIN)
+        return self._respond(ASK_AGAIN, None)
 
-    async def _go_on(
-        self, step: LookFurther | ClaimFirst, form: Form, head: Head, peer: Peer
-    ) -> Active | Inactive | Unavailable:
+    async def _go_on(self, step: LookFurther | ClaimFirst, question: _Question) -> Response:
         gathered = _NOTHING_YET
         for _ in range(1, MAX_PASSES):
             gathered = await self._perform(step, gathered)
-            decided = self._decide_or_pass(form, head, peer, gathered)
-            if not isinstance(decided, (LookFurther, ClaimFirst)):
-                return decided
-            step = decided
-        return ASK_AGAIN
+            decided = self._decide_or_pass(question, gathered)
+            if not isinstance(decided.step, (LookFurther, ClaimFirst)):
+                return self._respond(decided.step, decided.envelope)
+            step = decided.step
+        return self._respond(ASK_AGAIN, None)
 
     async def _perform(self, step: LookFurther | ClaimFirst, gathered: _Gathered) -> _Gathered:
         if isinstance(step, LookFurther):
             return await self._look_further(step, gathered)
         return await self._claim(step, gathered)
 
-    def _decide_or_pass(self, form: Form, head: Head, peer: Peer, gathered: _Gathered) -> Step:
+    def _decide_or_pass(self, question: _Question, gathered: _Gathered) -> _Decided:
         try:
-            return self._decide(form, head, peer, gathered)
+            return self._decide(question, gathered)
         except Fault:  # ours, or the replica cannot be read: either way no answer about the token
-            return NOT_SERVING
+            return _PASSED
 
-    def _decide(self, form: Form, head: Head, peer: Peer, gathered: _Gathered) -> Step:
+    def _decide(self, question: _Question, gathered: _Gathered) -> _Decided:
         """One pass: everything from one transaction, the clocks read inside it."""
+        form, head, peer = question.form, question.head, question.peer
         with self._replica.transaction() as view:
             now = self._clock.now()
             policy, bound = view.moment.policy, view.bound
             boot = self._clock.boot()
             freshness = freshness_of(bound, policy, boot_id=self._boot_id, boot=boot, now=now)
             if bound is None or freshness.state is FreshnessState.BLIND:
-                return NOT_SERVING
+                return _PASSED
             caller = self._callers.identify(view, peer, form.client_id, freshness, now)
             self._known.learn_caller(peer, view.moment.version, caller)
             if gathered is _NOTHING_YET:
                 self._callers.take(caller, 1, boot)
-            check_form_of_answer(caller, head)
+            is_signed = form_of_answer(caller, head) is AnswerForm.SIGNED
             ask, presented = read_ask(caller, form)
-            token = self._token(view, caller, presented, freshness, now)
+            digest = token_digest(presented)
+            envelope = self._signing.begin(caller.client_id, digest, now) if is_signed else None
+            if is_signed and envelope is None:
+                return _PASSED
+            token, is_known = self._token(view, caller, presented, digest, freshness, now)
             records = _records(view, policy, caller, token, gathered)
             step = decide(ask, token, records, freshness, now)
-            if gathered is _NOTHING_YET and ask.share is None and isinstance(step, Active):
+            if is_known and gathered is _NOTHING_YET and ask.share is None and isinstance(step, Active):
                 self._known.learn(step, records, view.moment.version)
-            return step
+            return _Decided(step, envelope)
 
     def _token(
-        self, view: View, caller: ParticipantRecord, presented: bytes, freshness: Freshness, now: UnixTime
-    ) -> VerifiedToken | None:
-        """The token, if it is one of ours. Raises NotServing when the keys to tell by are not here, or not all."""
+        self,
+        view: View,
+        caller: ParticipantRecord,
+        presented: bytes,
+        digest: bytes,
+        freshness: Freshness,
+        now: UnixTime,
+    ) -> tuple[VerifiedToken | None, bool]:
+        """The token, if it is one of ours, and whether it was seen before.
+
+        Raises NotServing when the keys to tell by are not here, or not all.
+        """
         if caller.role is not Role.EDP:
-            self._callers.report(SecurityEventKind.PROBE, caller, token_digest(presented))
-            return None
+            self._callers.report(SecurityEventKind.PROBE, caller, digest)
+            return None, False
         keys = self._keys.current(view)
-        digest = token_digest(presented)
         token = self._memo.get(digest, keys, now)
         if token is not None:
-            return token
+            return token, True
         verified = verify(presented, keys, self._meter_key, now)
         if isinstance(verified, VerifiedToken):
             self._memo.put(verified)
-            return verified
+            return verified, False
         if verified is TokenRefusal.UNKNOWN_KEY and freshness.state is not FreshnessState.CURRENT:
             raise NotServing("the issuer may have changed its keys since this node was current")
         if verified.is_attack:
             self._callers.report(SecurityEventKind.FORGED_TOKEN, caller, digest, verified.value)
-        return None
+        return None, False
 
     async def _look_further(self, step: LookFurther, gathered: _Gathered) -> _Gathered:
         found: Found = {}
@@ -271,14 +317,14 @@ class Introspection:
         result = await self._claims.claim(ConsentId(str(uuid.UUID(bytes=step.consent))), step.edp, step.share_id)
         return msgspec.structs.replace(gathered, claimed=step.consent, claim=result)
 
-    def _respond(self, answer: Active | Inactive | Unavailable) -> Response:
+    def _respond(self, answer: Active | Inactive | Unavailable, envelope: Envelope | None) -> Response:
         match answer:
             case Inactive():
                 self._count_inactive()
-                return _INACTIVE
+                return _INACTIVE if envelope is None else envelope.close(INACTIVE, answer)
             case Active():
                 self._count_active()
-                return Response(200, render(answer))
+                return Response(200, render(answer)) if envelope is None else envelope.close(render(answer))
             case Unavailable():
                 self._count_unavailable()
                 return unavailable(answer).response
@@ -286,6 +332,7 @@ class Introspection:
                 assert_never(answer)
 
 
+_PASSED: Final = _Decided(NOT_SERVING)
 _INACTIVE: Final = Response(200, INACTIVE)
 
 

@@ -75,13 +75,6 @@ def form_of_answer(caller: ParticipantRecord, head: Head) -> AnswerForm:
     return AnswerForm.PLAIN
 
 
-def check_form_of_answer(caller: ParticipantRecord, head: Head) -> None:
-    """Until signed answers are given: refuse whoever must have one, as nothing else may be given in its place."""
-    may_be_plain = caller.answers is Answers.PLAIN and head.takes_json
-    if form_of_answer(caller, head) is AnswerForm.SIGNED and not may_be_plain:
-        raise Refusal(406, INVALID_REQUEST)
-
-
 def read_ask(caller: ParticipantRecord, form: Form) -> tuple[Ask, bytes]:
     """What is asked, about which token (rows 7 and 17). Raises Refusal."""
     if form.token is None:

@@ -4,6 +4,7 @@ Put together by concatenation, never encoded anew: what stands under `token_intr
 plain answer would have been. There is no top-level `sub` or `exp`, so that an answer cannot pass as another token.
 """
 
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -48,6 +49,47 @@ def signed_body(
         decision,
     )
     return signer.sign(TYPE, claims)
+
+
+class Signing:
+    """How a worker signs. issuer: in whose name. shows_codes: whether EDPs learn why content was refused.
+
+    signer: gives the key that the issuer publishes now; None = there is none yet, and nobody gets a signed answer.
+    """
+
+    def __init__(
+        self, issuer: str, signer: Callable[[UnixTime], AnswerSigner | None], *, shows_codes: bool = False
+    ) -> None:
+        self._issuer = issuer
+        self._signer = signer
+        self._shows_codes = shows_codes
+
+    def begin(self, audience: ClientId, token_digest: bytes, now: UnixTime) -> "Envelope | None":
+        """For one answer to one question; None = nothing can be signed now."""
+        signer = self._signer(now)
+        if signer is None:
+            return None
+        return Envelope(self._issuer, signer, audience, token_digest, now, self._shows_codes)
+
+
+class Envelope(msgspec.Struct, frozen=True):
+    """What goes around one plain answer."""
+
+    issuer: str
+    signer: AnswerSigner
+    audience: ClientId
+    token_digest: bytes
+    at: UnixTime
+    shows_codes: bool
+
+    def close(self, plain: bytes, answer: Active | Inactive | None = None) -> Response:
+        """The signed answer. plain: its plain body. answer: what it says, where that may be a no."""
+        code = None if answer is None else shown_code(answer, switched_on=self.shows_codes)
+        body = signed_body(self.signer, self.issuer, self.audience, self.at, self.token_digest, plain, code)
+        return signed_response(body)
+
+
+NO_SIGNING: Final = Signing("", lambda _now: None)
 
 
 def signed_response(body: bytes) -> Response:
