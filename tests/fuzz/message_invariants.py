@@ -9,7 +9,7 @@ import msgspec
 from engine.consent.records import ClientId, ParticipantRecord, Role
 from engine.listener.forms import BadForm, Form, read_form
 from engine.listener.http1 import Request
-from engine.listener.introspection_request import check_form_of_answer, read_ask, read_request
+from engine.listener.introspection_request import form_of_answer, read_ask, read_request
 from engine.listener.media import HeadReader, read_head
 from engine.listener.refusals import Refusal
 from engine.tokens import jws
@@ -42,7 +42,7 @@ def check_request(raw: bytes) -> None:
     assert reader.read(headers) == reader.read(headers) == judged, "a remembered head means something else"
     try:
         form = read_request(Request(b"POST", b"/introspect", headers, body, keep_alive=True), judged)
-        check_form_of_answer(CALLER, judged)
+        form_of_answer(CALLER, judged)
         ask, token = read_ask(CALLER, form)
     except Refusal as refusal:
         _check_refusal(refusal)
