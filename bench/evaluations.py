@@ -36,9 +36,10 @@ from engine.listener.issuer_keys import IssuerKeys
 from engine.listener.read_through import NoReadThrough
 from engine.listener.tls import Peer
 from engine.replica.reader import Replica
+from engine.tokens.claims import VerifiedToken
 from engine.tokens.keys import JwkSet, KeySet, PublishedKeys
 from engine.tokens.memo import VerifiedTokens
-from engine.tokens.verify import VerifiedToken, verify
+from engine.tokens.verify import verify
 
 RUNS = 3
 HEAD: Headers = (

@@ -105,6 +105,22 @@ def refusal_of_caller(caller: ClientId, records: Records, freshness: Freshness) 
     return None if SERVED[freshness.state, records.policy.on_silence, edp.handles_last_known] else NOT_SERVING
 
 
+def settled(edp: ClientId, token: VerifiedToken, records: Records, now: UnixTime) -> tuple[Shown, ...]:
+    """The live consents of a token, where nothing but the share is left to be asked; empty: it is not so simple.
+
+    For an EDP that `refusal_of_caller` does not refuse. Holds while the records are the same, from `now` on until the
+    first of these consents, or the token, ends; then `decide_served` says yes to a share that lies in one of them.
+    """
+    atp = records.atp
+    if atp is None or not _is_good(edp, token.claims, records, now) or len(records.consents) != len(token.grants):
+        return ()
+    if atp.client_id != token.claims.client_id or not _is_working(atp, _ATP):
+        return ()
+    shown, unread, is_missing = _sort_out(token, records, edp, now)
+    has_one_off = any(grant.access_mode is _ONE_OFF for grant, _ in shown)
+    return () if unread or is_missing or has_one_off else tuple(shown)
+
+
 def furthest(
     share: Share, token: VerifiedToken, records: Records, edp: ClientId, now: UnixTime
 ) -> tuple[Grant, ConsentRecord] | None:

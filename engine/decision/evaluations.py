@@ -13,7 +13,7 @@ import msgspec
 from engine.clock import UnixTime, format_utc
 from engine.consent.meter_points import meter_digest
 from engine.consent.records import ClientId, ConsentRecord
-from engine.decision.decide import current_window, decide_served, furthest
+from engine.decision.decide import current_expiry, current_window, decide_served, furthest, settled
 from engine.decision.freshness import Freshness
 from engine.decision.questions import Active, Ask, ClaimFirst, Inactive, Reason, Records, Share
 from engine.tokens.claims import Grant, VerifiedToken
@@ -43,13 +43,29 @@ class Flaw(enum.Enum):
     MALFORMED = "malformed"  # there, but not as our profile wants it
 
 
+class Asked(msgspec.Struct, frozen=True, gc=False):
+    """What is to be shared of a meter point, as many items have it in common. The window is half-open."""
+
+    dataset_id: str
+    data_from: UnixTime
+    data_to: UnixTime
+    purpose_code: str | None = None
+
+
 class Question(msgspec.Struct, frozen=True, gc=False):
     """A well-formed item. token_id: base64url of the token's SHA-256. x5t_s256: what the ATP showed the EDP."""
 
     token_id: str
-    share: Share
+    meter_point: str
+    asked: Asked
     x5t_s256: str | None = None
     share_id: str | None = None
+
+    @property
+    def share(self) -> Share:
+        """The same in the words of `decide`."""
+        asked = self.asked
+        return Share(asked.dataset_id, self.meter_point, asked.data_from, asked.data_to, asked.purpose_code)
 
 
 class Circumstances(msgspec.Struct, frozen=True):
@@ -104,6 +120,62 @@ def ends_with(semantic: Semantic, verdict: Verdict) -> bool:
     return verdict.permits is (semantic is Semantic.PERMIT_ON_FIRST_PERMIT)
 
 
+class Cover(msgspec.Struct, frozen=True, gc=False):
+    """One live consent as a token may use it. words: a yes by it, up to the time until which it may be relied on."""
+
+    dataset_id: str
+    meter_points: tuple[str, ...]
+    start: UnixTime
+    end: UnixTime
+    purpose_code: str | None
+    ends_at: UnixTime
+    words: str
+
+
+class Standing(msgspec.Struct, frozen=True, gc=False):
+    """What a token stands for while its records are the same: from `since` until before `until`."""
+
+    covers: tuple[Cover, ...]
+    x5t_s256: str | None
+    since: UnixTime
+    until: UnixTime
+
+
+def standing(token: VerifiedToken, records: Records, under: Circumstances) -> Standing | None:
+    """Worked out once for many questions about a token; None: each must go the long way, `judge`."""
+    shown = settled(under.caller, token, records, under.now) if _has_words(token) else ()
+    if not shown:
+        return None
+    covers = tuple([_cover(grant, record) for grant, record in shown])
+    until = min(token.claims.exp, *[cover.ends_at for cover in covers])
+    return Standing(covers, token.claims.cnf.x5t_s256, under.now, UnixTime(until))
+
+
+def _cover(grant: Grant, record: ConsentRecord) -> Cover:
+    start, end = current_window(grant, record)
+    detail = grant.detail
+    ends_at = current_expiry(grant, record)
+    words = _words_of_yes(detail.consent_id, record.consent_version)
+    return Cover(detail.dataset_id, detail.meter_points, start, end, record.purpose_code, ends_at, words)
+
+
+def quick_yes(question: Question, known: Standing, under: Circumstances) -> Verdict | None:
+    """The yes that `judge` would come to; None: it may be a no, and must be judged."""
+    if not known.since <= under.now < known.until or question.x5t_s256 not in (None, known.x5t_s256):
+        return None
+    asked = question.asked
+    for cover in known.covers:
+        if (
+            asked.dataset_id == cover.dataset_id
+            and question.meter_point in cover.meter_points
+            and cover.start <= asked.data_from < asked.data_to <= cover.end
+            and (asked.purpose_code is None or asked.purpose_code == cover.purpose_code)
+        ):
+            until = under.freshness.last_known_until
+            return Verdict(_PERMITTED, f"{cover.words}{until if until < cover.ends_at else cover.ends_at}}}}}")
+    return None
+
+
 def judge(
     question: Question, token: VerifiedToken | None, records: Records, under: Circumstances
 ) -> Verdict | ClaimFirst:
@@ -136,12 +208,14 @@ def _by_digest(share: Share, token: VerifiedToken, meter_key: bytes) -> Share:
 
 def _permit(answer: Active) -> Verdict:
     grant, _ = answer.grants[0]
-    until = answer.freshness.last_known_until
-    ends_at = answer.consent_ends_at  # no outage lengthens a consent
-    return Verdict(
-        _PERMITTED,
-        f'{{"decision":true,"context":{{"consent_id":"{grant.detail.consent_id}","ccs_consent_version":'
-        f'{answer.consent_version},"ccs_last_known_until":{until if until < ends_at else ends_at}}}}}',
+    until = min(answer.freshness.last_known_until, answer.consent_ends_at)  # no outage lengthens a consent
+    return Verdict(_PERMITTED, f"{_words_of_yes(grant.detail.consent_id, answer.consent_version)}{until}}}}}")
+
+
+def _words_of_yes(consent_id: str, version: int) -> str:
+    return (
+        f'{{"decision":true,"context":{{"consent_id":"{consent_id}","ccs_consent_version":{version},'
+        '"ccs_last_known_until":'
     )
 
 

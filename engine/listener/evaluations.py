@@ -37,9 +37,12 @@ from engine.decision.evaluations import (
     Outcome,
     Question,
     Semantic,
+    Standing,
     Verdict,
     ends_with,
     judge,
+    quick_yes,
+    standing,
 )
 from engine.decision.freshness import Bound, FreshnessState, freshness_of
 from engine.decision.questions import ClaimFirst, ClaimResult, Miss, Records
@@ -103,6 +106,7 @@ class _Bearer(msgspec.Struct, frozen=True, gc=False):
     records: Records
     version: int
     caller: ClientId
+    standing: Standing | None = None
 
 
 class _Gathered(msgspec.Struct):
@@ -187,8 +191,8 @@ class Evaluations:
         self._draw_id = draw_id
         self._signer = signer
         self._heads = HeadJudge()
-        self._reader = RequestReader()
         self._bearers: dict[str, _Bearer] = {}
+        self._reader = RequestReader(self._bearers)
 
     def single(self, request: Request, peer: Peer) -> Response | Awaitable[Response]:
         """`POST /access/v1/evaluation`. Raises nothing that is not a bug."""
@@ -214,6 +218,8 @@ class Evaluations:
 
     def _read(self, request: Request, peer: Peer, read: Callable[[bytes], Single | Batch]) -> _Asked:
         head = self._heads.judge(request)
+        if head.forwards:
+            self._callers.report_stray(peer)
         said = read(request.body)
         if type(said) is Single:
             return _Asked((said.item,), Semantic.EXECUTE_ALL, False, head, peer, request.body)  # noqa: FBT003 - is_batch
@@ -293,6 +299,8 @@ class Evaluations:
         bearer = _Bearer(token, records, view.moment.version, snapshot.under.caller)
         snapshot.bearers[token_id] = bearer
         if token is not None and all(type(found) is not Miss for found in records.consents) and gathered is None:
+            bearer = msgspec.structs.replace(bearer, standing=standing(token, records, snapshot.under))
+            snapshot.bearers[token_id] = bearer
             self._keep(token_id, bearer)
 
     def _keep(self, token_id: str, bearer: _Bearer) -> None:
@@ -321,10 +329,14 @@ class Evaluations:
         verdicts, bearers, under = judged.verdicts, snapshot.bearers, snapshot.under
         ends_early = asked.semantic is not Semantic.EXECUTE_ALL
         for item in asked.items[len(verdicts) : stop]:
-            verdict: Verdict | ClaimFirst
+            verdict: Verdict | ClaimFirst | None
             if type(item) is Question:
                 bearer = bearers[item.token_id]
-                if type(bearer) is _Bearer:
+                known = bearer.standing if type(bearer) is _Bearer else None
+                verdict = None if known is None else quick_yes(item, known, under)
+                if verdict is not None:
+                    pass
+                elif type(bearer) is _Bearer:
                     records = bearer.records
                     if gathered is not None:
                         records = _with_claim(records, gathered.claims.get(len(verdicts)))
