@@ -6,7 +6,8 @@ back for a moment while another has fewer. It is a matter of manners, never of p
 the newcomer. A worker that is frozen costs each of the others a tenth of a second in all, and a dead one nothing.
 
 A worker whose *sign of life* has not moved for `LONGEST` since somebody first held back for it does not react, and is
-left out of account until it moves. So nobody has to keep a clock, and an idle worker does not have to wake up to say that it is there.
+left out of account until it moves. So nobody has to keep a clock, and an idle worker does not have to wake up to say
+that it is there.
 """
 
 import mmap

@@ -24,6 +24,7 @@ from engine.clock import Seconds
 from engine.config import NodeConfig
 from engine.errors import Fault, Kind
 from engine.listener.serve import Limits, serve
+from engine.node.address_space import check_map_size
 from engine.node.balance import Page
 from engine.node.child_process import KILL_MARGIN
 from engine.node.children import Child
@@ -64,6 +65,7 @@ def run_node(config: NodeConfig, path: Path | None = None, modules: Modules = Mo
     """Run a node until SIGTERM or SIGINT, then drain. path: read again at SIGHUP. Raises Fault."""
     _adopt(config)
     check_loopback(config.status)
+    check_map_size(config.replica)
     with _own(config.runtime_directory):
         metrics = config.runtime_directory / "metrics"
         within = Seconds(config.drain_timeout + KILL_MARGIN)

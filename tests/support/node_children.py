@@ -1,11 +1,13 @@
 """Child processes for tests of the supervisor: the real main, lifeline, listener and drain around a trivial handler.
 
 `python -m tests.support.node_children LIFELINE REPORTS`; what it is follows from the order's name. Environment
-`CCS_TEST_CHILD` = `hopeless:worker` or `hopeless:feeder` makes that role refuse to start.
+`CCS_TEST_CHILD` = `hopeless:worker` or `hopeless:feeder` makes that role refuse to start; so does, for all, a sentence
+in the file that `CCS_TEST_REFUSAL` names.
 """
 
 import os
 import sys
+from pathlib import Path
 
 import trio
 
@@ -29,10 +31,17 @@ async def answer(request: Request, _peer: Peer) -> Response:
     return Response(200, str(os.getpid()).encode())
 
 
+def refusal() -> str:
+    path = Path(os.environ["CCS_TEST_REFUSAL"])
+    return path.read_text() if path.exists() else ""
+
+
 async def work(process: Process) -> None:
     role = process.order.name.partition("-")[0]
     if os.environ.get("CCS_TEST_CHILD") == f"hopeless:{role}":
         raise Hopeless("the key file is not a key")
+    if sentence := refusal():
+        raise Hopeless(sentence)
     if role == "worker":
         return await serve_until_drained(process, answer, SystemClock())
     process.ready()

@@ -64,6 +64,7 @@ class Running:
         environment: dict[str, str],
         *,
         modules: tuple[str, ...] = TRIVIAL,
+        launch: bool = True,
         **settings: Any,
     ) -> None:
         self.authority = authority
@@ -74,18 +75,33 @@ class Running:
         write_private(self.key, SECRET)
         self.config.write_text(self.settings(directory, **settings))
         self.log = (directory / "log").open("wb")
+        self.client = authority.client_context(authority.issue("caller"))
+        self._modules = modules
+        self._refusal = directory / "refusal"
+        self._environment = {**os.environ, "CCS_TEST_REFUSAL": str(self._refusal), **environment}
+        if launch:
+            self.launch()
+
+    def launch(self) -> None:
+        """Start the processes, where the test did not want them at once."""
         self.process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, str(self.config), *modules],
+            [sys.executable, "-c", MAIN, str(self.config), *self._modules],
             cwd=ROOT,
             stderr=self.log,
             stdout=self.log,
-            env={**os.environ, **environment},
+            env=self._environment,
             process_group=0,
         )
-        self.client = authority.client_context(authority.issue("caller"))
 
     def settings(
-        self, directory: Path, *, port: int = 0, host: str = "127.0.0.1", drain: float = 5.0, workers: int = 2
+        self,
+        directory: Path,
+        *,
+        port: int = 0,
+        host: str = "127.0.0.1",
+        drain: float = 5.0,
+        workers: int = 2,
+        map_size: int = 1 << 28,
     ) -> str:
         certificate, key = self.files
         return f"""
@@ -111,7 +127,7 @@ mac-key-files = ["{directory / "secret.key"}"]
 meter-key-file = "{directory / "secret.key"}"
 [replica]
 directory = "{directory / "replica"}"
-map-size = {1 << 28}
+map-size = {map_size}
 [tokens]
 issuer = "https://localhost:8450"
 """
@@ -119,6 +135,15 @@ issuer = "https://localhost:8450"
     def change_key(self, key: bytes = SECRET[::-1]) -> None:
         """What stands in the feed's key file; any other length than 32 is refused."""
         self.key.write_bytes(key)
+
+    def refuse_starts(self, sentence: str) -> None:
+        """Let trivial children that start from now on say that they cannot; "" = let them."""
+        self._refusal.write_text(sentence)
+
+    def kill(self, pid: int, number: signal.Signals = signal.SIGKILL) -> None:
+        """One of its processes."""
+        assert pid in self.pids()
+        os.kill(pid, number)
 
     def described(self) -> dict[str, Any]:
         try:
