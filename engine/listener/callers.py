@@ -7,7 +7,7 @@ an allowance a second, counted in items: an introspection is one, a batch is as 
 from typing import ClassVar
 
 from engine.clock import BootTime, UnixTime
-from engine.consent.records import ParticipantRecord
+from engine.consent.records import ClientId, ParticipantRecord
 from engine.decision.freshness import Freshness, FreshnessState
 from engine.errors import Fault, Kind
 from engine.listener.rates import Rates
@@ -47,6 +47,11 @@ class Callers:
         if caller.suspended or not _certificate_is_in_time(caller, peer, now):
             raise Refusal(401, INVALID_CLIENT)
         return caller
+
+    def report_stray(self, peer: Peer) -> None:
+        """Somebody names a client in a header (RFC 9440) where no proxy is expected; it is not listened to."""
+        kind = SecurityEventKind.STRAY_FORWARDED_CERTIFICATE
+        self._security.record(SecurityEvent(kind, ClientId(""), detail=f"from {peer.thumbprint.hex()}"))
 
     def take(self, caller: ParticipantRecord, items: int, now: BootTime) -> None:
         """Take items from the caller's allowance. Raises Refusal (429)."""

@@ -9,7 +9,7 @@ import msgspec
 
 from engine.listener.evaluation_request import BadRequest
 from engine.listener.http1 import Headers, Request
-from engine.listener.media import JSON, accepts, media_type
+from engine.listener.media import FORWARDED, JSON, accepts, media_type
 from engine.listener.refusals import INVALID_TOKEN, Refusal
 
 SIGNED: Final = b"application/ccs-decision+jwt"
@@ -17,13 +17,16 @@ _KEPT: Final = 1024
 
 
 class EvaluationHead(msgspec.Struct, frozen=True, gc=False):
-    """asks_for_signed: it names the signed form; takes_signed: it would have it."""
+    """asks_for_signed: it names the signed form; takes_signed: it would have it.
+
+    forwards: see `media.Head`."""
 
     is_json: bool
     takes_json: bool
     takes_signed: bool
     asks_for_signed: bool
     has_credentials: bool
+    forwards: bool
 
 
 class HeadJudge:
@@ -64,4 +67,5 @@ def read_head(headers: Headers) -> EvaluationHead:
         takes_signed=takes_signed,
         asks_for_signed=takes_signed and names_signed,
         has_credentials=any(name == b"authorization" for name, _ in headers),
+        forwards=any(name in FORWARDED for name, _ in headers),
     )

@@ -24,6 +24,7 @@ from engine.config import BadConfig
 from engine.consent.records import ClientId, Thumbprint
 from engine.errors import Fault, Kind
 from engine.listener.http1 import Headers, Request, Response
+from engine.listener.media import FORWARDED
 from engine.listener.refusals import INVALID_CLIENT
 from engine.listener.security import SecurityEvent, SecurityEventKind, SecurityEvents
 from engine.listener.serve import Handler
@@ -133,17 +134,12 @@ class ForwardedCertificates:
         except BadForwarded as fault:
             self._report(fault.text, peer)
             return WRONG_CLIENT
-        others = tuple([field for field in request.headers if field[0] not in (CLIENT_CERT, CLIENT_CERT_CHAIN)])
+        others = tuple([field for field in request.headers if field[0] not in FORWARDED])
         return self._handler(msgspec.structs.replace(request, headers=others), caller)
 
     def _report(self, why: str, hop: Peer) -> None:
         detail = f"{why}; hop {hop.thumbprint.hex()}"
         self._security.record(SecurityEvent(SecurityEventKind.BAD_FORWARDED_CERTIFICATE, ClientId(""), detail=detail))
-
-
-def claims_forwarded(headers: Headers) -> bool:
-    """Whether somebody says who the client is; to be ignored wherever no proxy is expected."""
-    return any(name in (CLIENT_CERT, CLIENT_CERT_CHAIN) for name, _ in headers)
 
 
 def read_forwarded(headers: Headers) -> bytes | None:

@@ -155,6 +155,8 @@ class Introspection:
     def __call__(self, request: Request, peer: Peer) -> Response | Awaitable[Response]:
         """Answer one request; what must be awaited is what the decision could not do without. Raises only bugs."""
         head = self._heads.read(request.headers)
+        if head.forwards:
+            self._callers.report_stray(peer)
         try:
             form = read_request(request, head)
             known = self._say_again(form, head, peer)

@@ -15,6 +15,8 @@ FORM: Final = b"application/x-www-form-urlencoded"
 JSON: Final = b"application/json"
 SIGNED: Final = b"application/token-introspection+jwt"  # RFC 9701 section 4
 
+FORWARDED: Final = frozenset((b"client-cert", b"client-cert-chain"))  # RFC 9440: for `forwarded` only
+
 _MAX_KEPT: Final = 1024  # bytes of values: ordinary heads have a few hundred
 _WEIGHT: Final = re.compile(rb"0(?:\.[0-9]{0,3})?|1(?:\.0{0,3})?")  # RFC 9110 section 12.4.2
 
@@ -28,6 +30,7 @@ class Head(msgspec.Struct, frozen=True, gc=False):
     prefers_signed: bool
     authorization: bytes | None  # the scheme in lower case; credentials themselves are not kept
     authorizations: int
+    forwards: bool  # it says who the client is, which is a proxy's to say
 
 
 class HeadReader:
@@ -68,6 +71,7 @@ def read_head(headers: Headers) -> Head:
         prefers_signed=signed > json and any(media_type(part) == SIGNED for part in ranges),
         authorization=credentials[0].partition(b" ")[0].lower() if credentials else None,
         authorizations=len(credentials),
+        forwards=any(name in FORWARDED for name, _ in headers),
     )
 
 

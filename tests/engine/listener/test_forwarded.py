@@ -23,7 +23,6 @@ from engine.listener.forwarded import (
     BadForwarded,
     ClientAuthorities,
     ForwardedCertificates,
-    claims_forwarded,
     read_byte_sequence,
     read_certificate,
     read_forwarded,
@@ -287,6 +286,33 @@ async def test_a_suspended_participant_is_refused_through_the_proxy_too(
     assert told == [200, 401, 200]
 
 
+@pytest.mark.parametrize("name", [b"Client-Cert", b"client-cert-chain"])
+async def test_elsewhere_the_header_is_ignored_and_reported(
+    nursery: trio.Nursery, dialler: Dialler, tmp_path: Path, pki: Pki, token_signer: FileTokenSigner, name: bytes
+) -> None:
+    node = Node(tmp_path, pki, msgspec.json.encode(PublishedKeys(ISSUER, JwkSet((token_signer.public,)))), NOW)
+    try:
+        node.open()
+        node.register("edp-1", Role.EDP)
+        node.register("edp-2", Role.EDP, suspended=True)
+        listening = socket.create_server(("127.0.0.1", 0))
+        port = listening.getsockname()[1]
+        tls = Credentials(pki.server_certificate_file, pki.server_key_file, pki.ca_file)
+        await nursery.start(partial(serve, node.endpoint, [listening], tls, Limits(), clock=node.clock))
+        told = []
+        for caller, named in (("edp-1", "edp-2"), ("edp-2", "edp-1")):
+            client = await dialler.dial(port, pki.client_context(caller))
+            field = name + b": " + sequence(der_of(pki.client(named).certificate_file)) + b"\r\n"
+            form = b"Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 7\r\n\r\ntoken=x"
+            await client.send(b"POST /introspect HTTP/1.1\r\nHost: localhost\r\n" + field + form)
+            told.append((await client.answer())[0])
+    finally:
+        node.store.close()
+    assert told == [200, 401], "the certificate of the connection decides"
+    assert [event.kind for event in node.security.events] == [SecurityEventKind.STRAY_FORWARDED_CERTIFICATE] * 2
+    assert pki.client("edp-1").certificate.thumbprint.hex() in node.security.events[0].detail
+
+
 # --- the pieces -------------------------------------------------------------------------------------------------------
 
 
@@ -328,10 +354,7 @@ def test_bytes_that_are_no_certificate_are_named_as_such() -> None:
         read_certificate(b"0" * 40)
 
 
-def test_claims_are_seen_by_name_alone() -> None:
-    assert claims_forwarded(((b"host", b"x"), (b"client-cert", b"")))
-    assert claims_forwarded(((b"client-cert-chain", b""),))
-    assert not claims_forwarded(((b"host", b"client-cert"),))
+def test_a_head_without_these_fields_forwards_nothing() -> None:
     assert read_forwarded(((b"host", b"x"),)) is None
 
 

@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from engine.listener import evaluation_head
 from engine.listener.media import JSON, SIGNED, HeadReader, accepts, read_head
 
 FORM = (b"content-type", b"application/x-www-form-urlencoded")
@@ -24,6 +25,14 @@ FORM = (b"content-type", b"application/x-www-form-urlencoded")
 )
 def test_only_forms_are_forms(value: bytes, is_form: bool) -> None:
     assert read_head(((b"content-type", value),)).is_form is is_form
+
+
+def test_a_named_client_is_seen_by_the_name_of_the_field_alone() -> None:
+    for name in (b"client-cert", b"client-cert-chain"):
+        assert read_head((FORM, (name, b""))).forwards
+        assert evaluation_head.read_head((FORM, (name, b""))).forwards
+    assert not read_head(((b"host", b"client-cert"),)).forwards
+    assert not evaluation_head.read_head(((b"host", b"client-cert"),)).forwards
 
 
 def test_a_missing_or_doubled_content_type_is_no_form() -> None:
