@@ -26,7 +26,7 @@ from engine.errors import Fault, Kind
 from engine.listener.serve import Limits, serve
 from engine.node.address_space import check_map_size
 from engine.node.balance import Page
-from engine.node.child_process import KILL_MARGIN
+from engine.node.child_process import KILL_MARGIN, ChildHopeless
 from engine.node.children import Child
 from engine.node.descriptors import allow_descriptors
 from engine.node.left_over import outlast
@@ -52,6 +52,12 @@ class NodeFailed(Fault):
     """The node cannot run; the text is one sentence for the operator."""
 
     kind = Kind.UNAVAILABLE
+
+
+class NodeMisconfigured(NodeFailed):
+    """A child says that it cannot start with these settings and files."""
+
+    kind = Kind.INVALID
 
 
 class Modules(msgspec.Struct, frozen=True):
@@ -145,7 +151,8 @@ class Node:
         except* GaveUp as group:
             given_up = _first(group)
         if given_up is not None:
-            raise NodeFailed(given_up.text) from given_up
+            hopeless = isinstance(given_up.__cause__, ChildHopeless)
+            raise (NodeMisconfigured if hopeless else NodeFailed)(given_up.text) from given_up
 
     async def _run(self, signals: AsyncIterator[int]) -> None:
         workers = [self._worker(number) for number in range(1, self._worker_count() + 1)]

@@ -82,10 +82,10 @@ class Running:
         if launch:
             self.launch()
 
-    def launch(self) -> None:
-        """Start the processes, where the test did not want them at once."""
+    def launch(self, *arguments: str) -> None:
+        """Start the processes. arguments: to Python; without, the node is run as its main does."""
         self.process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, str(self.config), *self._modules],
+            [sys.executable, *(arguments or ("-c", MAIN, str(self.config), *self._modules))],
             cwd=ROOT,
             stderr=self.log,
             stdout=self.log,

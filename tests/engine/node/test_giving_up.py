@@ -44,6 +44,17 @@ def test_wrong_files_end_the_node_at_the_first_try(start: Start, cause: Callable
     assert not running.supervisor_events("failed")
 
 
+@pytest.mark.parametrize(("cause", "code"), [(bad_key, 2), (missing_certificate, 2)])
+def test_the_command_ends_with_the_code_for_wrong_configuration(
+    start: Start, cause: Callable[[Running], str], code: int
+) -> None:
+    running = start(launch=False)
+    said = cause(running)
+    running.launch("-m", "admin.cli", "node", "--config", str(running.config))
+    assert running.process.wait(WITHIN) == code
+    assert said in running.said().strip().splitlines()[-1]
+
+
 def test_a_module_that_cannot_be_loaded_is_tried_a_few_times(start: Start) -> None:
     running = start(modules=("tests.support.no_such_module", TRIVIAL[1]))
     assert last_words(running).endswith(f"failed {TRIES} times in a row: it ended before it was ready")
