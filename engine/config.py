@@ -54,7 +54,15 @@ class Listener(Base, frozen=True, kw_only=True):
     request_timeout: PositiveSeconds = Seconds(10.0)
     handshake_timeout: PositiveSeconds = Seconds(10.0)
     max_head: Count = 16_384
-    max_body: Count = 16_384
+    max_body: Count = 262_144  # of a batch; an introspection may have 16 KiB
+    public_url: Annotated[str, Meta(pattern=r"^(https://[^/?#\s]+)?$")] = ""  # the origin that callers know
+
+
+class Evaluations(Base, frozen=True, kw_only=True):
+    """Access evaluations (AuthZEN)."""
+
+    permit_on_first_permit: bool = False
+    explain: bool = True  # false: a no says `not_covered` in place of what is not
 
 
 class ProxyListener(Base, frozen=True, kw_only=True):
@@ -110,6 +118,7 @@ class Tokens(Base, frozen=True, kw_only=True):
     issuer: str
     # Verified tokens remembered by each worker: 1.5 KB each, so 50 MB when full, and a worker stays below 120 MB
     memo_size: Count = 32_768
+    one_issuer: bool = False  # exactly one admin application issues them: what it vouches for is the whole
 
 
 class NodeConfig(Base, frozen=True, kw_only=True):
@@ -123,6 +132,7 @@ class NodeConfig(Base, frozen=True, kw_only=True):
     feed: Feed
     replica: Replica
     tokens: Tokens
+    evaluations: Evaluations = Evaluations()
     runtime_directory: Path  # sockets and metric files; emptied at start
     workers: Annotated[int, Meta(ge=0)] = 0  # 0 = one a core
     drain_timeout: PositiveSeconds = Seconds(10.0)

@@ -204,6 +204,7 @@ class Installation:
         table = Table.grid(padding=(0, 2))
         rows = {
             "introspection": f"{at.introspection}/introspect  (EDPs, client certificate)",
+            "evaluations": f"{at.introspection}/access/v1/evaluations  (EDPs, client certificate)",
             "JSON API, feed": f"{at.machine}  (client certificate)",
             "metadata, JWKS": f"{at.public}/.well-known/oauth-authorization-server",
             "operators": at.console,

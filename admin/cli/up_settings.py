@@ -56,6 +56,7 @@ log-level = "{config.log_level}"
 [listener]
 host = "{HOST}"
 port = {config.introspection_port}
+public-url = "{at.introspection}"
 
 [listener.tls]
 certificate-file = "{folder.pki / "server.pem"}"
@@ -82,6 +83,7 @@ directory = "{folder.directory / "replica"}"
 
 [tokens]
 issuer = "{at.public}"
+one-issuer = true
 """
     return _write(folder.settings / "node.toml", text)
 
@@ -137,6 +139,8 @@ def describe(folder: StateFolder, config: SandboxConfig, redis: str, pids: dict[
     at = Addresses.of(config)
     description: dict[str, object] = {
         "introspection_endpoint": f"{at.introspection}/introspect",
+        "evaluation_endpoint": f"{at.introspection}/access/v1/evaluation",
+        "evaluations_endpoint": f"{at.introspection}/access/v1/evaluations",
         "issuer": at.public,
         "admin_url": at.public,
         "admin_mtls_url": at.machine,

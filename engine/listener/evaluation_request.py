@@ -213,7 +213,7 @@ class RequestReader:
                 read.append(Flaw.MALFORMED)
             else:
                 # mypy does not narrow by type(), which is what this loop can afford
-                read.append(Question(who[0], point, what, who[1], share_id))  # type: ignore[index, arg-type]
+                read.append(Question(who[0], point, what, who[1], share_id))  # type: ignore[index, arg-type] # as above
         return read
 
     def _point(self, resource: Resource | UnsetType) -> str | Flaw | None:

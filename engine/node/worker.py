@@ -1,4 +1,4 @@
-"""Main of a worker process: answers introspections from the node's replica until it is told to drain.
+"""Main of a worker process: answers introspections and evaluations from the node's replica until it is told to drain.
 
 Everything it needs to answer is on this machine. Redis is asked about consents that the replica has not seen yet,
 the feed service for claims of one-off consents; when they are away, those answers say "ask again later".
@@ -6,16 +6,30 @@ the feed service for claims of one-off consents; when they are away, those answe
 
 import os
 import random
+import secrets
 import time
 from contextlib import aclosing
+from functools import partial
 from typing import Final
 
 import trio
 
 from engine.clock import Clock, Seconds
 from engine.config import NodeConfig
+from engine.decision.evaluations import Outcome as ItemOutcome
 from engine.feed.redis_access import RedisAccess
+from engine.feed.redis_client import RedisClient
 from engine.listener.callers import Callers
+from engine.listener.connection_limits import ConnectionLimits
+from engine.listener.digests import NoTokenLookups, RedisTokenLookups, TokenDigests, TokenLookups
+from engine.listener.evaluations import (
+    BATCH_PATH,
+    METADATA_PATH,
+    SINGLE_PATH,
+    Evaluations,
+    Rules,
+    metadata,
+)
 from engine.listener.introspection import PATH, Introspection, Outcome
 from engine.listener.issuer_keys import IssuerKeys
 from engine.listener.read_through import NoReadThrough, ReadThrough, RedisReadThrough
@@ -46,23 +60,43 @@ async def work(process: Process) -> None:
     process.on_reload(feed.reload)
     security = SecurityLog(time.monotonic)
     outcomes = {outcome: Tally() for outcome in Outcome}
+    items = {outcome: Tally() for outcome in ItemOutcome}
+    callers, keys = Callers(security), IssuerKeys(config.tokens.issuer)
+    meter_key, boot = read_key(config.feed.meter_key_file), boot_id()
     async with aclosing(feed), trio.open_nursery() as aside:
+        redis, claims = _redis(config, aside), FeedClaims(feed, aside)
+        read_through = _read_through(config, redis)
         introspection = Introspection(
             replica=replica,
             memo=memo,
-            meter_key=read_key(config.feed.meter_key_file),
+            meter_key=meter_key,
             clock=clock,
-            boot_id=boot_id(),
-            read_through=_read_through(config, aside),
-            claims=FeedClaims(feed, aside),
-            callers=Callers(security),
-            keys=IssuerKeys(config.tokens.issuer),
+            boot_id=boot,
+            read_through=read_through,
+            claims=claims,
+            callers=callers,
+            keys=keys,
             counts=outcomes,
         )
+        evaluations = Evaluations(
+            replica=replica,
+            digests=TokenDigests(memo, _lookups(config, redis, clock), config.tokens.memo_size),
+            meter_key=meter_key,
+            clock=clock,
+            boot_id=boot,
+            read_through=read_through,
+            claims=claims,
+            callers=callers,
+            keys=keys,
+            counts={outcome: tally.add for outcome, tally in items.items()},
+            rules=_rules(config),
+            draw_id=partial(secrets.token_hex, 16),
+        )
         aside.start_soon(_keep_looking, replica)
-        aside.start_soon(_keep_counting, process, memo, outcomes, security)
-        handler = by_path({PATH: introspection})
-        await serve_until_drained(process, handler, clock, _behind_proxies(process, handler, clock, security))
+        aside.start_soon(_keep_counting, process, memo, outcomes, items, security)
+        handler = by_path({PATH: introspection, **_evaluation_paths(evaluations, config)})
+        proxied = _behind_proxies(process, handler, clock, security)
+        await serve_until_drained(process, handler, clock, proxied, ConnectionLimits(replica))
         aside.cancel_scope.cancel()
     replica.close()
 
@@ -85,13 +119,36 @@ def _behind_proxies(process: Process, handler: Handler, clock: Clock, security: 
     )
 
 
-def _read_through(config: NodeConfig, aside: trio.Nursery) -> ReadThrough:
+def _evaluation_paths(evaluations: Evaluations, config: NodeConfig) -> dict[bytes, Handler]:
+    paths: dict[bytes, Handler] = {SINGLE_PATH: evaluations.single, BATCH_PATH: evaluations.batch}
+    if config.listener.public_url:
+        paths[METADATA_PATH] = metadata(config.listener.public_url)
+    return paths
+
+
+def _rules(config: NodeConfig) -> Rules:
+    chosen = config.evaluations
+    return Rules(config.listener.public_url, chosen.explain, chosen.permit_on_first_permit)
+
+
+def _redis(config: NodeConfig, aside: trio.Nursery) -> RedisClient | None:
     """A link of the worker's own to Redis, kept up beside the requests; none where there is no Redis."""
     if config.redis is None:
-        return NoReadThrough()
+        return None
     client = RedisAccess(config.redis, jitter=random.random).client(f"{config.node_id}-worker-{os.getpid()}")
     aside.start_soon(client.run)
-    return RedisReadThrough(client, read_keys(config.feed.mac_key_files))
+    return client
+
+
+def _read_through(config: NodeConfig, redis: RedisClient | None) -> ReadThrough:
+    return NoReadThrough() if redis is None else RedisReadThrough(redis, read_keys(config.feed.mac_key_files))
+
+
+def _lookups(config: NodeConfig, redis: RedisClient | None, clock: Clock) -> TokenLookups:
+    if redis is None:
+        return NoTokenLookups()
+    keys = read_keys(config.feed.mac_key_files)
+    return RedisTokenLookups(redis, keys, clock, one_issuer=config.tokens.one_issuer)
 
 
 async def _keep_looking(replica: Replica) -> None:
@@ -101,7 +158,11 @@ async def _keep_looking(replica: Replica) -> None:
 
 
 async def _keep_counting(
-    process: Process, memo: VerifiedTokens, outcomes: dict[Outcome, Tally], security: SecurityLog
+    process: Process,
+    memo: VerifiedTokens,
+    outcomes: dict[Outcome, Tally],
+    items: dict[ItemOutcome, Tally],
+    security: SecurityLog,
 ) -> None:
     await process.telemetry_loaded.wait()
     from engine.telemetry import metrics  # noqa: PLC0415 - not before the first requests
@@ -110,6 +171,8 @@ async def _keep_counting(
     while True:
         for outcome, tally in outcomes.items():
             metrics.OUTCOMES.labels(outcome.value).inc(tally.take())
+        for item_outcome, tally in items.items():
+            metrics.EVALUATIONS.labels(item_outcome.value).inc(tally.take())
         for kind, tally in security.counts.items():
             metrics.SECURITY_EVENTS.labels(kind.value).inc(tally.take())
         before = _count_memo(before, memo.statistics())

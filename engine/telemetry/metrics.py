@@ -20,13 +20,17 @@ CONNECTIONS: Final = Gauge(
 ACCEPTED: Final = Counter("ccs_connections_accepted", "Connections accepted.")
 HANDSHAKES_FAILED: Final = Counter("ccs_handshakes_failed", "TLS handshakes that failed.")
 OVERDUE: Final = Counter("ccs_connections_overdue", "Connections cut by a deadline.")
+SHED: Final = Counter("ccs_requests_shed", "Requests answered 503 because a worker had too much to do.")
+TURNED_AWAY: Final = Counter("ccs_connections_turned_away", "Connections beyond a participant's number.")
 HANDLER_ERRORS: Final = Counter("ccs_handler_errors", "Requests answered 500 because a handler raised.")
 
 OUTCOMES: Final = Counter("ccs_introspections", "Introspections by outcome.", ["outcome"])
+EVALUATIONS: Final = Counter("ccs_evaluations", "Items of access evaluations by outcome.", ["outcome"])
 SECURITY_EVENTS: Final = Counter("ccs_security_events", "Security events by kind.", ["kind"])
 TOKENS_REMEMBERED: Final = Gauge(
     "ccs_tokens_remembered", "Verified tokens remembered by workers.", multiprocess_mode="livesum"
 )
+SAID_AGAIN: Final = Counter("ccs_answers_said_again", "Active answers whose decision still held and was not repeated.")
 MEMO_LOOKUPS: Final = Counter("ccs_token_memo_lookups", "Look-ups of verified tokens, by result.", ["result"])
 
 RESIDENT: Final = Gauge("ccs_resident_bytes", "Resident memory of one process.", ["role"], multiprocess_mode="liveall")
