@@ -53,6 +53,7 @@ from engine.listener.security import SecurityEventKind
 from engine.listener.signed_answers import NO_SIGNING, Envelope, Signing
 from engine.listener.tls import Peer
 from engine.replica.reader import Replica, View
+from engine.telemetry.tally import Tally
 from engine.tokens.claims import VerifiedToken
 from engine.tokens.memo import VerifiedTokens
 from engine.tokens.verify import TokenRefusal, token_digest, verify
@@ -147,6 +148,7 @@ class Introspection:
         self._signing = signing
         self._heads = HeadReader()
         self._known = Known(MAX_KNOWN, boot_id)
+        self.said_again = Tally()
         self._count_active = counts[Outcome.ACTIVE]
         self._count_inactive = counts[Outcome.INACTIVE]
         self._count_unavailable = counts[Outcome.UNAVAILABLE]
@@ -193,6 +195,7 @@ class Introspection:
             if not isinstance(step, Active) or len(step.grants) != yes.shown:
                 return None if isinstance(step, (LookFurther, ClaimFirst)) else self._respond(step, envelope)
         self._count_active()
+        self.said_again()
         body = self._known.body(yes, freshness)
         return Response(200, body) if envelope is None else envelope.close(body)
 

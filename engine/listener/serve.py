@@ -49,7 +49,7 @@ _log = logs.logger("listener")
 class Statistics(msgspec.Struct, frozen=True):
     """Counts since the server began. answered: by status; overdue: connections cut by a deadline.
 
-    shed: requests answered 503 because the server had too much to do.
+    shed: requests answered 503 because the server had too much to do. turned_away: connections that the gate kept out.
     """
 
     connections: int
@@ -59,6 +59,7 @@ class Statistics(msgspec.Struct, frozen=True):
     handler_errors: int
     answered: dict[int, int]
     shed: int = 0
+    turned_away: int = 0
 
 
 class Observer(Protocol):
@@ -114,6 +115,7 @@ class Server:
         self.readiness = Readiness(self._tick, limits.shed_after)
         self.space = memoryview(bytearray(_SPACE))
         self.accepted = self.handshakes_failed = self.overdue = self.handler_errors = self.shed = self.seen = 0
+        self.turned_away = 0
         self.waiting = 0
         self.answered: dict[int, int] = {}
         self.now = trio.current_time()
@@ -122,7 +124,8 @@ class Server:
         self._balance = balance
         self._gate = gate
         self._connections: set[Connection] = set()
-        self._entered: set[Connection] = set()
+        self._entered: set[Connection] = set()  # have proven who they are
+        self._let_in: set[Connection] = set()  # by the gate
         self._room = trio.Event()
         self._empty = trio.Event()
         self._floods = Floods()
@@ -143,6 +146,7 @@ class Server:
             handler_errors=self.handler_errors,
             answered=dict(self.answered),
             shed=self.shed,
+            turned_away=self.turned_away,
         )
 
     def _tick(self) -> None:
@@ -266,15 +270,22 @@ class Server:
         """A connection has proven its peer."""
         self._room.set()
         self._entered.add(connection)
-        return None if self._gate is None else self._gate.enter(connection.peer)
+        if self._gate is None:
+            return None
+        refusal = self._gate.enter(connection.peer)
+        if refusal is None:
+            self._let_in.add(connection)
+        else:
+            self.turned_away += 1
+        return refusal
 
     def forget(self, connection: Connection) -> None:
         """The connection has ended."""
         self._connections.discard(connection)
-        if connection in self._entered:
-            self._entered.discard(connection)
-            if self._gate is not None:
-                self._gate.leave(connection.peer)
+        self._entered.discard(connection)
+        if self._gate is not None and connection in self._let_in:
+            self._let_in.discard(connection)
+            self._gate.leave(connection.peer)
         self._tell_balance()
         self._room.set()
         if not self._connections:

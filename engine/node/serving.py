@@ -10,7 +10,7 @@ import trio
 from engine.clock import Clock, Seconds
 from engine.config import Listener
 from engine.listener.http1 import HeadLimits
-from engine.listener.serve import Handler, Limits, Server, Statistics, serve
+from engine.listener.serve import Gate, Handler, Limits, Server, Statistics, serve
 from engine.listener.tls import Credentials
 from engine.node.descriptors import allow_descriptors
 from engine.node.process import Process
@@ -31,17 +31,19 @@ def limits_of(listener: Listener, drain_timeout: Seconds) -> Limits:
     )
 
 
-async def serve_until_drained(process: Process, handler: Handler, clock: Clock, proxied: Handler | None = None) -> None:
+async def serve_until_drained(
+    process: Process, handler: Handler, clock: Clock, proxied: Handler | None = None, gate: Gate | None = None
+) -> None:
     """Serve what the order says, report readiness, drain when told to. Raises BadTlsFiles before it is ready.
 
-    proxied: answers on the proxy's listener, where there is one.
+    proxied: answers on the proxy's listener, where there is one. gate: judges the listener's own peers.
     """
     listener = process.order.config.listener
     credentials = Credentials(listener.tls.certificate_file, listener.tls.key_file, listener.tls.client_ca_file)
     process.on_reload(credentials.reload)
     sockets = [socket.socket(fileno=descriptor) for descriptor in process.order.sockets]
     limits = limits_of(listener, process.order.config.drain_timeout)
-    run = partial(serve, handler, sockets, credentials, limits, clock=clock, balance=process.balance)
+    run = partial(serve, handler, sockets, credentials, limits, clock=clock, balance=process.balance, gate=gate)
     async with trio.open_nursery() as measuring:
         async with trio.open_nursery() as serving:
             servers: list[Server] = [await serving.start(run)]
@@ -104,6 +106,8 @@ def _flush(before: Statistics, now: Statistics) -> Statistics:
     metrics.ACCEPTED.inc(now.accepted - before.accepted)
     metrics.HANDSHAKES_FAILED.inc(now.handshakes_failed - before.handshakes_failed)
     metrics.OVERDUE.inc(now.overdue - before.overdue)
+    metrics.SHED.inc(now.shed - before.shed)
+    metrics.TURNED_AWAY.inc(now.turned_away - before.turned_away)
     metrics.HANDLER_ERRORS.inc(now.handler_errors - before.handler_errors)
     for status, count in now.answered.items():
         metrics.ANSWERED.labels(str(status)).inc(count - before.answered.get(status, 0))

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import lmdb
 import msgspec
@@ -253,14 +253,17 @@ class _Opened:
         self.unchanged = True  # the last transaction found the file as the one before it did, or there was none
         self._participants: dict[bytes, ParticipantRecord] = {}
         self._policies: dict[bytes, PolicyRecord] = {}
-        self.forget_bound()
+        self.number = -1  # of the transaction that was looked at last
+        self.moved = False
+        self.moment = Moment(next(_versions), None, DEFAULT_POLICY)
+        self._over: tuple[int, bytes, bytes | None] | None = None
 
     def look(self, txn: lmdb.Transaction) -> None:
         """Something was committed: what stands over the records, and whether any of them may have changed."""
         self.unchanged = False
-        raw = txn.get(_BOUND_KEY) or b""
-        bound, self.moved = layout.unpack_bound(raw)
-        policy, keys = txn.get(POLICY_KEY, None, self.policy) or b"", txn.get(layout.KEYS_KEY)
+        get: Callable[..., Any] = txn.get  # bytes, as the transaction has no buffers
+        bound, self.moved = layout.unpack_bound(get(_BOUND_KEY) or b"")
+        policy, keys = get(POLICY_KEY, None, self.policy) or b"", get(layout.KEYS_KEY)
         over = (bound.applied, policy, keys)
         version = self.moment.version if over == self._over else next(_versions)
         self._over = over
@@ -268,10 +271,9 @@ class _Opened:
         self.number = txn.id()
 
     def forget_bound(self) -> None:
-        self.number = -1  # of the transaction that was looked at last
-        self.moved = False
+        """Look anew at whatever comes."""
+        self.number, self.moved, self._over = -1, False, None
         self.moment = Moment(next(_versions), None, DEFAULT_POLICY)
-        self._over: tuple[int, bytes, bytes | None] | None = None
 
     def participant_of(self, value: bytes) -> ParticipantRecord:
         record = self._participants.get(value)

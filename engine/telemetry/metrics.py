@@ -24,6 +24,11 @@ SHED: Final = Counter("ccs_requests_shed", "Requests answered 503 because a work
 TURNED_AWAY: Final = Counter("ccs_connections_turned_away", "Connections beyond a participant's number.")
 HANDLER_ERRORS: Final = Counter("ccs_handler_errors", "Requests answered 500 because a handler raised.")
 
+ANSWER_KEY_UNTIL: Final = Gauge(
+    "ccs_answer_key_published_until_timestamp_seconds",
+    "Until when the issuer publishes the node's newest answer key; 0 while it does not.",
+    multiprocess_mode="livemax",
+)
 OUTCOMES: Final = Counter("ccs_introspections", "Introspections by outcome.", ["outcome"])
 EVALUATIONS: Final = Counter("ccs_evaluations", "Items of access evaluations by outcome.", ["outcome"])
 SECURITY_EVENTS: Final = Counter("ccs_security_events", "Security events by kind.", ["kind"])

@@ -4,6 +4,7 @@ import hashlib
 import io
 import socket
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -495,3 +496,86 @@ async def test_drain_is_bounded(dialler: Dialler, authority: Authority, client_f
         await entered.wait()
         server.drain()
     assert server.statistics().connections == 0
+
+
+class OneEach:
+    """A gate that lets each peer in once."""
+
+    def __init__(self) -> None:
+        self.inside: list[Peer] = []
+
+    def enter(self, peer: Peer) -> Response | None:
+        if peer in self.inside:
+            return Response(429, b"{}", headers=((b"Retry-After", b"1"),), close=True)
+        self.inside.append(peer)
+        return None
+
+    def leave(self, peer: Peer) -> None:
+        self.inside.remove(peer)
+
+
+async def test_whom_the_gate_does_not_let_in_is_told_and_sent_away(
+    nursery: trio.Nursery, dialler: Dialler, authority: Authority, client_files: tuple[Path, Path]
+) -> None:
+    listening = socket.create_server(("127.0.0.1", 0))
+    port, gate = listening.getsockname()[1], OneEach()
+    serving = partial(serve, echo, [listening], authority.credentials(), ORDINARY, clock=SystemClock(), gate=gate)
+    server: Server = await nursery.start(serving)
+    context = authority.client_context(client_files)
+    first = await dialler.dial(port, context)
+    await first.send(GET % b"a")
+    assert (await first.answer("GET"))[0] == 200
+    second = await dialler.dial(port, context)
+    await second.send(GET % b"b")
+    status, headers, _ = await second.answer("GET")
+    assert (status, headers["retry-after"], headers["connection"]) == (429, "1", "close")
+    assert len(gate.inside) == 1
+    await first.send(GET % b"c")
+    assert (await first.answer("GET"))[2] == b"/c"
+    await first.stream.aclose()
+    await second.stream.aclose()
+    await until(lambda: server.statistics().connections == 0)
+    assert gate.inside == []
+    assert server.statistics().turned_away == 1
+
+
+async def test_more_waiting_than_allowed_are_told_to_come_back(start: Start) -> None:
+    release = trio.Event()
+
+    async def slow(request: Request, _peer: Peer) -> Response:
+        await release.wait()
+        return Response(200, request.target)
+
+    running = await start(slow, tls=False, limits=Limits(max_waiting=2))
+    waiting = [await running.client() for _ in range(2)]
+    for client in waiting:
+        await client.send(GET % b"w")
+    await until(lambda: running.server.waiting == 2)
+    late = await running.client()
+    await late.send(GET % b"late")
+    status, headers, body = await late.answer("GET")
+    assert (status, headers["retry-after"], body) == (503, "1", b'{"error":"temporarily_unavailable"}')
+    assert running.server.statistics().shed == 1
+    release.set()
+    for client in waiting:
+        assert (await client.answer("GET"))[0] == 200
+    await late.send(GET % b"again")
+    assert (await late.answer("GET"))[2] == b"/again"
+
+
+async def test_who_waited_too_long_in_one_round_is_told_to_come_back(start: Start) -> None:
+    def thorough(_request: Request, _peer: Peer) -> Response:
+        time.sleep(0.002)  # a handler that keeps the processor to itself
+        return Response(200, b"")
+
+    running = await start(thorough, tls=False, limits=Limits(shed_after=Seconds(0.01)))
+    clients = [await running.client() for _ in range(60)]
+    for client in clients:  # each has its place in the loop
+        await client.send(GET % b"hello")
+        await client.answer("GET")
+    for client in clients:
+        assert isinstance(client.stream, trio.SocketStream)
+        client.stream.socket._sock.send(GET % b"x")  # type: ignore[attr-defined] - all are ready before the first round, for nothing was awaited
+    statuses = [(await client.answer("GET"))[0] for client in clients]
+    assert set(statuses) == {200, 503}
+    assert statuses.count(503) == running.server.statistics().shed
