@@ -121,6 +121,13 @@ class Tokens(Base, frozen=True, kw_only=True):
     one_issuer: bool = False  # exactly one admin application issues them: what it vouches for is the whole
 
 
+class Signing(Base, frozen=True, kw_only=True):
+    """Signed answers. directory: of this node's answer keys; private to it, on local disk, made at the first start."""
+
+    directory: Path
+    decision_codes: bool = False  # in signed answers, which part of what was asked for is not consented
+
+
 class NodeConfig(Base, frozen=True, kw_only=True):
     """One engine node."""
 
@@ -133,6 +140,7 @@ class NodeConfig(Base, frozen=True, kw_only=True):
     replica: Replica
     tokens: Tokens
     evaluations: Evaluations = Evaluations()
+    signing: Signing | None = None  # None: EDPs that must have signed answers get 503
     runtime_directory: Path  # sockets and metric files; emptied at start
     workers: Annotated[int, Meta(ge=0)] = 0  # 0 = one a core
     drain_timeout: PositiveSeconds = Seconds(10.0)

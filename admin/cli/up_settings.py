@@ -81,6 +81,9 @@ meter-key-file = "{folder.keys / "meter.key"}"
 [replica]
 directory = "{folder.directory / "replica"}"
 
+[signing]
+directory = "{folder.directory / "answer-keys"}"
+
 [tokens]
 issuer = "{at.public}"
 one-issuer = true

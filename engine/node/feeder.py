@@ -15,6 +15,8 @@ from engine.clock import Seconds
 from engine.config import NodeConfig
 from engine.feed.entries import EntryKind
 from engine.feed.redis_access import RedisAccess
+from engine.node.answer_key_files import AnswerKeyFiles
+from engine.node.answer_registration import AnswerRegistration
 from engine.node.feed_access import FeedAccess
 from engine.node.key_files import read_keys
 from engine.node.process import Process, end_with
@@ -57,13 +59,32 @@ async def work(process: Process) -> None:
                 kept=_log_kept,
             )
             await nursery.start(feeder.run)
-            nursery.start_soon(_keep_flushing, process, feeder)
+            registration = _registration(config, feed)
+            if registration is not None:
+                nursery.start_soon(registration.run)
+            nursery.start_soon(_keep_flushing, process, feeder, registration)
             process.ready()
             nursery.start_soon(_keep_telling, process, feeder)
             await process.draining.wait()
             nursery.cancel_scope.cancel()
     finally:
         store.close()
+
+
+def _registration(config: NodeConfig, feed: FeedAccess) -> AnswerRegistration | None:
+    """Beside the replica, which does not wait for it. Raises BadConfig where no key can be made."""
+    if config.signing is None:
+        return None
+    files = AnswerKeyFiles(config.signing.directory, config.tokens.issuer)
+    files.make_first()
+    return AnswerRegistration(
+        files,
+        feed,
+        node_id=config.node_id,
+        issuer=config.tokens.issuer,
+        clock=SystemClock(),
+        jitter=random.random,
+    )
 
 
 def _links(config: NodeConfig) -> RedisLinks | None:
@@ -88,7 +109,7 @@ async def _keep_telling(process: Process, feeder: Feeder) -> None:
         await trio.sleep(TELL_EVERY)
 
 
-async def _keep_flushing(process: Process, feeder: Feeder) -> None:
+async def _keep_flushing(process: Process, feeder: Feeder, registration: AnswerRegistration | None) -> None:
     await process.telemetry_loaded.wait()
     from engine.telemetry import metrics  # noqa: PLC0415 - not before the replica is served
 
@@ -99,6 +120,8 @@ async def _keep_flushing(process: Process, feeder: Feeder) -> None:
         metrics.HEAD.set(now.head)
         metrics.FORGED.inc(now.forged - forged)
         forged = now.forged
+        if registration is not None:
+            metrics.ANSWER_KEY_UNTIL.set(registration.published_until)
         await trio.sleep(FLUSH_EVERY)
 
 

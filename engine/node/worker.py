@@ -36,6 +36,8 @@ from engine.listener.read_through import NoReadThrough, ReadThrough, RedisReadTh
 from engine.listener.routes import by_path
 from engine.listener.security import SecurityEvents
 from engine.listener.serve import Handler
+from engine.listener.signed_answers import NO_SIGNING, Signing
+from engine.node.answer_key_files import AnswerKeyFiles, CurrentAnswerKey
 from engine.node.claims import FeedClaims
 from engine.node.feed_access import FeedAccess
 from engine.node.key_files import read_key, read_keys
@@ -59,6 +61,7 @@ async def work(process: Process) -> None:
     feed = FeedAccess(config.feed)
     process.on_reload(feed.reload)
     security = SecurityLog(time.monotonic)
+    answer_key = _answer_key(config)
     outcomes = {outcome: Tally() for outcome in Outcome}
     items = {outcome: Tally() for outcome in ItemOutcome}
     callers, keys = Callers(security), IssuerKeys(config.tokens.issuer)
@@ -77,6 +80,7 @@ async def work(process: Process) -> None:
             callers=callers,
             keys=keys,
             counts=outcomes,
+            signing=_signing(config, answer_key),
         )
         evaluations = Evaluations(
             replica=replica,
@@ -92,7 +96,7 @@ async def work(process: Process) -> None:
             rules=_rules(config),
             draw_id=partial(secrets.token_hex, 16),
         )
-        aside.start_soon(_keep_looking, replica)
+        aside.start_soon(_keep_looking, replica, answer_key)
         aside.start_soon(_keep_counting, process, memo, outcomes, items, security)
         handler = by_path({PATH: introspection, **_evaluation_paths(evaluations, config)})
         proxied = _behind_proxies(process, handler, clock, security)
@@ -140,6 +144,21 @@ def _redis(config: NodeConfig, aside: trio.Nursery) -> RedisClient | None:
     return client
 
 
+def _answer_key(config: NodeConfig) -> CurrentAnswerKey | None:
+    """What the feeder has made and registered; perhaps nothing yet."""
+    if config.signing is None:
+        return None
+    key = CurrentAnswerKey(AnswerKeyFiles(config.signing.directory, config.tokens.issuer))
+    key.refresh()
+    return key
+
+
+def _signing(config: NodeConfig, key: CurrentAnswerKey | None) -> Signing:
+    if config.signing is None or key is None:
+        return NO_SIGNING
+    return Signing(config.tokens.issuer, key.signer, shows_codes=config.signing.decision_codes)
+
+
 def _read_through(config: NodeConfig, redis: RedisClient | None) -> ReadThrough:
     return NoReadThrough() if redis is None else RedisReadThrough(redis, read_keys(config.feed.mac_key_files))
 
@@ -151,10 +170,12 @@ def _lookups(config: NodeConfig, redis: RedisClient | None, clock: Clock) -> Tok
     return RedisTokenLookups(redis, keys, clock, one_issuer=config.tokens.one_issuer)
 
 
-async def _keep_looking(replica: Replica) -> None:
+async def _keep_looking(replica: Replica, answer_key: CurrentAnswerKey | None) -> None:
     while True:
         await trio.sleep(LOOK_EVERY)
         replica.refresh()
+        if answer_key is not None:
+            answer_key.refresh()
 
 
 async def _keep_counting(
