@@ -29,7 +29,7 @@ _FULL_RESTART: Final = frozenset(
     {"node-id", "runtime-directory", "workers", "replica.directory", "replica.map-size", "proxy-listener"}
 )
 _ADDRESSES: Final = frozenset({"host", "port"})
-_FEEDERS: Final = frozenset({"feed", "redis", "signing"})
+_FEEDERS: Final = frozenset({"feed", "redis", "signing", "tokens"})
 # By every process that is told, whatever has changed.
 _READ_ANEW: Final = frozenset(
     {

@@ -22,6 +22,15 @@ def test_files_that_cannot_be_read_are_named_before_anything_starts(tmp_path: Pa
         FeedAccess(settings(Authority(tmp_path), ca_file=tmp_path / "absent.pem"))
 
 
+def test_broken_files_are_refused_at_a_reload(tmp_path: Path) -> None:
+    found = settings(Authority(tmp_path))
+    feed = FeedAccess(found)
+    feed.reload()
+    found.certificate_file.write_text("no certificate")
+    with pytest.raises(BadConfig, match=found.certificate_file.name):
+        feed.reload()
+
+
 async def test_calls_at_once_share_one_client(tmp_path: Path) -> None:
     feed, failed = FeedAccess(settings(Authority(tmp_path))), []
 

@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from engine.config import Feed, Listener, NodeConfig, Redis, Replica, Status, Tls, Tokens
+from engine.config import Feed, Listener, NodeConfig, ProxyListener, Redis, Replica, Status, Tls, Tokens
 from engine.node.reloading import Standing, changes, possible, standing
 
 HERE = Path("/nowhere")
@@ -59,8 +59,8 @@ def test_taken_in_place(name: str, value: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "said", "feeder"),
     [
-        ("tokens.issuer", "https://localhost:1", "tokens.issuer", False),
-        ("tokens.memo_size", 7, "tokens.memo-size", False),
+        ("tokens.issuer", "https://localhost:1", "tokens.issuer", True),
+        ("tokens.memo_size", 7, "tokens.memo-size", True),
         ("feed.url", "https://localhost:2/feed", "feed.url", True),
         ("feed.mac_key_files", (HERE / "new", HERE / "mac"), "feed.mac-key-files", True),
         ("redis", Redis(url="redis://localhost:1"), "redis", True),
@@ -88,6 +88,11 @@ def test_taken_by_fresh_processes(name: str, value: Any, said: str, feeder: bool
         ("listener.port", 1, "listener.port"),
         ("status.port", 1, "status.port"),
         ("replica.directory", HERE / "other", "replica.directory"),
+        (
+            "proxy_listener",
+            ProxyListener(tls=CONFIG.listener.tls, pinned_thumbprints=()),
+            "proxy-listener",
+        ),
         ("replica.map_size", 1 << 20, "replica.map-size"),
     ],
 )
