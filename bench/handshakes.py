@@ -82,7 +82,7 @@ class Crowd:
         opened = time.perf_counter()
         try:
             connection = Connection(self._door, self._context)
-            connection.shake()
+            self._shake(connection)
         except OSError:
             self._failures += 1
             return
@@ -90,13 +90,16 @@ class Crowd:
         self._coming[descriptor], self._opened[descriptor] = connection, opened
         self._poll.register(descriptor, select.EPOLLIN)
 
+    def _shake(self, connection: Connection) -> None:
+        """Go on with the handshake, and ask as soon as it is done: a quick server may have done its part already."""
+        if connection.shake():
+            connection.socket.send(b"%b%032x%b" % (BEFORE_ID, len(self._waits), next(self._endings)))
+
     def _turn(self, connection: Connection) -> None:
         descriptor = connection.socket.fileno()
         try:
             if not connection.ready:
-                if connection.shake():
-                    request = b"%b%032x%b" % (BEFORE_ID, len(self._waits), next(self._endings))
-                    connection.socket.send(request)
+                self._shake(connection)
                 return
             answer = connection.receive()
         except (OSError, EOFError):
@@ -174,7 +177,7 @@ def storm(target: Target, clients: int, seconds: float) -> dict[str, object]:
     """All at once, over a steady stream of others."""
     with Offering(target.door, target.endings["good"]) as offering:
         crowding = Crowding(target, clients, clients)
-        load = Load(rate=STREAM, count=round(STREAM * seconds), connections=STREAM_CONNECTIONS)
+        load = Load(rate=STREAM, count=round(STREAM * seconds), connections=STREAM_CONNECTIONS, spin=False)
         offering.begin(load)
         time.sleep(CALM)
         arrivals = crowding.come()

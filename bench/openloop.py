@@ -49,6 +49,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
 
     patience: how long a request waits here for a free connection, before it is given up unsent.
     good_within: an answer that comes later than this after its request was due is no good to anyone.
+    spin: keep the core busy until a request is due; otherwise sleep, and be late by as much as waking up takes.
     """
 
     rate: float
@@ -61,6 +62,7 @@ class Load(msgspec.Struct, frozen=True, kw_only=True):
     longest: float = 120.0
     seed: int = 1
     expected: bytes = GOOD_ANSWER
+    spin: bool = True
 
 
 def closed_loop(count: int, connections: int) -> Load:
@@ -244,7 +246,7 @@ class Generator:
             self._arrive(now)
             if now > self._scanned + SCAN_EVERY:
                 self._scan(now)
-            for descriptor, _ in self._poll.poll(self._wait()):
+            for descriptor, _ in self._wait():
                 connection = self._connections.get(descriptor)
                 if connection is not None:
                     self._turn(connection)
@@ -254,11 +256,16 @@ class Generator:
         self.tally.statuses = dict(self._statuses)
         return self.tally
 
-    def _wait(self) -> float:
+    def _wait(self) -> list[tuple[int, int]]:
+        """Who is ready, by the time the next request is due at the latest."""
         if self._next >= self.load.count:
-            return SCAN_EVERY
-        left = self.due[self._next] - (time.perf_counter() - self._began) - WAKE_EARLY
-        return min(left, SCAN_EVERY) if left > WAKE_EARLY else 0.0
+            return self._poll.poll(SCAN_EVERY)
+        left = self.due[self._next] - (time.perf_counter() - self._began)
+        if not self.load.spin:
+            select.select([self._poll.fileno()], (), (), max(0.0, min(left, SCAN_EVERY)))
+            return self._poll.poll(0)
+        left -= WAKE_EARLY
+        return self._poll.poll(min(left, SCAN_EVERY) if left > WAKE_EARLY else 0)
 
     def _arrive(self, now: float) -> None:
         """Send what is due, or put it into the queue."""
