@@ -37,6 +37,7 @@ BENCHES = (
     Bench("ledger_append", ("--backend", "postgres"), ("--rounds", "2")),
     Bench("replica", (), ("--consents", "50000")),
     Bench("million", ("--json",), ("--consents", "20000")),
+    Bench("comparison", ("--json", "--chart", "bench/comparison.png"), ("--quick",)),
     Bench("worker", (), ("--requests", "20000")),
     Bench("listener", (), ("--requests", "20000")),
     Bench("introspection"),

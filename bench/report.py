@@ -6,11 +6,14 @@ The targets are those of the design; a figure that falls short is marked, not hi
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from bench.names import BATCHES, COLD, NGINX, OIDC, ONE, OURS, SIGNED, TWO
+from bench.rounds import Figures
 
 
 class Target(msgspec.Struct, frozen=True):
@@ -24,11 +27,26 @@ class Target(msgspec.Struct, frozen=True):
     lower: bool = True
 
 
+def compared(name: str, figure: str) -> Callable[[dict[str, Any]], float]:
+    """The median of a contender's figure: `rate` or `cpu_us`."""
+    return lambda results: float(results["comparison"]["contenders"][name][figure]["median"])
+
+
+def ratio(first: tuple[str, str], second: tuple[str, str]) -> Callable[[dict[str, Any]], float]:
+    """One contender's figure by another's of the same run."""
+    above, below = compared(*first), compared(*second)
+    return lambda results: above(results) / below(results)
+
+
 TARGETS = (
     Target("commit to inactive answer, p99, idle", "ms", 50, 10, lambda r: r["effect"]["idle"]["milliseconds"]["p99"]),
     Target(
         "commit to inactive answer, p99, under 2,000 introspections/s", "ms", 100, 20,
         lambda r: r["effect"]["loaded"]["milliseconds"]["p99"],
+    ),
+    Target(
+        "commit to inactive answer, p99, under 5,000 introspections/s", "ms", 100, 20,
+        lambda r: r["effect"]["loaded_5000"]["milliseconds"]["p99"],
     ),
     Target(
         "durable appends, SQLite", "/s", 10_000, 20_000,
@@ -47,6 +65,17 @@ TARGETS = (
         "restart with its replica to first answer, 1 M consents", "s", 2, 0.5,
         lambda r: r["million"]["seconds"]["node restart to first answer"],
     ),
+    Target("CPU an introspection, mutual TLS", "µs", 50, 33, compared(OURS, "cpu_us")),
+    Target("introspections, one worker on one core, mutual TLS", "/s", 20_000, 30_000,
+           compared(OURS, "rate"), lower=False),
+    Target("times the rate of oidc-provider over plain HTTP", "x", 4, 5,
+           ratio((OURS, "rate"), (OIDC, "rate")), lower=False),
+    Target("CPU of nginx's constant over TLS, as a share of ours", "", 0.15, 0.25,
+           ratio((NGINX, "cpu_us"), (OURS, "cpu_us")), lower=False),
+    Target("introspections of tokens never seen, PS256", "/s", 8_000, 12_000, compared(COLD, "rate"), lower=False),
+    Target("signed answers, ES256", "/s", 7_000, 12_000, compared(SIGNED, "rate"), lower=False),
+    Target("decisions in batches of 100, over TLS", "/s", 150_000, 300_000, compared(BATCHES, "rate"), lower=False),
+    Target("CPU an introspection, two workers by one", "x", 1.1, 1.03, ratio((TWO, "cpu_us"), (ONE, "cpu_us"))),
 )  # fmt: skip
 
 
@@ -85,6 +114,7 @@ def page(outputs: dict[str, str], rows: list[tuple[Target, float]], *, quick: bo
         "",
         "![measured against must and aim](results.png)",
         "",
+        *(["![CPU time of each contender](comparison.png)", ""] if "comparison" in outputs and not quick else []),
     ]
     for name, output in outputs.items():
         lines += [f"## {name}", "", "```", output, "```", ""]
@@ -113,5 +143,25 @@ def draw(rows: list[tuple[Target, float]], chart: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("share of the must that is used (less is better)")
     axes.legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(chart, dpi=110)
+
+
+def draw_comparison(found: Mapping[str, Figures], chart: Path) -> None:
+    """Bars: the server's CPU time for each item, the spread of its rounds as whiskers. Logarithmic."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    costs = [one.cpu_us for one in found.values()]
+    whiskers = [[one.median - one.least for one in costs], [one.greatest - one.median for one in costs]]
+    figure, axes = plt.subplots(figsize=(9, 0.5 * len(costs) + 1.2))
+    bars = axes.barh(list(found), [one.median for one in costs], xerr=whiskers, color="#1d70b8", capsize=3)
+    axes.bar_label(bars, fmt="%.1f", padding=18)
+    axes.set_xscale("log")
+    axes.margins(x=0.25)
+    axes.invert_yaxis()
+    axes.set_xlabel("CPU-microseconds of the server for each request or decision (less is better)")
     figure.tight_layout()
     figure.savefig(chart, dpi=110)
