@@ -19,6 +19,9 @@ check: .venv/development
 bench: .venv/development
 	@$(BIN)/python -m bench
 
+bench-compare: .venv/development
+	@$(BIN)/python -m bench.revisions "$(BASE)"
+
 fuzz: .venv/development
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
 SECONDS := 600
