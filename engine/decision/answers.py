@@ -72,12 +72,11 @@ def active_answer(answer: Active) -> ActiveAnswer:
     )
 
 
-def stable_part(answer: Active) -> bytes | None:
+def stable_part(body: bytes, answer: Active) -> bytes | None:
     """What of a yes stays the same as long as token and consents do; with `fresh_part` behind it, it is `render`'s.
 
-    None: this answer cannot be told in two parts.
+    body: as `render` gave it. None: this answer cannot be told in two parts.
     """
-    body = render(answer)
     fresh = fresh_part(answer.freshness, answer.consent_ends_at)
     return body[: -len(fresh)] if body.endswith(fresh) else None
 

@@ -220,8 +220,6 @@ class Evaluations:
         head = self._heads.judge(request)
         if head.forwards:
             self._callers.report_stray(peer)
-        if head.forwards:
-            self._callers.report_stray(peer)
         said = read(request.body)
         if type(said) is Single:
             return _Asked((said.item,), Semantic.EXECUTE_ALL, False, head, peer, request.body)  # noqa: FBT003 - is_batch

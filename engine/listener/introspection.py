@@ -30,6 +30,7 @@ from engine.decision.decide import ASK_AGAIN, NOT_SERVING, decide
 from engine.decision.freshness import Freshness, FreshnessState, freshness_of
 from engine.decision.questions import (
     Active,
+    Ask,
     ClaimFirst,
     ClaimResult,
     Inactive,
@@ -45,14 +46,14 @@ from engine.listener.forms import Form
 from engine.listener.http1 import Request, Response
 from engine.listener.introspection_request import AnswerForm, form_of_answer, read_ask, read_request
 from engine.listener.issuer_keys import IssuerKeys
-from engine.listener.known import Known, KnownYes
+from engine.listener.known import Known, KnownCaller, KnownYes, still_holds
 from engine.listener.media import Head, HeadReader
 from engine.listener.read_through import Found, ReadThrough, newer_consent
 from engine.listener.refusals import Refusal, unavailable
 from engine.listener.security import SecurityEventKind
 from engine.listener.signed_answers import NO_SIGNING, Envelope, Signing
 from engine.listener.tls import Peer
-from engine.replica.reader import Replica, View
+from engine.replica.reader import Moment, Replica, View
 from engine.telemetry.tally import Tally
 from engine.tokens.claims import VerifiedToken
 from engine.tokens.memo import VerifiedTokens
@@ -112,6 +113,7 @@ class _Decided(msgspec.Struct, frozen=True):
 
     step: Step
     envelope: Envelope | None = None
+    body: bytes = b""  # of a yes, if it was written already
 
 
 class Introspection:
@@ -172,14 +174,17 @@ class Introspection:
         step = decided.step
         if isinstance(step, (LookFurther, ClaimFirst)):
             return self._finish(step, question)
-        return self._respond(step, decided.envelope)
+        return self._respond(step, decided.envelope, decided.body)
 
     def _say_again(self, form: Form, head: Head, peer: Peer) -> Response | None:
         """The short way: the same yes as before, where nothing it rests on has changed; None = go the long way.
 
         Raises Refusal.
         """
-        found = self._look_up(form, peer)
+        try:
+            found = self._look_up(form, peer)
+        except Fault:  # the replica or its keys cannot be read: the long way says what that means
+            return None
         if found is None:
             return None
         caller, yes, freshness, now, boot = found
@@ -204,23 +209,32 @@ class Introspection:
     ) -> tuple[ParticipantRecord, KnownYes, Freshness, UnixTime, BootTime] | None:
         """Caller, yes and freshness, if all are known and still hold; the clocks are read after the replica."""
         known = self._known
-        try:
-            moment = self._replica.moment()
-        except Fault:
-            return None
+        moment = self._replica.moment()
         now = self._clock.now()
         boot = self._clock.boot()
         freshness = known.freshness(moment, now, boot)
         caller = known.caller(peer.thumbprint)
-        if freshness is None or caller is None or caller.version != moment.version or now >= caller.until:
-            return None
-        client_id = caller.record.client_id
-        if form.token is None or form.client_id not in (None, client_id):
+        if freshness is None or caller is None or now >= caller.until or form.token is None:
             return None
         yes = known.yes(token_digest(form.token))
-        if yes is None or yes.version != moment.version or yes.caller != client_id or now >= yes.until:
+        if yes is None or yes.caller != caller.record.client_id or now >= yes.until:
+            return None
+        if form.client_id is not None and form.client_id != yes.caller:
+            return None
+        version = moment.version
+        if (yes.version != version or caller.version != version) and not self._holds(yes, caller, peer, moment):
             return None
         return caller.record, yes, freshness, now, boot
+
+    def _holds(self, yes: KnownYes, caller: KnownCaller, peer: Peer, moment: Moment) -> bool:
+        """Whether caller and yes are as they were although something has changed; if so, of this moment from now on."""
+        with self._replica.transaction() as view:
+            if view.moment is not moment or view.participant_by_thumbprint(peer.thumbprint) is not caller.record:
+                return False
+            if yes.token.key_thumbprint not in self._keys.current(view).thumbprints or not still_holds(yes, view):
+                return False
+        yes.version = caller.version = moment.version
+        return True
 
     async def _finish(self, step: LookFurther | ClaimFirst, question: _Question) -> Response:
         try:
@@ -275,8 +289,13 @@ class Introspection:
             token, is_known = self._token(view, caller, presented, digest, freshness, now)
             records = _records(view, policy, caller, token, gathered)
             step = decide(ask, token, records, freshness, now)
-            if is_known and gathered is _NOTHING_YET and ask.share is None and isinstance(step, Active):
-                self._known.learn(step, records, view.moment.version)
+            if not is_known or gathered is not _NOTHING_YET or not isinstance(step, Active):
+                return _Decided(step, envelope)
+            if ask.share is None:
+                return _Decided(step, envelope, self._known.learn(step, records, view))
+            whole = decide(Ask(ask.caller), token, records, freshness, now)  # the share may be another next time
+            if isinstance(whole, Active):
+                self._known.learn(whole, records, view)
             return _Decided(step, envelope)
 
     def _token(
@@ -322,14 +341,17 @@ class Introspection:
         result = await self._claims.claim(ConsentId(str(uuid.UUID(bytes=step.consent))), step.edp, step.share_id)
         return msgspec.structs.replace(gathered, claimed=step.consent, claim=result)
 
-    def _respond(self, answer: Active | Inactive | Unavailable, envelope: Envelope | None) -> Response:
+    def _respond(
+        self, answer: Active | Inactive | Unavailable, envelope: Envelope | None, body: bytes = b""
+    ) -> Response:
         match answer:
             case Inactive():
                 self._count_inactive()
                 return _INACTIVE if envelope is None else envelope.close(INACTIVE, answer)
             case Active():
                 self._count_active()
-                return Response(200, render(answer)) if envelope is None else envelope.close(render(answer))
+                body = body or render(answer)
+                return Response(200, body) if envelope is None else envelope.close(body)
             case Unavailable():
                 self._count_unavailable()
                 return unavailable(answer).response

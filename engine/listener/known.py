@@ -14,17 +14,17 @@ import msgspec
 
 from engine.clock import BootTime, UnixTime
 from engine.consent.records import ClientId, ParticipantRecord, Thumbprint
-from engine.decision.answers import fresh_part, stable_part
+from engine.decision.answers import fresh_part, render, stable_part
 from engine.decision.freshness import MAX_SILENCE, Freshness, FreshnessState, freshness_of
 from engine.decision.questions import Active, Records
 from engine.listener.tls import Peer
-from engine.replica.reader import Moment
+from engine.replica.reader import Moment, View
 from engine.tokens.claims import VerifiedToken
 
 MAX_CALLERS: Final = 10_000  # thumbprints; far above how many participants there are
 
 
-class KnownCaller(msgspec.Struct, frozen=True):
+class KnownCaller(msgspec.Struct):
     """A caller that may call until `until`, by its certificate."""
 
     version: int
@@ -42,7 +42,22 @@ class KnownYes(msgspec.Struct):
     until: UnixTime
     consent_ends_at: UnixTime
     shown: int  # consents
+    values: tuple[bytes | None, ...]  # of the token's consents, as the replica stored them
     stable: bytes
+
+
+def still_holds(yes: KnownYes, view: View) -> bool:
+    """Whether what a yes rests on stands in this view as it did, whatever else has changed; the caller is known.
+
+    Participants and policy are decoded once for the same bytes, so the same object says the same bytes.
+    """
+    token, records = yes.token, yes.records
+    return (
+        view.moment.policy is records.policy
+        and view.participant(token.claims.client_id) is records.atp
+        and not view.token_revoked(token.revocation_key)
+        and all(view.consent_value(grant.key) == value for grant, value in zip(token.grants, yes.values, strict=True))
+    )
 
 
 class Known:
@@ -92,13 +107,16 @@ class Known:
         until = min(registered.not_after, peer.not_after)
         self._callers[peer.thumbprint] = KnownCaller(version, record, until)
 
-    def learn(self, answer: Active, records: Records, version: int) -> None:
-        """A yes about a whole token, decided from these records alone."""
-        stable, claims = stable_part(answer), answer.token.claims
+    def learn(self, answer: Active, records: Records, view: View) -> bytes:
+        """A yes about a whole token, decided from these records alone, read in this view. Returns its body."""
+        body, token = render(answer), answer.token
+        stable = stable_part(body, answer)
         if stable is None:
-            return
-        ends = answer.expires_at, answer.consent_ends_at
-        known = KnownYes(version, claims.aud, answer.token, records, *ends, len(answer.grants), stable)
-        self._yes[answer.token.digest] = known
+            return body
+        values = tuple([view.consent_value(grant.key) for grant in token.grants])
+        ends, shown, version = (answer.expires_at, answer.consent_ends_at), len(answer.grants), view.moment.version
+        known = KnownYes(version, token.claims.aud, token, records, *ends, shown, values, stable)
+        self._yes[token.digest] = known
         if len(self._yes) > self._size:
             self._yes.popitem(last=False)
+        return body

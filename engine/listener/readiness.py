@@ -20,7 +20,7 @@ import trio
 
 IN: Final = select.EPOLLIN
 OUT: Final = select.EPOLLOUT
-_ROUNDS: Final = 16  # before trio's other tasks have their turn
+_STRETCH: Final = 0.002  # seconds of rounds, before trio's other tasks have their turn
 _MANY: Final = 1024  # served in one round
 _LOOK_EVERY: Final = 16  # turns between looks at the clock
 
@@ -103,9 +103,9 @@ class Readiness:
             else:
                 await trio.lowlevel.wait_readable(descriptor)
             self._is_awake = True
-            for _ in range(_ROUNDS):
-                if not self._round():
-                    break
+            until = time.monotonic() + _STRETCH
+            while self._round() and time.monotonic() < until:
+                pass
             self._is_awake = False
 
     def _round(self) -> bool:

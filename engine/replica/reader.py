@@ -128,10 +128,15 @@ class View:
 
     def consent(self, key: ConsentKey) -> ConsentRecord | None:
         """A consent, ended ones included until they are forgotten."""
+        value = self.consent_value(key)
+        return None if value is None else _consent(value[STAMP_BYTES:])
+
+    def consent_value(self, key: ConsentKey) -> bytes | None:
+        """The stored form, for telling whether a consent is still the same."""
         if self._opened is None:
             return None
-        value = self._get(key, None, self._opened.consents)
-        return None if value is None else _consent(value[STAMP_BYTES:])
+        value: bytes | None = self._get(key, None, self._opened.consents)
+        return value
 
     def token_revoked(self, revocation_key: bytes) -> bool:
         """Whether a token was ended. revocation_key: first 16 bytes of SHA-256 over its `jti`."""
