@@ -4,13 +4,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.fuzz.http_invariants import check_connection
-from tests.fuzz.message_invariants import check_form, check_request, check_token
+from tests.fuzz.message_invariants import check_evaluation, check_form, check_forwarded, check_request, check_token
 
 CORPUS = Path(__file__).parent / "corpus"
 FINDS = Path(__file__).parent / "finds"
 CHECKS: dict[bytes, Callable[[bytes], None]] = {
     b"C": check_connection,
+    b"E": check_evaluation,
     b"F": check_form,
+    b"P": check_forwarded,
     b"R": check_request,
     b"T": check_token,
 }

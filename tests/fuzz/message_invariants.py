@@ -1,13 +1,17 @@
 """What must hold for any body, head and token, whoever sent them."""
 
 import base64
+import contextlib
 import json
 from urllib.parse import parse_qsl, urlencode
 
 import msgspec
+from cryptography.hazmat.primitives import serialization
 
 from engine.consent.records import ClientId, ParticipantRecord, Role
+from engine.listener.evaluation_request import MAX_ITEMS, BadRequest, Batch, RequestReader, Single
 from engine.listener.forms import BadForm, Form, read_form
+from engine.listener.forwarded import BadForwarded, read_certificate, read_forwarded
 from engine.listener.http1 import Request
 from engine.listener.introspection_request import form_of_answer, read_ask, read_request
 from engine.listener.media import HeadReader, read_head
@@ -76,3 +80,53 @@ def check_token(token: bytes) -> None:
     assert header.alg in jws.ALGORITHMS
     assert jws.encode_part(jws.decode_part(parts.header) or b"") == parts.header
     assert msgspec.json.encode(header)
+
+
+def check_evaluation(body: bytes) -> None:
+    """The body of access evaluations: the short way and the long way say the same, and nothing is said twice."""
+    read = _read_evaluations(body)
+    start = body.find(b"{")
+    if start < 0:
+        assert read is None
+        return
+    unknown = b'"an unknown member":0' + (b"" if body[start + 1 :].lstrip().startswith(b"}") else b",")
+    longer = _read_evaluations(body[: start + 1] + unknown + body[start + 1 :])
+    assert longer == read, "an unknown member changes what it means"
+    if read is None:
+        return
+    json.loads(body, object_pairs_hook=_without_repetition)
+    if isinstance(read, Batch):
+        assert 0 < len(read.items) <= MAX_ITEMS
+
+
+def _read_evaluations(body: bytes) -> Single | Batch | None:
+    try:
+        return RequestReader().read_batch(body)
+    except BadRequest as refused:
+        _check_bad(refused)
+        return None
+
+
+def _check_bad(refused: BadRequest) -> None:
+    assert refused.status == 400
+    assert refused.text.isprintable()
+
+
+def _without_repetition(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    assert len({name for name, _ in pairs}) == len(pairs), "a member is said twice"
+    return dict(pairs)
+
+
+def check_forwarded(head: bytes) -> None:
+    """Lines of header fields: at most one certificate is forwarded, and in one spelling."""
+    fields = [line.partition(b":") for line in head.split(b"\n")]
+    headers = tuple((name.lower(), value.strip(b" \t")) for name, _, value in fields)
+    try:
+        der = read_forwarded(headers)
+    except BadForwarded:
+        return
+    named = [value for name, value in headers if name == b"client-cert"]
+    assert named == ([] if der is None else [b":" + base64.b64encode(der) + b":"])
+    if der is not None:
+        with contextlib.suppress(BadForwarded):
+            assert read_certificate(der).public_bytes(serialization.Encoding.DER) == der
