@@ -9,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from engine.consent.energy_consent import TYPE
+from engine.tokens.answer_keys import ALGORITHM
 from engine.tokens.keys import Jwk, JwkSet
 
 CACHE_SECONDS: Final = 600  # a new key is published this long before it signs (oauth-endpoints, section 7.2)
@@ -22,6 +23,7 @@ def metadata(issuer: str, introspection_endpoint: str) -> dict[str, Any]:
         "response_types_supported": ["code"],  # required by RFC 8414 section 2
         "introspection_endpoint": introspection_endpoint,
         "introspection_endpoint_auth_methods_supported": ["tls_client_auth"],
+        "introspection_signing_alg_values_supported": [ALGORITHM],  # RFC 9701 section 7; answers are not encrypted
         "tls_client_certificate_bound_access_tokens": True,
         "mtls_endpoint_aliases": {"introspection_endpoint": introspection_endpoint},
         "authorization_details_types_supported": [TYPE],

@@ -20,10 +20,12 @@ from engine.listener.introspection import Introspection, Outcome
 from engine.listener.issuer_keys import IssuerKeys
 from engine.listener.read_through import Found
 from engine.listener.security import SecurityEvent
+from engine.listener.signed_answers import Signing
 from engine.listener.tls import Peer
 from engine.replica.environment import Environment
 from engine.replica.reader import Moment, View, view_of
 from engine.replica.store import ReplicaStore
+from engine.tokens.answer_keys import PemAnswerSigner, new_answer_key
 from engine.tokens.grants import consent_key
 from engine.tokens.memo import VerifiedTokens
 from tests.support.pki import CONSENT_ID, DAY, ISSUER, METER_KEY, NOW, Pki, consent_record
@@ -112,6 +114,16 @@ class OwnReplica:
             return view.moment
 
 
+class HeldKey:
+    """The node's answer key. None: the issuer does not publish it."""
+
+    def __init__(self) -> None:
+        self.held: PemAnswerSigner | None = PemAnswerSigner.from_pem(new_answer_key())
+
+    def signer(self, _now: UnixTime) -> PemAnswerSigner | None:
+        return self.held
+
+
 class Node:
     """A worker's endpoint over a replica of its own."""
 
@@ -121,6 +133,7 @@ class Node:
         self.security = KeptEvents()
         self.beyond = Beyond()
         self.claims = Ledgered()
+        self.answer_key = HeldKey()
         self.counted: Counter[Outcome] = Counter()
         self.store: ReplicaStore = open_store(directory)
         self.directory = directory
@@ -129,7 +142,7 @@ class Node:
         self.endpoint = self.make_endpoint()
         self.keys = keys
 
-    def make_endpoint(self) -> Introspection:
+    def make_endpoint(self, *, shows_codes: bool = False) -> Introspection:
         def counter(outcome: Outcome) -> object:
             return lambda: self.counted.update([outcome])
 
@@ -144,6 +157,7 @@ class Node:
             callers=Callers(self.security),
             keys=IssuerKeys(ISSUER),
             counts={outcome: counter(outcome) for outcome in Outcome},
+            signing=Signing(ISSUER, self.answer_key.signer, shows_codes=shows_codes),
         )
 
     def open(self, keys: bytes | None = None) -> None:

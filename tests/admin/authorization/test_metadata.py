@@ -24,6 +24,13 @@ def test_no_endpoint_is_promised_that_does_not_exist() -> None:
     assert document["mtls_endpoint_aliases"] == {"introspection_endpoint": INTROSPECTION}  # RFC 8705 section 5
 
 
+def test_answers_are_signed_with_one_algorithm_and_not_encrypted() -> None:
+    """RFC 9701 section 7: what is left out is not offered."""
+    document = metadata(ISSUER, INTROSPECTION)
+    assert document["introspection_signing_alg_values_supported"] == ["ES256"]
+    assert not {name for name in document if name.startswith("introspection_encryption")}
+
+
 def test_no_member_is_an_empty_list() -> None:
     """RFC 8414 section 3.2: members with zero elements are left out."""
     assert all(value != [] for value in metadata(ISSUER, INTROSPECTION).values())
