@@ -10,6 +10,7 @@ import contextlib
 import io
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import atheris
 
@@ -25,6 +26,8 @@ REPRODUCE = "Try it again: .venv/bin/python -m tests.fuzz <the file that is name
 
 def main(argv: list[str]) -> None:
     """Does not return: libFuzzer ends the process, with 77 where an input broke a rule."""
+    if any(word.startswith("-merge_inner") for word in argv):  # libFuzzer starts itself again for a merge
+        _fuzz(argv)
     asked = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     asked.add_argument("--seconds", type=int, default=60)
     asked.add_argument("--finds", type=Path, default=FINDS, help="where to write what was found")
@@ -36,8 +39,13 @@ def main(argv: list[str]) -> None:
     if options.files:
         print("No rule is broken.")  # noqa: T201 - a command
         return
-    atheris.Setup(["fuzz", *_flags(options.seconds, options.finds, merge=options.merge)], _check)
+    _fuzz(_flags(options.seconds, options.finds, merge=options.merge))
+
+
+def _fuzz(flags: list[str]) -> NoReturn:
+    atheris.Setup([f"{sys.executable} -m tests.fuzz", *flags], _check)
     atheris.Fuzz()
+    raise AssertionError
 
 
 def _flags(seconds: int, finds: Path, *, merge: bool) -> list[str]:
