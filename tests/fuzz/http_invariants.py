@@ -40,8 +40,12 @@ def events_of(pieces: list[bytes], memo: HeadMemo | None = None) -> list[Event]:
 
 
 def canonical(request: Request) -> Canonical:
-    """Method, target, other headers, body, and the id to be sent back, wherever the request keeps it."""
-    others = [field for field in request.headers if field[0] != b"x-request-id"]
+    """Method, target, other headers, body, and the id to be sent back, wherever the request keeps it.
+
+    h11 writes the one transfer coding there is in lower case.
+    """
+    fields = [(name, value.lower() if name == b"transfer-encoding" else value) for name, value in request.headers]
+    others = [field for field in fields if field[0] != b"x-request-id"]
     ids = [value for name, value in request.headers if name == b"x-request-id"]
     only = ids[0] if len(ids) == 1 and _ID.fullmatch(ids[0]) else b""
     return request.method, request.target, others, request.body, getattr(request, "request_id", b"") or only
