@@ -90,11 +90,13 @@ async def run_admin(
     WrongLedger, WrongPersonKey, LedgerUnavailable, LedgerDamaged before it is started, GaveUp in a group afterwards.
     """
     clock = SystemClock()
+    started = clock.now()
     keys, first = load_secrets(config), first_participants(config.bootstrap, clock.now())
     async with _listening(config.web) as sockets, open_ledger(config.ledger, clock) as ledger:
         await register_first(ledger, first)
         await publish_keys(ledger, keys, config.issuer, clock.now())
-        background = Background(config, ledger, keys, clock)
+        (oldest,) = await ledger.events(0, 1)
+        background = Background(config, ledger, keys, clock, is_new=oldest.recorded_at >= started)
         apps = (
             public_app(config, keys, background),
             machine_app(*machine_blueprints(config, ledger, keys, background, clock)),

@@ -29,7 +29,6 @@ from admin.ledger.vouching import Vouching
 from admin.measured import MeasuredLedger
 from engine.actors.supervisor import Service, Supervision
 from engine.clock import Clock
-from engine.config import Redis
 from engine.feed.redis_access import RedisAccess
 from engine.feed.redis_client import RedisClient, Subscription
 from engine.feed.redis_names import ASKED
@@ -38,8 +37,13 @@ from engine.feed.redis_names import ASKED
 class Background:
     """The parts, put together but not yet running. `register`, `sealer` and `nodes` are shared with the feed."""
 
-    def __init__(self, config: AdminConfig, ledger: SqlLedger, keys: Secrets, clock: Clock) -> None:
-        """Raises BadConfig and BadRedisAddress for an address or a file of Redis that cannot be used."""
+    def __init__(
+        self, config: AdminConfig, ledger: SqlLedger, keys: Secrets, clock: Clock, *, is_new: bool = False
+    ) -> None:
+        """is_new: the ledger was made by this process, so that no token was issued yet.
+
+        Raises BadConfig and BadRedisAddress for an address or a file of Redis that cannot be used.
+        """
         self.register = Register(ledger.database, time)
         self.sealer = Sealer(keys.mac)
         self.claims = Claims(ledger.database, time)
@@ -53,7 +57,7 @@ class Background:
         self._ledger = ledger
         self._stream_length = config.feed.stream_length
         self._supervised: list[Supervision] = []
-        redis = self._redis(config.redis, keys)
+        redis = self._redis(config, keys, is_new=is_new)
         self.questions = Questions(
             self.register,
             KnownNodes(ledger),
@@ -84,12 +88,15 @@ class Background:
         lives.append(("consents ended since the start", str(ended.ended)))
         return lives
 
-    def _redis(self, settings: Redis | None, keys: Secrets) -> tuple[RedisClient, Subscription] | None:
-        if settings is None:
+    def _redis(self, config: AdminConfig, keys: Secrets, *, is_new: bool) -> tuple[RedisClient, Subscription] | None:
+        if config.redis is None:
             return None
-        access = RedisAccess(settings, jitter=random.random)
+        access = RedisAccess(config.redis, jitter=random.random)
         client, asked = access.client("ccs-projector"), access.subscription("ccs-asked", [ASKED])
-        self.token_records = RedisTokenRecords(client, mac_key=keys.mac[0], meter_key=keys.meter)
+        lifetime = config.issuer.token_lifetime
+        self.token_records = records = RedisTokenRecords(
+            client, mac_key=keys.mac[0], meter_key=keys.meter, lifetime=lifetime, is_new=is_new
+        )
         copy = FeedCopy(client)
         filler = RecordsFiller(self._ledger, copy, self.sealer, draw_token=lambda: secrets.token_bytes(16))
         self.projector = Projector(
@@ -97,6 +104,7 @@ class Background:
         )
         self.links = {"commands": client, "subscription": asked}
         self._supervise("redis", client.run)
+        self._supervise("token-records", records.vouch)
         self._supervise("redis-subscription", asked.run)
         self._supervise("projector", self.projector.run)
         return client, asked
