@@ -56,8 +56,11 @@ def test_the_readmes_commands_work_when_pasted(sandbox: Running, checkout: Path)
 
 
 def test_the_edp_guides_commands_work_when_pasted(sandbox: Running, checkout: Path) -> None:
-    (block,) = shell_blocks("docs/edp.md")
-    assert json.loads(run_as_written(block, sandbox, checkout).splitlines()[-1])["active"] is True
+    ask, batch = shell_blocks("docs/edp.md")
+    assert json.loads(run_as_written(ask, sandbox, checkout).splitlines()[-1])["active"] is True
+    both = run_as_written(f"{ask}\n{batch}", sandbox, checkout)
+    answer = json.loads(both[both.index('{"evaluations"') :])
+    assert [item["context"]["code"] for item in answer["evaluations"]] == ["mpxn_not_consented"] * 2
 
 
 def test_the_atp_guides_commands_work_when_pasted_in_their_order(sandbox: Running, checkout: Path) -> None:
