@@ -43,6 +43,7 @@ BENCHES = (
     Bench("introspection"),
     Bench("decision", ("--json",)),
     Bench("tokens", ("--json",), ("--seconds", "0.2")),
+    Bench("signed", ("--json",), ("--seconds", "0.2")),
     Bench("redis_link"),
 )
 
