@@ -117,8 +117,8 @@ class EvaluationNode(Node):
         self.drawn += 1
         return f"{self.drawn:04}"
 
-    def verified(self, minted: Minted) -> VerifiedToken:
-        found = verify(minted.token, KeySet.from_published(self.keys, ISSUER), METER_KEY, self.clock.now())
+    def verified(self, minted: Minted, at: UnixTime = NOW) -> VerifiedToken:
+        found = verify(minted.token, KeySet.from_published(self.keys, ISSUER), METER_KEY, at)
         assert isinstance(found, VerifiedToken)
         return found
 
