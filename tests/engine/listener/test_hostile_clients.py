@@ -30,7 +30,7 @@ from tests.support.pki import ISSUER, NOW, Pki
 
 HONEST = b"GET /honest HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
-BRIEF = Seconds(0.1)
+BRIEF = Seconds(0.25)  # and long enough for an honest handshake on a busy machine
 SMALL = Limits(http=HeadLimits(max_head=1024, max_body=1024))
 
 
