@@ -29,11 +29,6 @@ ANSWER_KEY_UNTIL: Final = Gauge(
     "Until when the issuer publishes the node's newest answer key; 0 while it does not.",
     multiprocess_mode="livemax",
 )
-ANSWER_KEY_UNTIL: Final = Gauge(
-    "ccs_answer_key_published_until_timestamp_seconds",
-    "Until when the issuer publishes the node's newest answer key; 0 while it does not.",
-    multiprocess_mode="livemax",
-)
 OUTCOMES: Final = Counter("ccs_introspections", "Introspections by outcome.", ["outcome"])
 EVALUATIONS: Final = Counter("ccs_evaluations", "Items of access evaluations by outcome.", ["outcome"])
 SECURITY_EVENTS: Final = Counter("ccs_security_events", "Security events by kind.", ["kind"])
