@@ -32,7 +32,7 @@ async def answer(request: Request, _peer: Peer) -> Response:
 
 
 def refusal() -> str:
-    path = Path(os.environ["CCS_TEST_REFUSAL"])
+    path = Path(os.environ.get("CCS_TEST_REFUSAL", "/nonexistent"))
     return path.read_text() if path.exists() else ""
 
 

@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from engine.node.balance import LONGEST, SPARE_SLOTS, Balance, Page, hold_back
 
 COUNTS = st.integers(0, 100_000)
+UNTIMED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the machine may be busy
 
 
 class Clock:
@@ -43,21 +44,25 @@ def workers(page: Page, clock: Clock) -> Iterator[list[Balance]]:
         each.close()
 
 
+@UNTIMED
 @given(COUNTS, st.lists(COUNTS))
 def test_a_moment_is_short_and_never_negative(mine: int, others: list[int]) -> None:
     assert 0.0 <= hold_back(mine, others) <= LONGEST
 
 
+@UNTIMED
 @given(COUNTS, st.lists(COUNTS))
 def test_who_has_the_fewest_does_not_wait(least: int, others: list[int]) -> None:
     assert hold_back(least, [least + other for other in others]) == 0.0
 
 
+@UNTIMED
 @given(COUNTS, COUNTS, st.lists(COUNTS, min_size=1))
 def test_who_has_more_waits_no_shorter(one: int, more: int, others: list[int]) -> None:
     assert hold_back(one, others) <= hold_back(one + more, others)
 
 
+@UNTIMED
 @given(st.integers(0, 63), st.integers(1, 1000))
 def test_of_few_connections_each_one_counts(least: int, excess: int) -> None:
     assert hold_back(least + excess, [least]) > 0.0
@@ -68,6 +73,7 @@ def test_of_many_connections_one_more_makes_no_difference() -> None:
     assert hold_back(6600, [6400]) == LONGEST
 
 
+@UNTIMED
 @given(st.lists(st.integers(0, 3), max_size=200))
 def test_newcomers_spread_evenly_whoever_wakes_first(quickest: list[int]) -> None:
     """The one with the shortest moment takes the newcomer; among equals, the one that wakes first."""
