@@ -28,12 +28,12 @@ from pathlib import Path
 from bench.accounting import core
 from bench.cases import Case, batch, cold, signed
 from bench.contenders import Absent, Contender, Failed, node, oidc_provider, quart
-from bench.generator import Length, WrongAnswer, measure
+from bench.generator import Length, measure
 from bench.names import NGINX, OIDC, ONE, OURS, QUART, TWO
 from bench.population import Population
 from bench.report import draw_comparison
 from bench.rivals.nginx import nginx, size_of_answer
-from bench.rounds import Figures, Round, as_json, figures, interleave, lines
+from bench.rounds import Figures, Round, WrongAnswer, as_json, figures, interleave, lines
 
 TOKENS = 1_000
 SERVER, GENERATOR = 0, 1  # cores

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import msgspec
 
-from bench.rounds import Measured
+from bench.rounds import Measured, WrongAnswer
 
 TIMEOUT = 120.0  # seconds; an answer that takes longer is a defect of the bench
 WARM_UP = 0.3  # seconds of asking before a round counts
@@ -48,10 +48,6 @@ class Length(msgspec.Struct, frozen=True):
     connections: int = 32
 
 
-class WrongAnswer(Exception):
-    """The contender did not do its work; there is nothing to compare."""
-
-
 class Asker:
     """One connection."""
 
@@ -70,6 +66,8 @@ class Asker:
             if not more:
                 break
             answer += more
+        if not answer:
+            raise WrongAnswer("it hung up")
         if answer.count(self.expected) < self.items:
             raise WrongAnswer(f"{self.expected!r} is not in {answer[:1000]!r}")
 

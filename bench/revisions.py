@@ -19,9 +19,9 @@ from pathlib import Path
 from bench.accounting import core
 from bench.comparison import GENERATOR, SERVER, TOKENS, round_of
 from bench.contenders import ROOT, Failed, node
-from bench.generator import Length, WrongAnswer
+from bench.generator import Length
 from bench.population import Population
-from bench.rounds import Figures, as_json, figures, interleave, lines
+from bench.rounds import Figures, WrongAnswer, as_json, figures, interleave, lines
 
 TREE = "work tree"
 

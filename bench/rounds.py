@@ -7,6 +7,10 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 
+class WrongAnswer(Exception):
+    """A contender did not do its work; there is nothing to compare."""
+
+
 class Measured(msgspec.Struct, frozen=True):
     """One round of one contender. cpu: seconds of the server, all its processes; elapsed: seconds on the wall."""
 
@@ -54,11 +58,14 @@ class Figures(msgspec.Struct, frozen=True):
 
 
 def interleave(contenders: Mapping[str, Round], rounds: int) -> dict[str, list[Measured]]:
-    """A B C, A B C, …: a slow minute of the machine falls on all of them."""
+    """A B C, A B C, …: a slow minute of the machine falls on all of them. Raises WrongAnswer, naming whose."""
     found: dict[str, list[Measured]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
-            found[name].append(run())
+            try:
+                found[name].append(run())
+            except WrongAnswer as wrong:
+                raise WrongAnswer(f"{name}: {wrong}") from wrong
     return found
 
 
