@@ -15,7 +15,7 @@ from typing import Final, Protocol
 import msgspec
 import trio
 
-from engine.clock import Clock, Seconds
+from engine.clock import Clock, Seconds, UnixTime
 from engine.consent.records import (
     Answers,
     ClientId,
@@ -125,6 +125,7 @@ class _Snapshot(msgspec.Struct, frozen=True):
     caller: ParticipantRecord
     policy: PolicyRecord
     bound: Bound
+    signer: AnswerSigner | None  # None: a plain answer
     bearers: dict[str, _Bearer | Unresolved]
     unknown_tokens: list[str]
     unread: list[ConsentKey]
@@ -156,7 +157,8 @@ class _Judged(msgspec.Struct):
 class Evaluations:
     """`single` and `batch` are `Handler`s. One per worker; parts as for `Introspection`.
 
-    counts: one for each Outcome. signer: None = no signed answers here. draw_id: a new, never repeated, short ASCII id.
+    counts: one for each Outcome. draw_id: a new, never repeated, short ASCII id. signer: gives the key that the issuer
+    publishes now, if there is one; None = no signed answers here.
     """
 
     def __init__(
@@ -174,7 +176,7 @@ class Evaluations:
         counts: Mapping[Outcome, CountMany],
         rules: Rules,
         draw_id: Callable[[], str],
-        signer: AnswerSigner | None = None,
+        signer: Callable[[UnixTime], AnswerSigner | None] | None = None,
     ) -> None:
         self._replica = replica
         self._digests = digests
@@ -244,9 +246,9 @@ class Evaluations:
             self._admit(caller)
             if refusal_of_caller(caller.client_id, _of_nobody(caller, policy), freshness) is not None:
                 raise NotServing("this node may not answer this caller now")
-            self._check_form_of_answer(caller, asked.head)
+            signer = self._signer_for(caller, asked.head, now)
             under = Circumstances(caller.client_id, freshness, now, self._meter_key, self._rules.explains)
-            snapshot = _Snapshot(under, caller, policy, bound, {}, [], [])
+            snapshot = _Snapshot(under, caller, policy, bound, signer, {}, [], [])
             self._read_tokens(view, asked.items, snapshot, gathered)
             return snapshot
 
@@ -255,15 +257,19 @@ class Evaluations:
             self._callers.report(SecurityEventKind.PROBE, caller)
             raise Refusal(403, _text("caller not allowed"))
 
-    def _check_form_of_answer(self, caller: ParticipantRecord, head: EvaluationHead) -> None:
+    def _signer_for(self, caller: ParticipantRecord, head: EvaluationHead, now: UnixTime) -> AnswerSigner | None:
         """Never a plain answer where a signed one was agreed (as introspection, rows 15 and 15a)."""
-        if caller.answers is Answers.SIGNED and not head.takes_signed:
+        must_sign = caller.answers is Answers.SIGNED
+        if must_sign and not head.takes_signed:
             raise BadRequest("this caller is registered for signed answers")
-        if not self._signs(caller, head) and (caller.answers is Answers.SIGNED or not head.takes_json):
+        signer = None
+        if self._signer is not None and (must_sign or head.asks_for_signed):
+            signer = self._signer(now)
+            if signer is None and (must_sign or not head.takes_json):
+                raise NotServing("no key of this node's is published now")
+        if signer is None and (must_sign or not head.takes_json):
             raise BadRequest("no form of answer that is accepted can be given", 406)
-
-    def _signs(self, caller: ParticipantRecord, head: EvaluationHead) -> bool:
-        return self._signer is not None and (caller.answers is Answers.SIGNED or head.asks_for_signed)
+        return signer
 
     def _read_tokens(self, view: View, items: Iterable[Item], snapshot: _Snapshot, gathered: _Gathered | None) -> None:
         """Fill the snapshot: each token and its consents once."""
@@ -439,7 +445,7 @@ class Evaluations:
         self._count(verdicts)
         evidence = Evidence(f"d_{self._draw_id()}", snapshot.under.now, snapshot.under.freshness)
         body = evidence.render_batch(verdicts) if asked.is_batch else evidence.render_single(verdicts[0])
-        if self._signer is None or not self._signs(snapshot.caller, asked.head):
+        if snapshot.signer is None:
             return Response(200, body)
         claims = {
             "iss": self._rules.identifier,
@@ -448,7 +454,7 @@ class Evaluations:
             "req": encode_part(hashlib.sha256(asked.body).digest()).decode(),
             "result": msgspec.Raw(body),
         }
-        return Response(200, self._signer.sign(TYPE_OF_SIGNED, msgspec.json.encode(claims)), SIGNED)
+        return Response(200, snapshot.signer.sign(TYPE_OF_SIGNED, msgspec.json.encode(claims)), SIGNED)
 
     def _count(self, verdicts: list[Verdict]) -> None:
         outcomes = [verdict.outcome for verdict in verdicts]

@@ -95,6 +95,7 @@ async def work(process: Process) -> None:
             counts={outcome: tally.add for outcome, tally in items.items()},
             rules=_rules(config),
             draw_id=partial(secrets.token_hex, 16),
+            signer=None if answer_key is None or not config.listener.public_url else answer_key.signer,
         )
         aside.start_soon(_keep_looking, replica, answer_key)
         aside.start_soon(_keep_counting, process, memo, outcomes, items, security)

@@ -3,7 +3,7 @@
 import base64
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from inspect import isawaitable
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,7 @@ class EvaluationNode(Node):
         self.memo = VerifiedTokens(1000)
         self.items: Counter[Outcome] = Counter()
         self.drawn = 0
+        self.key_is_published = True
         self.evaluations = self.make_evaluations()
 
     def make_evaluations(self, rules: Rules | None = None, signer: AnswerSigner | None = None) -> Evaluations:
@@ -110,8 +111,11 @@ class EvaluationNode(Node):
             counts={outcome: counter(outcome) for outcome in Outcome},
             rules=rules or Rules(IDENTIFIER),
             draw_id=self._draw,
-            signer=signer,
+            signer=None if signer is None else self._signer_of(signer),
         )
+
+    def _signer_of(self, signer: AnswerSigner) -> Callable[[UnixTime], AnswerSigner | None]:
+        return lambda _now: signer if self.key_is_published else None
 
     def _draw(self) -> str:
         self.drawn += 1

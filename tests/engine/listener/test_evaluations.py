@@ -787,6 +787,8 @@ async def test_edp_registered_for_signed_answers_never_gets_a_plain_one(
     node.evaluations = node.make_evaluations(signer=signer)
     assert (await node.post(ask(token), headers=accepting(b"*/*"))).content_type == SIGNED
     assert (await node.post(ask(token), headers=accepting(b"application/json"))).status == 400
+    node.key_is_published = False
+    assert (await node.post(ask(token), headers=accepting(b"*/*"))).status == 503
 
 
 async def test_answer_in_no_form_that_is_accepted(node: EvaluationNode, token: Minted) -> None:
