@@ -92,7 +92,7 @@ class Bystanders:
     def __init__(self, door: Door, idle: int, slow: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_stand, args=(theirs, door, idle, slow))
+        self._process = context.Process(target=_stand, args=(theirs, door, idle, slow), daemon=True)
         self._process.start()
         theirs.close()
         self.cut = 0

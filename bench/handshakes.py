@@ -135,7 +135,9 @@ class Crowding:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         endings = target.endings["good"]
-        self._process = context.Process(target=_come, args=(theirs, target.door, endings, clients, at_once))
+        self._process = context.Process(
+            target=_come, args=(theirs, target.door, endings, clients, at_once), daemon=True
+        )
         self._process.start()
         theirs.close()
         self._receive()

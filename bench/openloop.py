@@ -7,6 +7,7 @@ how late it noticed what was due is its lag, and figures taken with too much of 
 server whose core others used meanwhile.
 """
 
+import contextlib
 import gc
 import itertools
 import math
@@ -416,7 +417,7 @@ class Offering:
     def __init__(self, door: Door, endings: Sequence[bytes]) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_serve, args=(theirs, door, endings))
+        self._process = context.Process(target=_serve, args=(theirs, door, endings), daemon=True)
         self._process.start()
         theirs.close()
 
@@ -427,10 +428,10 @@ class Offering:
     def __exit__(
         self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
     ) -> None:
-        if self._process.is_alive():
+        with contextlib.suppress(OSError):  # it has ended by itself
             self._pipe.send(None)
-            self._process.join(5)
-            self._process.kill()
+        self._process.join(5)
+        self._process.kill()
         self._process.join()
         self._pipe.close()
 

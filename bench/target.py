@@ -87,9 +87,12 @@ class Usage(msgspec.Struct, frozen=True):
 
 
 def usage_of(pid: int) -> Usage:
-    """pid 0: this one. waited is of the main thread, and 0 where the kernel does not tell."""
+    """pid 0: this one. waited: of the main thread, 0 where the kernel does not tell. Raises ProcessLookupError."""
     pid = pid or os.getpid()
-    cpu = time.clock_gettime((~pid << 3) | 2)  # the kernel's number for the CPU clock of another process
+    try:
+        cpu = time.clock_gettime((~pid << 3) | 2)  # its CPU clock, as clock_getcpuclockid(3) makes it
+    except OSError as error:
+        raise ProcessLookupError(f"process {pid}, which was to be measured, has ended") from error
     try:
         waited = int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
     except OSError:

@@ -1,6 +1,8 @@
 """The generator's arithmetic, and its accounting against servers that stall, refuse, hang up or say something else."""
 
 import math
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -270,3 +272,10 @@ def test_a_generator_that_sleeps_between_requests_loses_none(scripted: Serve) ->
     tally = ask(server, Load(rate=200.0, count=100, connections=2, uniform=True, spin=False))
     assert (len(tally.good), tally.failures(), len(tally.lags)) == (100, 0, 100)
     assert all(lag >= 0 for lag in tally.lags)
+
+
+def test_a_process_that_has_ended_cannot_be_measured() -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    with pytest.raises(ProcessLookupError, match=f"process {ended.pid}, which was to be measured, has ended"):
+        usage_of(ended.pid)
