@@ -9,7 +9,7 @@ from engine.listener.http1 import HeadLimits
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """Waits in seconds; drain_timeout bounds the whole drain.
 
-    shed_after: whoever has waited this long within one round of the loop is told to come back later.
+    shed_after: whose turn comes when a round of the loop has worked this long already is told to come back later.
     max_waiting: requests whose handlers wait for something, before more of them are told so.
     """
 

@@ -36,7 +36,7 @@ class Member(Protocol):
 
 
 class Readiness:
-    """The loop. tick: called as a round begins. `late`: this round has taken longer than patience, in seconds."""
+    """The loop. tick: called as a round begins. `late`: this round has worked for longer than patience, in seconds."""
 
     def __init__(self, tick: Callable[[], None], patience: float) -> None:
         self._all = select.epoll()
@@ -110,7 +110,7 @@ class Readiness:
 
     def _round(self) -> bool:
         """Everybody's turn once; False = nobody was ready."""
-        began = time.monotonic()
+        began = time.thread_time()  # of work, not of standing still: a machine that paused us must not cost answers
         self._tick()
         self.late = False
         again, self._again = self._again, deque()
@@ -127,7 +127,7 @@ class Readiness:
             elif descriptor == self._bell:
                 os.eventfd_read(self._bell)
             if not turn % _LOOK_EVERY:
-                self.late = time.monotonic() - began > self._patience
+                self.late = time.thread_time() - began > self._patience
         if knocks:
             self._hear_one()
         return bool(ready or again)
