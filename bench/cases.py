@@ -1,16 +1,17 @@
 """Further things our node can be asked, each measured if it answers: cold tokens, signed answers, batches."""
 
 import hashlib
-import json
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 
 import msgspec
 
 from bench.contenders import Contender, introspections
+from bench.evaluations import batch_body
 from bench.generator import Question
 from bench.names import BATCHES, COLD, SIGNED
 from bench.population import Population
+from engine.listener.evaluations import BATCH_PATH
 from tests.support.pki import METER_POINT
 
 COLD_TOKENS = 8_000  # a round; under a second
@@ -66,10 +67,8 @@ def batches(requests: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
 def _batch(tokens: list[bytes]) -> tuple[bytes, bytes]:
     resource = {"type": "meter_point", "id": METER_POINT}
     named = [urlsafe_b64encode(hashlib.sha256(token).digest()).rstrip(b"=").decode() for token in tokens]
-    evaluations = [{"subject": {"type": "access_token", "id": name}, "resource": resource} for name in named]
-    action = {"name": "share", "properties": {"dataset_id": "hh-electricity-import"}}
-    body = json.dumps({"action": action, "evaluations": evaluations}, separators=(",", ":")).encode()
-    return b"POST /access/v1/evaluations HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\nX-Request-ID: ", (
+    body = batch_body([{"subject": {"type": "access_token", "id": name}, "resource": resource} for name in named])
+    return b"POST %b HTTP/1.1\r\nHost: localhost\r\nAccept: application/json\r\nX-Request-ID: " % BATCH_PATH, (
         b"\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body)
     )
 

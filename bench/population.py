@@ -51,7 +51,7 @@ class Population:
         return ParticipantRecord(ClientId(name), role, suspended=False, certificates=certificates)
 
     def _consent(self) -> GrantedConsent:
-        since, until = UnixTime(self.now - DAY), UnixTime(self.now + DAY)
+        since, until = UnixTime(self.now - DAY), UnixTime(self.now + 400 * DAY)
         return granted_consent(str(uuid.uuid4()), granted_at=since, expires_at=until)
 
     def tokens(self, count: int) -> list[bytes]:
