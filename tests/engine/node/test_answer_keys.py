@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from engine.clock import BootTime, UnixTime
 from engine.config import BadConfig
@@ -162,8 +163,10 @@ async def test_a_bad_file_is_named_and_leaves_the_old_key_in_use(keys: Keys, mod
     assert keys.signs() == old is not None
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_feed_service_that_is_away_is_asked_again_and_again(keys: Keys) -> None:
+async def test_a_feed_service_that_is_away_is_asked_again_and_again(
+    keys: Keys,
+    autojump_clock: MockClock,  # noqa: ARG001 - the time that passes
+) -> None:
     keys.issuer.away = 5
     with trio.move_on_after(600):
         await keys.feeder.run()
@@ -172,8 +175,10 @@ async def test_a_feed_service_that_is_away_is_asked_again_and_again(keys: Keys) 
     assert trio.current_time() == pytest.approx(600)
 
 
-@pytest.mark.usefixtures("autojump_clock")
-async def test_a_new_file_is_found_without_a_signal(keys: Keys) -> None:
+async def test_a_new_file_is_found_without_a_signal(
+    keys: Keys,
+    autojump_clock: MockClock,  # noqa: ARG001 - the time that passes
+) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(keys.feeder.run)
         await trio.sleep(60)
