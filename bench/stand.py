@@ -26,6 +26,7 @@ from engine.telemetry.host import SystemClock, boot_id
 
 INCARNATION = "00000000000000a1"
 MAP_SIZE = 1 << 28
+DAY = 86_400
 SECRET = bytes(range(32))
 FEEDER = "standing_feeder"  # stands beside the population, see `bench/contenders.py`
 
@@ -73,6 +74,20 @@ issuer = "{issuer}"
 """
 
 
+def sign_answers(directory: Path, issuer: str) -> str:
+    """A key for answers, as if the issuer had long published it, and the settings for it; a revision may have none."""
+    try:
+        from engine.node.answer_key_files import AnswerKeyFiles
+    except ImportError:
+        return ""
+    directory.mkdir(mode=0o700)
+    files, now = AnswerKeyFiles(directory, issuer), SystemClock().now()
+    files.make_first()
+    for key in files.read():
+        files.acknowledge(key, UnixTime(now - DAY), UnixTime(now + DAY))
+    return f'[signing]\ndirectory = "{directory}"\n'
+
+
 def main() -> None:
     """Fill, write the settings, run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -87,7 +102,8 @@ def main() -> None:
     with os.fdopen(os.open(chosen.directory / "secret.key", os.O_WRONLY | os.O_CREAT, 0o600), "wb") as secret:
         secret.write(SECRET)
     config = chosen.directory / "node.toml"
-    config.write_text(settings(chosen.directory, population["issuer"], chosen.workers))
+    signing = sign_answers(chosen.directory / "answer-keys", population["issuer"])
+    config.write_text(settings(chosen.directory, population["issuer"], chosen.workers) + signing)
     try:
         run_node(load_node_config(config), config, Modules(feeder=FEEDER))
     except Fault as fault:
