@@ -7,6 +7,7 @@ worker has the first core, whoever loads it takes the second.
 import contextlib
 import os
 import resource
+import signal
 import ssl
 import sys
 import time
@@ -135,8 +136,9 @@ def allow_descriptors(wanted: int = DESCRIPTORS) -> int:
 
 @contextlib.contextmanager
 def running(counts: Mapping[str, int]) -> Iterator[Target]:
-    """A node on a fresh replica. counts: tokens to mint of each kind (`KINDS`)."""
+    """A node on a fresh replica. counts: tokens to mint of each kind (`KINDS`). SIGTERM ends it as an exit would."""
     allow_descriptors()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
     with TemporaryDirectory(prefix="ccs-bench-") as name:
         directory = Path(name)
         note(f"minting {sum(counts.values())} tokens")
