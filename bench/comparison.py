@@ -90,7 +90,7 @@ class Comparison:
             ours = servers.enter_context(node(self.population, self.tokens, core(SERVER)))
             self.keep({name: round_of(one, self.plan.length(), core(GENERATOR))
                        for name, one in self.rivals(servers, ours).items()})  # fmt: skip
-            for case in (cold, signed, batch):
+            for case in (batch, signed, cold):  # the cold ones push warm tokens out of the memo
                 self.try_case(case(self.population, ours, quick=self.plan.quick))
         self.workers()
 
