@@ -1,7 +1,7 @@
 """What a whole worker can do: introspections/s and CPU per introspection over mutual TLS, with real tokens.
 
-A real node with one worker on a replica of its own, kept current as on a node whose feed is silent, asked about a number
-of different tokens, each time under another id, by a generator pinned to another core, bounded by a count.
+A real node with one worker on a replica of its own, kept current as on a node whose feed is silent, asked about a
+number of different tokens, each time under another id, by a generator pinned to another core, bounded by a count.
 
     .venv/bin/python -m bench.worker [--requests 100000] [--connections 32] [--tokens 1000]
 """

@@ -5,9 +5,10 @@ source (domain facts, section 2), so a wrong one is only a warning: the enquiry 
 house a meter point appears only as a keyed digest.
 """
 
+import functools
 import hashlib
-import hmac
 import re
+from operator import mul
 from typing import Final
 
 from engine.consent.records import ConsentKey
@@ -16,6 +17,8 @@ DIGEST_BYTES: Final = 16
 
 _SHAPE: Final = re.compile(r"mpan:[0-9]{13}|mprn:[0-9]{6,10}")
 _MPAN_WEIGHTS: Final = (3, 5, 7, 13, 17, 19, 23, 29, 31, 37, 41, 43)  # the primes from 3 on, 11 left out
+_MPAN_ZEROS: Final = ord("0") * sum(_MPAN_WEIGHTS)  # what twelve zeros weigh as ASCII
+_BLOCK: Final = 64  # bytes of SHA-256's (FIPS 180-4)
 
 
 def is_shaped(meter_point: str) -> bool:
@@ -43,8 +46,9 @@ def warning_about(meter_point: str) -> str | None:
 
 def mpan_check_digit(leading: str) -> str:
     """The 13th digit for the first 12: sum of digit times prime, mod 11, mod 10 (a remainder of 10 gives 0)."""
-    total = sum(int(digit) * weight for digit, weight in zip(leading, _MPAN_WEIGHTS, strict=True))
-    return str(total % 11 % 10)
+    if len(leading) != len(_MPAN_WEIGHTS):
+        raise ValueError("an MPAN has 12 digits before its check digit")
+    return str((sum(map(mul, leading.encode(), _MPAN_WEIGHTS)) - _MPAN_ZEROS) % 11 % 10)
 
 
 def mprn_check_digits(leading: str) -> str:
@@ -60,4 +64,17 @@ def meter_digest(key: bytes, consent: ConsentKey, meter_point: str) -> bytes:
     key: 32 bytes that never travel through Redis. Digests of one meter point under two consents differ, so that
     nobody can tell from records which consents stand on the same meter.
     """
-    return hmac.digest(key, consent + meter_point.encode(), hashlib.sha256)[:DIGEST_BYTES]
+    inner, outer = _begun(key)
+    inner, outer = inner.copy(), outer.copy()
+    inner.update(consent + meter_point.encode())
+    outer.update(inner.digest())
+    return outer.digest()[:DIGEST_BYTES]
+
+
+@functools.lru_cache(maxsize=16)
+def _begun(key: bytes) -> tuple["hashlib._Hash", "hashlib._Hash"]:
+    """HMAC's two hashes (RFC 2104 section 2) with the key taken in: that is two thirds of its cost."""
+    block = (hashlib.sha256(key).digest() if len(key) > _BLOCK else key).ljust(_BLOCK, b"\0")
+    return hashlib.sha256(bytes([octet ^ 0x36 for octet in block])), hashlib.sha256(
+        bytes([octet ^ 0x5C for octet in block])
+    )

@@ -32,6 +32,9 @@ CLOCK_SKEW: Final = 10  # seconds that `nbf` and `iat` may lie ahead (FAPI 2.0 S
 # A token and its consent may reach a node by different ways. Once the node's view is this much newer than the token,
 # a consent that it does not have does not exist. Whole seconds: one for each side's rounding.
 SETTLED_AFTER: Final = 2
+# Beyond this nobody need look further for it either: whoever waits for Redis could be told from whoever does not, and
+# only clocks that are half a minute apart could hide a consent that was given meanwhile.
+LONG_AGO: Final = 30
 
 NO: Final = Inactive()
 ASK_AGAIN: Final = Unavailable(Seconds(1.0))  # one consent or claim could not be looked at
@@ -163,8 +166,9 @@ def _consider_consents(ask: Ask, token: VerifiedToken, records: Records, freshne
     if len(records.consents) != len(token.grants):
         return ASK_AGAIN  # not the records of this token: nothing can be said from them
     shown, unread, is_missing = _sort_out(token, records, ask.caller, now)
-    if unread:
+    if unread and token.claims.iat + LONG_AGO >= freshness.as_of:
         return LookFurther(tuple(unread))
+    is_missing = is_missing or bool(unread)
     refusal = _TOKEN
     if ask.share is not None and shown:
         shown, refusal = _covering(ask.share, shown)

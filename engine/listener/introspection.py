@@ -318,7 +318,7 @@ class Introspection:
         token = self._memo.get(digest, keys, now)
         if token is not None:
             return token, True
-        verified = verify(presented, keys, self._meter_key, now)
+        verified = verify(presented, keys, self._meter_key, now, digest)
         if isinstance(verified, VerifiedToken):
             self._memo.put(verified)
             return verified, False

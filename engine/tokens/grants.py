@@ -34,7 +34,7 @@ def parse_grant(detail: ConsentDetail, meter_key: bytes) -> Grant:
     key = consent_key(detail.consent_id)
     _check_meter_points(detail.meter_points)
     expires, start, end = _times(detail)
-    digests = tuple(meter_digest(meter_key, key, point) for point in detail.meter_points)
+    digests = tuple([meter_digest(meter_key, key, point) for point in detail.meter_points])
     # Words that many tokens repeat are kept once: a worker remembers tokens by the ten thousand.
     detail = msgspec.structs.replace(
         detail, type=TYPE, dataset_id=sys.intern(detail.dataset_id), access_mode=sys.intern(detail.access_mode)
@@ -44,14 +44,14 @@ def parse_grant(detail: ConsentDetail, meter_key: bytes) -> Grant:
 
 def parse_grants(details: tuple[ConsentDetail, ...], meter_key: bytes) -> tuple[Grant, ...]:
     """Read all entries; one bad entry spoils the token. Raises ValueError, also for a consent named twice."""
-    grants = tuple(parse_grant(detail, meter_key) for detail in details)
-    if len({grant.key for grant in grants}) != len(grants):
+    grants = tuple([parse_grant(detail, meter_key) for detail in details])
+    if len(grants) > 1 and len({grant.key for grant in grants}) != len(grants):
         raise ValueError("a consent is named twice")
     return grants
 
 
 def _check_meter_points(points: tuple[str, ...]) -> None:
-    if len(set(points)) != len(points):
+    if len(points) > 1 and len(set(points)) != len(points):
         raise ValueError("a meter point is named twice")
     for point in points:
         if (problem := problem_with(point)) is not None:

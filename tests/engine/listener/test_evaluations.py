@@ -639,10 +639,10 @@ async def test_others_have_their_turn_after_each_chunk(node: EvaluationNode, tok
     async with trio.open_nursery() as nursery:
         nursery.start_soon(others)
         await trio.lowlevel.checkpoint()
-        for count in (CHUNK, CHUNK + 1, 500):
+        for count in (CHUNK, 5 * CHUNK, 500):
             before = turns
             await node.contexts(ask(token, *[{}] * count))
-            assert turns - before >= (count - 1) // CHUNK
+            assert turns - before >= (count - 1) // CHUNK - 1  # trio draws lots within a round: one may slip by
         nursery.cancel_scope.cancel()
 
 
