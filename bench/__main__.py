@@ -4,19 +4,22 @@ Each bench is a process of its own, so that none inherits another's memory. A be
 JSON object; both are kept. The targets are those of the design; a figure that falls short is marked, not hidden.
 
     .venv/bin/python -m bench [--only NAME ...] [--quick]
+
+With --only, the sections of the other benches stay as they are; with --quick, nothing is written.
 """
 
 import argparse
-import json
 import subprocess
 import sys
+import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from bench.kept import Section, sections_of
 from bench.report import draw, page, table, verdict
 
 HERE = Path(__file__).parent
@@ -38,9 +41,15 @@ BENCHES = (
     Bench("replica", (), ("--consents", "50000")),
     Bench("million", ("--json",), ("--consents", "20000")),
     Bench("comparison", ("--json", "--chart", "bench/comparison.png"), ("--quick",)),
+    Bench("latency", ("--json",), ("--quick",)),
+    Bench("overload", ("--json",), ("--quick",)),
+    Bench("handshakes", ("--json",), ("--quick",)),
+    Bench("bystanders", ("--json",), ("--quick",)),
+    Bench("negatives", ("--json",), ("--quick",)),
     Bench("worker", (), ("--requests", "20000")),
     Bench("listener", (), ("--requests", "20000")),
     Bench("introspection"),
+    Bench("evaluations", ("--json",)),
     Bench("decision", ("--json",)),
     Bench("tokens", ("--json",), ("--seconds", "0.2")),
     Bench("signed", ("--json",), ("--seconds", "0.2")),
@@ -48,8 +57,8 @@ BENCHES = (
 )
 
 
-def run(bench: Bench, *, quick: bool) -> tuple[str, dict[str, Any]]:
-    """Run one bench; its output, and the JSON object of its last line that holds one."""
+def run(bench: Bench, *, quick: bool) -> str:
+    """Run one bench; what it said."""
     arguments = [*bench.arguments, *(bench.quick if quick else ())]
     done = subprocess.run(
         [sys.executable, "-m", f"bench.{bench.name}", *arguments],
@@ -57,8 +66,7 @@ def run(bench: Bench, *, quick: bool) -> tuple[str, dict[str, Any]]:
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f"bench.{bench.name} failed:\n{done.stderr[-2000:]}")
-    figures = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    return done.stdout.strip(), json.loads(figures[-1]) if figures else {}
+    return done.stdout.strip()
 
 
 def key_of(bench: Bench) -> str:
@@ -73,20 +81,32 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="short runs, to see that everything works")
     arguments = parser.parse_args()
     chosen = [bench for bench in BENCHES if not arguments.only or bench.name in arguments.only]
-    outputs: dict[str, str] = {}
-    results: dict[str, Any] = {}
+    written = HERE / "RESULTS.md"
+    kept = sections_of(written.read_text()) if written.exists() and not arguments.quick else {}
+    fresh: dict[str, Section] = {}
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
         for bench in chosen:
             task = progress.add_task(key_of(bench), total=None)
-            outputs[key_of(bench)], results[key_of(bench)] = run(bench, quick=arguments.quick)
+            fresh[key_of(bench)] = Section(time.strftime("%Y-%m-%d"), run(bench, quick=arguments.quick))
             progress.stop_task(task)
-    rows = table(results)
-    for target, value in rows:
+    show(fresh)
+    if not arguments.quick:
+        write(kept | fresh, written)
+
+
+def show(fresh: Mapping[str, Section]) -> None:
+    """What was measured now, against its targets."""
+    for target, value in table({name: section.figures for name, section in fresh.items()}):
         print(f"{target.what:<60}{value:>14,.6g} {target.unit:<4}{verdict(target, value).strip('*')}")
-    if not arguments.only:
-        draw(rows, HERE / "results.png")
-        (HERE / "RESULTS.md").write_text(page(outputs, rows, quick=arguments.quick))
+
+
+def write(sections: dict[str, Section], written: Path) -> None:
+    """The page and its chart; benches that did not run now keep their sections."""
+    ordered = {key_of(bench): sections[key_of(bench)] for bench in BENCHES if key_of(bench) in sections}
+    rows = table({name: section.figures for name, section in ordered.items()})
+    draw(rows, HERE / "results.png")
+    written.write_text(page(ordered, rows))
 
 
 if __name__ == "__main__":

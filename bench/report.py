@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from bench.kept import Section, text_of
 from bench.names import BATCHES, COLD, NGINX, OIDC, ONE, OURS, SIGNED, TWO
 from bench.rounds import Figures
 
@@ -75,6 +76,13 @@ TARGETS = (
     Target("introspections of tokens never seen, PS256", "/s", 8_000, 12_000, compared(COLD, "rate"), lower=False),
     Target("signed answers, ES256", "/s", 7_000, 12_000, compared(SIGNED, "rate"), lower=False),
     Target("decisions in batches of 100, over TLS", "/s", 150_000, 300_000, compared(BATCHES, "rate"), lower=False),
+    Target("latency at half of capacity, open loop, p50", "ms", 1, 0.5, lambda r: r["latency"]["p50_ms"]),
+    Target("latency at half of capacity, open loop, p99", "ms", 5, 2, lambda r: r["latency"]["p99_ms"]),
+    Target("latency at half of capacity, open loop, p99.9", "ms", 15, 8, lambda r: r["latency"]["p99_9_ms"]),
+    Target("full mutual TLS handshakes, one core", "/s", 400, 800,
+           lambda r: r["handshakes"]["handshakes_per_second"], lower=False),
+    Target("goodput at twice the capacity, share of capacity", "", 0.8, 0.95,
+           lambda r: r["overload"]["goodput_share"], lower=False),
     Target("CPU an introspection, two workers by one", "x", 1.1, 1.03, ratio((TWO, "cpu_us"), (ONE, "cpu_us"))),
 )  # fmt: skip
 
@@ -88,7 +96,7 @@ def verdict(target: Target, value: float) -> str:
 
 
 def table(results: dict[str, Any]) -> list[tuple[Target, float]]:
-    """The targets whose benches ran."""
+    """The targets whose benches ran and gave the figure."""
     found = []
     for target in TARGETS:
         try:
@@ -98,27 +106,32 @@ def table(results: dict[str, Any]) -> list[tuple[Target, float]]:
     return found
 
 
-def page(outputs: dict[str, str], rows: list[tuple[Target, float]], *, quick: bool) -> str:
+def missing(rows: list[tuple[Target, float]]) -> list[str]:
+    """What no bench has a figure for: it did not run, or would not quote one."""
+    there = {target.what for target, _ in rows}
+    return [target.what for target in TARGETS if target.what not in there]
+
+
+def page(sections: Mapping[str, Section], rows: list[tuple[Target, float]], *, quick: bool = False) -> str:
     """The Markdown of RESULTS.md."""
     lines = [
         "# Results",
         "",
         f"Written by `make bench` on {time.strftime('%Y-%m-%d')}: {platform.machine()}, {os.cpu_count()} cores,",
         f"CPython {platform.python_version()}, {platform.system()}. The machine is shared with other work:",
-        "read these as medians with a spread of a fifth or more.",
+        "read these as medians with a spread of a fifth or more. Each section says when its bench last ran.",
         *(["", "**Short runs (`--quick`): not to be quoted.**"] if quick else []),
         "",
         "| figure | measured | must | aim | |",
         "|---|---|---|---|---|",
         *(row(target, value) for target, value in rows),
+        *(f"| {what} | no figure: see its bench below | | | **not shown** |" for what in missing(rows)),
         "",
         "![measured against must and aim](results.png)",
         "",
-        *(["![CPU time of each contender](comparison.png)", ""] if "comparison" in outputs and not quick else []),
+        *(["![CPU time of each contender](comparison.png)", ""] if "comparison" in sections and not quick else []),
     ]
-    for name, output in outputs.items():
-        lines += [f"## {name}", "", "```", output, "```", ""]
-    return "\n".join(lines)
+    return "\n".join(lines + text_of(sections))
 
 
 def row(target: Target, value: float) -> str:

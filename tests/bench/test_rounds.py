@@ -5,8 +5,23 @@ from pathlib import Path
 
 import pytest
 
+from bench.kept import Section, sections_of
 from bench.report import TARGETS, draw_comparison, page, table
 from bench.rounds import Measured, Spread, as_json, figures, interleave, lines, spread
+
+SAID = Section("2026-11-24", 'two lines\n{"bench": "a", "figure": 1.5}')
+
+
+def test_a_page_keeps_what_each_bench_said_and_when() -> None:
+    sections = {"effect": SAID, "ledger_append sqlite": Section("2026-11-20", "text")}
+    found = sections_of(page(sections, []))
+    assert found == sections
+    assert found["effect"].figures == {"bench": "a", "figure": 1.5}
+    assert found["ledger_append sqlite"].figures == {}
+
+
+def test_a_target_without_a_figure_is_named() -> None:
+    assert "| latency at half of capacity, open loop, p50 | no figure" in page({"effect": SAID}, [])
 
 
 def test_rounds_take_turns() -> None:
@@ -77,10 +92,10 @@ def test_a_target_without_its_contender_is_left_out_of_the_table() -> None:
 
 
 def test_the_page_shows_the_chart_only_of_a_full_comparison() -> None:
-    full = page({"comparison": "text"}, [], quick=False)
+    full = page({"comparison": SAID}, [], quick=False)
     assert "(comparison.png)" in full
-    assert "(comparison.png)" not in page({"comparison": "text"}, [], quick=True)
-    assert "(comparison.png)" not in page({"effect": "text"}, [], quick=False)
+    assert "(comparison.png)" not in page({"comparison": SAID}, [], quick=True)
+    assert "(comparison.png)" not in page({"effect": SAID}, [], quick=False)
 
 
 def test_the_chart_is_a_picture(tmp_path: Path) -> None:

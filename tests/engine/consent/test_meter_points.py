@@ -1,8 +1,12 @@
 """Check digits by the values of the domain facts (sections 1 and 2) and of the sheet (section 3.3)."""
 
-import pytest
+import hmac
 
-from engine.consent.meter_points import is_shaped, meter_digest, problem_with, warning_about
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from engine.consent.meter_points import is_shaped, meter_digest, mpan_check_digit, problem_with, warning_about
 from engine.consent.records import ConsentId, consent_key
 
 MPANS = [
@@ -86,3 +90,15 @@ def test_a_digest_is_bound_to_key_consent_and_meter_point() -> None:
         meter_digest(key, CONSENT, "mpan:2000000000024"),
     ]
     assert len({digest, *others}) == 4
+
+
+@given(key=st.binary(min_size=1, max_size=100), point=st.text(max_size=100))
+def test_the_digest_is_the_hmac_that_it_says_it_is(key: bytes, point: str) -> None:
+    assert meter_digest(key, CONSENT, point) == hmac.digest(key, CONSENT + point.encode(), "sha256")[:16]
+
+
+@given(st.text("0123456789", min_size=12, max_size=12))
+def test_the_check_digit_is_the_sum_of_digits_times_primes(leading: str) -> None:
+    weights = (3, 5, 7, 13, 17, 19, 23, 29, 31, 37, 41, 43)
+    total = sum(int(digit) * weight for digit, weight in zip(leading, weights, strict=True))
+    assert mpan_check_digit(leading) == str(total % 11 % 10)
