@@ -106,6 +106,7 @@ class _Question(msgspec.Struct, frozen=True):
     form: Form
     head: Head
     peer: Peer
+    digest: bytes  # of the token, b"" where none was sent; says nothing about it
 
 
 class _Decided(msgspec.Struct, frozen=True):
@@ -163,10 +164,10 @@ class Introspection:
             self._callers.report_stray(peer)
         try:
             form = read_request(request, head)
-            known = self._say_again(form, head, peer)
+            question = _Question(form, head, peer, token_digest(form.token) if form.token else b"")
+            known = self._say_again(question)
             if known is not None:
                 return known
-            question = _Question(form, head, peer)
             decided = self._decide_or_pass(question, _NOTHING_YET)
         except Refusal as refusal:
             self._count_refused()
@@ -176,18 +177,19 @@ class Introspection:
             return self._finish(step, question)
         return self._respond(step, decided.envelope, decided.body)
 
-    def _say_again(self, form: Form, head: Head, peer: Peer) -> Response | None:
+    def _say_again(self, question: _Question) -> Response | None:
         """The short way: the same yes as before, where nothing it rests on has changed; None = go the long way.
 
         Raises Refusal.
         """
         try:
-            found = self._look_up(form, peer)
+            found = self._look_up(question)
         except Fault:  # the replica or its keys cannot be read: the long way says what that means
             return None
         if found is None:
             return None
         caller, yes, freshness, now, boot = found
+        form, head = question.form, question.head
         self._callers.take(caller, 1, boot)
         envelope = None
         if form_of_answer(caller, head) is AnswerForm.SIGNED:
@@ -204,22 +206,19 @@ class Introspection:
         body = self._known.body(yes, freshness)
         return Response(200, body) if envelope is None else envelope.close(body)
 
-    def _look_up(
-        self, form: Form, peer: Peer
-    ) -> tuple[ParticipantRecord, KnownYes, Freshness, UnixTime, BootTime] | None:
+    def _look_up(self, question: _Question) -> tuple[ParticipantRecord, KnownYes, Freshness, UnixTime, BootTime] | None:
         """Caller, yes and freshness, if all are known and still hold; the clocks are read after the replica."""
-        known = self._known
+        known, peer = self._known, question.peer
+        yes, caller = known.yes(question.digest), known.caller(peer.thumbprint)
+        if yes is None or caller is None or yes.caller != caller.record.client_id:
+            return None
         moment = self._replica.moment()
         now = self._clock.now()
         boot = self._clock.boot()
         freshness = known.freshness(moment, now, boot)
-        caller = known.caller(peer.thumbprint)
-        if freshness is None or caller is None or now >= caller.until or form.token is None:
+        if freshness is None or now >= caller.until or now >= yes.until:
             return None
-        yes = known.yes(token_digest(form.token))
-        if yes is None or yes.caller != caller.record.client_id or now >= yes.until:
-            return None
-        if form.client_id is not None and form.client_id != yes.caller:
+        if question.form.client_id is not None and question.form.client_id != yes.caller:
             return None
         version = moment.version
         if (yes.version != version or caller.version != version) and not self._holds(yes, caller, peer, moment):
@@ -268,21 +267,21 @@ class Introspection:
 
     def _decide(self, question: _Question, gathered: _Gathered) -> _Decided:
         """One pass: everything from one transaction, the clocks read inside it."""
-        form, head, peer = question.form, question.head, question.peer
+        form, head, digest = question.form, question.head, question.digest
         with self._replica.transaction() as view:
             now = self._clock.now()
             policy, bound = view.moment.policy, view.bound
             boot = self._clock.boot()
-            freshness = freshness_of(bound, policy, boot_id=self._boot_id, boot=boot, now=now)
+            freshness = self._known.freshness(view.moment, now, boot) or freshness_of(
+                bound, policy, boot_id=self._boot_id, boot=boot, now=now
+            )
             if bound is None or freshness.state is FreshnessState.BLIND:
                 return _PASSED
-            caller = self._callers.identify(view, peer, form.client_id, freshness, now)
-            self._known.learn_caller(peer, view.moment.version, caller)
+            caller = self._caller(view, question, freshness, now)
             if gathered is _NOTHING_YET:
                 self._callers.take(caller, 1, boot)
             is_signed = form_of_answer(caller, head) is AnswerForm.SIGNED
             ask, presented = read_ask(caller, form)
-            digest = token_digest(presented)
             envelope = self._signing.begin(caller.client_id, digest, now) if is_signed else None
             if is_signed and envelope is None:
                 return _PASSED
@@ -297,6 +296,17 @@ class Introspection:
             if isinstance(whole, Active):
                 self._known.learn(whole, records, view)
             return _Decided(step, envelope)
+
+    def _caller(self, view: View, question: _Question, freshness: Freshness, now: UnixTime) -> ParticipantRecord:
+        """Whose certificate it is. Raises Refusal, NotServing."""
+        peer, named = question.peer, question.form.client_id
+        known = self._known.caller(peer.thumbprint)
+        holds = known is not None and known.version == view.moment.version and now < known.until
+        if known is not None and holds and named in (None, known.record.client_id):
+            return known.record
+        caller = self._callers.identify(view, peer, named, freshness, now)
+        self._known.learn_caller(peer, view.moment.version, caller)
+        return caller
 
     def _token(
         self,
