@@ -73,7 +73,9 @@ class Host(Protocol):
     date: bytes
     space: memoryview  # what is read goes here first
 
+    def tick(self) -> None: ...
     def respond(self, request: Request, peer: Peer) -> Response | Awaitable[Response]: ...
+    def abandon(self, answer: Awaitable[Response]) -> None: ...
     async def conclude(self, request: Request, answer: Awaitable[Response]) -> Response: ...
     def count(self, status: int) -> None: ...
     def log(self, event: str, **fields: object) -> None: ...
@@ -88,7 +90,6 @@ class Connection:
     __slots__ = (
         "_began",
         "_descriptor",
-        "_held",
         "_host",
         "_http",
         "_is_owed",
@@ -112,7 +113,6 @@ class Connection:
         self._http = ServerConnection(host.limits.http, host.memo)
         self._tls: TlsSession | None = None
         self._unsent = b""
-        self._held = b""  # to be sent within this round of the loop
         self._is_owed = False  # requests are at hand that had no turn yet
         self._refusal: Response | None = None  # the answer to whatever this peer asks
         self._scope: trio.CancelScope | None = None  # of a handler that waits
@@ -238,10 +238,10 @@ class Connection:
             self._put_on_wire(tls.outgoing())
             return
         self.peer = peer
-        self._settle()
-        self._put_on_wire(tls.outgoing())
         if tls.resumable and self._host.tls is not None:
             self._host.tls.retire(tls.context)
+        self._settle()
+        self._put_on_wire(tls.outgoing())
         self._refusal = self._host.enter(self)
         self._begin()
 
@@ -301,12 +301,12 @@ class Connection:
                 self._owe()
                 break
         if answers:
-            self._send_soon(answers[0] if len(answers) == 1 else b"".join(answers))
+            self._send(answers[0] if len(answers) == 1 else b"".join(answers))
         if self._unsent:
             return
         if http.idle:
             self._began = 0.0
-        elif not self._began:
+        elif answers or not self._began:  # what is left is the next request's beginning
             self._began = host.now
 
     def _rendered(self, request: Request, response: Response) -> tuple[bytes, bool]:
@@ -328,10 +328,12 @@ class Connection:
 
     def _wait_for(self, request: Request, answer: Awaitable[Response], answers: list[bytes]) -> None:
         """Let a task wait for the handler; nobody is read or answered here until it is done."""
-        if answers:
-            self._send(b"".join(answers))
-        if self.state is _CLOSED:
-            return
+        try:
+            if answers:
+                self._send(b"".join(answers))
+        except PeerGone:
+            self._host.abandon(answer)
+            raise
         self.state = State.WAITING
         if not self._unsent:
             self._host.readiness.rest(self._descriptor)
@@ -356,10 +358,11 @@ class Connection:
 
     def _resume(self, request: Request, response: Response) -> None:
         host = self._host
+        host.tick()
         self.state = _OPEN
         if not self._unsent:
             host.readiness.come_back(self._descriptor)
-        self._began, self._touched = 0.0, trio.current_time()
+        self._began, self._touched = host.now if self._unsent else 0.0, host.now
         raw, keep_alive = self._rendered(request, response)
         if not keep_alive:
             self._send_last([raw])
@@ -372,27 +375,7 @@ class Connection:
     def _send(self, data: bytes) -> None:
         self._put_on_wire(data if self._tls is None else self._tls.encrypt(data))
 
-    def _send_soon(self, data: bytes) -> None:
-        """With the answers of others, a moment later; see `Readiness.post_later`."""
-        data = data if self._tls is None else self._tls.encrypt(data)
-        if self._unsent or self._held or not self._host.readiness.post_later(self):
-            self._put_on_wire(data)
-        else:
-            self._held = data
-
-    def post(self) -> None:
-        """Send what was held back."""
-        held, self._held = self._held, b""
-        if not held or self.state is _CLOSED:
-            return
-        try:
-            self._put_on_wire(held)
-        except PeerGone:
-            self.close()
-
     def _put_on_wire(self, data: bytes) -> None:
-        if self._held:
-            data, self._held = self._held + data, b""
         if self._unsent:
             self._unsent += data
             return
@@ -426,9 +409,11 @@ class Connection:
         if self.state is State.WAITING:
             self._host.readiness.rest(self._descriptor)
             return
-        if self.state is _PARTING:
-            self._half_close()
         self._watch(IN)
+        if self.state is _PARTING:
+            self._began = self._host.now
+            self._half_close()
+            return
         self._began = 0.0 if self._http.idle else self._host.now
         if self.state is _OPEN:
             self._owe()
@@ -448,8 +433,6 @@ class Connection:
             goodbye = self._tls.goodbye()
             if goodbye:
                 self._put_on_wire(goodbye)
-        if self._held:
-            self._put_on_wire(b"")
         self.state = _PARTING
         self._began = self._host.now
         if not self._unsent:
@@ -476,6 +459,9 @@ class Connection:
             if self._may_go_on() and self._http.idle:
                 self._part()
         except PeerGone:
+            self.close()
+        except Exception:
+            self._host.log("connection_failed", exc_info=True)
             self.close()
 
     def close(self) -> None:

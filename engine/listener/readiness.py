@@ -23,7 +23,6 @@ OUT: Final = select.EPOLLOUT
 _STRETCH: Final = 0.002  # seconds of rounds, before trio's other tasks have their turn
 _MANY: Final = 1024  # served in one round
 _LOOK_EVERY: Final = 16  # turns between looks at the clock
-_LETTERS: Final = 16  # turns whose answers go out together
 
 
 class Member(Protocol):
@@ -34,9 +33,6 @@ class Member(Protocol):
 
     def go_on(self) -> None:
         """It is your turn again, as you asked."""
-
-    def post(self) -> None:
-        """Send what you held back."""
 
 
 class Readiness:
@@ -52,7 +48,6 @@ class Readiness:
         self._is_awake = False
         self._members: dict[int, Member] = {}
         self._again: deque[Member] = deque()
-        self._letters: list[Member] = []
         self._tick = tick
         self._patience = patience
         self.late = False
@@ -89,12 +84,6 @@ class Readiness:
         if not self._is_awake:
             os.eventfd_write(self._bell, 1)
 
-    def post_later(self, member: Member) -> bool:
-        """Take the member's answers to the network with those of others; False = there is no round now."""
-        if self._is_awake:
-            self._letters.append(member)
-        return self._is_awake
-
     def forget(self, descriptor: int) -> None:
         """Leave, before the descriptor is closed: the kernel takes it out of both lines with the closing."""
         self._members.pop(descriptor, None)
@@ -118,6 +107,7 @@ class Readiness:
             while self._round() and time.monotonic() < until:
                 pass
             self._is_awake = False
+            self.late = False  # who goes on between the stretches has waited for nobody
 
     def _round(self) -> bool:
         """Everybody's turn once; False = nobody was ready."""
@@ -125,8 +115,10 @@ class Readiness:
         self._tick()
         self.late = False
         again, self._again = self._again, deque()
-        for member in again:
+        for turn, member in enumerate(again, 1):
             member.go_on()
+            if not turn % _LOOK_EVERY:
+                self.late = time.thread_time() - began > self._patience
         ready = self._all.poll(0, _MANY)
         find, door, knocks = self._members.get, self._door, False
         for turn, (descriptor, _) in enumerate(ready, 1):
@@ -137,19 +129,11 @@ class Readiness:
                 knocks = True
             elif descriptor == self._bell:
                 os.eventfd_read(self._bell)
-            if not turn % _LETTERS:
-                self._post()
             if not turn % _LOOK_EVERY:
                 self.late = time.thread_time() - began > self._patience
-        self._post()
         if knocks:
             self._hear_one()
         return bool(ready or again)
-
-    def _post(self) -> None:
-        letters, self._letters = self._letters, []
-        for member in letters:
-            member.post()
 
     def _hear_one(self) -> None:
         for descriptor, _ in self._newcomers.poll(0, 1):

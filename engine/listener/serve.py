@@ -112,7 +112,7 @@ class Server:
         self.memo = HeadMemo()
         self.draining = trio.Event()
         self.is_draining = False
-        self.readiness = Readiness(self._tick, limits.shed_after)
+        self.readiness = Readiness(self.tick, limits.shed_after)
         self.space = memoryview(bytearray(_SPACE))
         self.accepted = self.handshakes_failed = self.overdue = self.handler_errors = self.shed = self.seen = 0
         self.turned_away = 0
@@ -129,7 +129,7 @@ class Server:
         self._room = trio.Event()
         self._empty = trio.Event()
         self._floods = Floods()
-        self._tick()
+        self.tick()
 
     def drain(self) -> None:
         """Stop accepting, answer what is under way, then end; `serve` returns within `drain_timeout`."""
@@ -149,8 +149,11 @@ class Server:
             turned_away=self.turned_away,
         )
 
-    def _tick(self) -> None:
-        """A round begins: read the clocks, and make the `Date` line (RFC 9110 section 6.6.1) once a second."""
+    def tick(self) -> None:
+        """Read the clocks, as a round begins or when work is done between rounds; make the `Date` line once a second.
+
+        RFC 9110 section 6.6.1.
+        """
         self.now = trio.current_time()
         wall = self.clock.now()
         if wall != self.wall:
@@ -163,6 +166,8 @@ class Server:
         """Accept for ever. At the cap nothing is accepted: other workers share the queue, then the kernel's waits."""
         while True:
             while not self._has_room():
+                if self._room.is_set():  # by somebody whose going or proving made none
+                    self._room = trio.Event()
                 await self._room.wait()
             await trio.lowlevel.wait_readable(listening)
             if self._balance is not None:
@@ -195,7 +200,6 @@ class Server:
         connection = Connection(self, connected)
         self._connections.add(connection)
         self._tell_balance()
-        self._room = trio.Event() if self._room.is_set() else self._room
         connection.start()
         if self.tls is None:
             self._entered.add(connection)
@@ -225,6 +229,7 @@ class Server:
 
     def _awaited(self, answer: Response | Awaitable[Response]) -> Response | Awaitable[Response]:
         if self.waiting < self.limits.max_waiting or not inspect.iscoroutine(answer):
+            self.waiting += 1  # from now on: many may come in one round, before the first of their tasks begins
             return answer
         answer.close()
         return self._overloaded()
@@ -234,9 +239,14 @@ class Server:
         self.count(OVERLOADED.status)
         return OVERLOADED
 
+    def abandon(self, answer: Awaitable[Response]) -> None:
+        """Nobody is there any more to wait for a handler's answer."""
+        self.waiting -= 1
+        if inspect.iscoroutine(answer):
+            answer.close()
+
     async def conclude(self, request: Request, answer: Awaitable[Response]) -> Response:
         """Wait for a handler's answer."""
-        self.waiting += 1
         began = time.perf_counter() if self.observe and not self.seen % _TIMED_EVERY else 0.0
         try:
             response = await answer
@@ -310,6 +320,7 @@ class Server:
 
     async def last_orders(self) -> None:
         """Wake idle connections, so that they end; wait until the others have, or were given up."""
+        self.tick()
         for connection in list(self._connections):
             connection.last_orders()
         with trio.move_on_after(self.limits.drain_timeout):

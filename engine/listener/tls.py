@@ -138,9 +138,10 @@ class TlsSession:
         """The content of up to 16 records; see `more`. b"" = no whole record, or `ended`. Raises PeerGone."""
         incoming = self._incoming
         incoming.write(arrived)
+        self.more = False
         try:
             data = self._read(_RECORD)
-            if incoming.pending or self.more:
+            if incoming.pending:
                 return self._decrypt_more(data)
         except ssl.SSLWantReadError:
             return b""
@@ -153,7 +154,6 @@ class TlsSession:
 
     def _decrypt_more(self, first: bytes) -> bytes:
         records = [first]
-        self.more = False
         try:
             while self._incoming.pending:
                 if len(records) >= _BATCH:
