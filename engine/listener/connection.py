@@ -90,6 +90,7 @@ class Connection:
     __slots__ = (
         "_began",
         "_descriptor",
+        "_held",
         "_host",
         "_http",
         "_is_owed",
@@ -113,6 +114,7 @@ class Connection:
         self._http = ServerConnection(host.limits.http, host.memo)
         self._tls: TlsSession | None = None
         self._unsent = b""
+        self._held = b""  # to be sent within this round of the loop
         self._is_owed = False  # requests are at hand that had no turn yet
         self._refusal: Response | None = None  # the answer to whatever this peer asks
         self._scope: trio.CancelScope | None = None  # of a handler that waits
@@ -301,7 +303,7 @@ class Connection:
                 self._owe()
                 break
         if answers:
-            self._send(answers[0] if len(answers) == 1 else b"".join(answers))
+            self._send_soon(answers[0] if len(answers) == 1 else b"".join(answers))
         if self._unsent:
             return
         if http.idle:
@@ -375,7 +377,27 @@ class Connection:
     def _send(self, data: bytes) -> None:
         self._put_on_wire(data if self._tls is None else self._tls.encrypt(data))
 
+    def _send_soon(self, data: bytes) -> None:
+        """With the answers of others, a moment later; see `Readiness.post_later`."""
+        data = data if self._tls is None else self._tls.encrypt(data)
+        if self._unsent or self._held or not self._host.readiness.post_later(self):
+            self._put_on_wire(data)
+        else:
+            self._held = data
+
+    def post(self) -> None:
+        """Send what was held back."""
+        held, self._held = self._held, b""
+        if not held or self.state is _CLOSED:
+            return
+        try:
+            self._put_on_wire(held)
+        except PeerGone:
+            self.close()
+
     def _put_on_wire(self, data: bytes) -> None:
+        if self._held:
+            data, self._held = self._held + data, b""
         if self._unsent:
             self._unsent += data
             return
@@ -433,6 +455,8 @@ class Connection:
             goodbye = self._tls.goodbye()
             if goodbye:
                 self._put_on_wire(goodbye)
+        if self._held:
+            self._put_on_wire(b"")
         self.state = _PARTING
         self._began = self._host.now
         if not self._unsent:

@@ -23,6 +23,7 @@ OUT: Final = select.EPOLLOUT
 _STRETCH: Final = 0.002  # seconds of rounds, before trio's other tasks have their turn
 _MANY: Final = 1024  # served in one round
 _LOOK_EVERY: Final = 16  # turns between looks at the clock
+_LETTERS: Final = 16  # turns whose answers go out together
 
 
 class Member(Protocol):
@@ -33,6 +34,9 @@ class Member(Protocol):
 
     def go_on(self) -> None:
         """It is your turn again, as you asked."""
+
+    def post(self) -> None:
+        """Send what you held back."""
 
 
 class Readiness:
@@ -48,6 +52,7 @@ class Readiness:
         self._is_awake = False
         self._members: dict[int, Member] = {}
         self._again: deque[Member] = deque()
+        self._letters: list[Member] = []
         self._tick = tick
         self._patience = patience
         self.late = False
@@ -83,6 +88,12 @@ class Readiness:
         self._again.append(member)
         if not self._is_awake:
             os.eventfd_write(self._bell, 1)
+
+    def post_later(self, member: Member) -> bool:
+        """Take the member's answers to the network with those of others; False = there is no round now."""
+        if self._is_awake:
+            self._letters.append(member)
+        return self._is_awake
 
     def forget(self, descriptor: int) -> None:
         """Leave, before the descriptor is closed: the kernel takes it out of both lines with the closing."""
@@ -129,11 +140,19 @@ class Readiness:
                 knocks = True
             elif descriptor == self._bell:
                 os.eventfd_read(self._bell)
+            if not turn % _LETTERS:
+                self._post()
             if not turn % _LOOK_EVERY:
                 self.late = time.thread_time() - began > self._patience
+        self._post()
         if knocks:
             self._hear_one()
         return bool(ready or again)
+
+    def _post(self) -> None:
+        letters, self._letters = self._letters, []
+        for member in letters:
+            member.post()
 
     def _hear_one(self) -> None:
         for descriptor, _ in self._newcomers.poll(0, 1):
