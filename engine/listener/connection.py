@@ -333,6 +333,8 @@ class Connection:
         try:
             if answers:
                 self._send(b"".join(answers))
+            elif self._held:  # while it rests nobody would see that it did not go out
+                self._put_on_wire(b"")
         except PeerGone:
             self._host.abandon(answer)
             raise

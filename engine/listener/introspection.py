@@ -177,7 +177,7 @@ class Introspection:
             return self._finish(step, question)
         return self._respond(step, decided.envelope, decided.body)
 
-    def _say_again(self, question: _Question) -> Response | None:
+    def _say_again(self, question: _Question) -> Response | Awaitable[Response] | None:
         """The short way: the same yes as before, where nothing it rests on has changed; None = go the long way.
 
         Raises Refusal.
@@ -191,16 +191,17 @@ class Introspection:
         caller, yes, freshness, now, boot = found
         form, head = question.form, question.head
         self._callers.take(caller, 1, boot)
-        envelope = None
-        if form_of_answer(caller, head) is AnswerForm.SIGNED:
-            envelope = self._signing.begin(caller.client_id, yes.token.digest, now)
-            if envelope is None:
-                return self._respond(NOT_SERVING, None)
-        if form.asks_more:
-            ask, _ = read_ask(caller, form)
+        is_signed = form_of_answer(caller, head) is AnswerForm.SIGNED
+        ask = read_ask(caller, form)[0] if form.asks_more else None
+        envelope = self._signing.begin(caller.client_id, yes.token.digest, now) if is_signed else None
+        if is_signed and envelope is None:
+            return self._respond(NOT_SERVING, None)
+        if ask is not None:
             step = decide(ask, yes.token, yes.records, freshness, now)
+            if isinstance(step, (LookFurther, ClaimFirst)):
+                return self._finish(step, question)
             if not isinstance(step, Active) or len(step.grants) != yes.shown:
-                return None if isinstance(step, (LookFurther, ClaimFirst)) else self._respond(step, envelope)
+                return self._respond(step, envelope)
         self._count_active()
         self.said_again()
         body = self._known.body(yes, freshness)
@@ -216,7 +217,7 @@ class Introspection:
         now = self._clock.now()
         boot = self._clock.boot()
         freshness = known.freshness(moment, now, boot)
-        if freshness is None or now >= caller.until or now >= yes.until:
+        if freshness is None or now >= caller.until or not yes.since <= now < yes.until:
             return None
         if question.form.client_id is not None and question.form.client_id != yes.caller:
             return None
@@ -291,10 +292,10 @@ class Introspection:
             if not is_known or gathered is not _NOTHING_YET or not isinstance(step, Active):
                 return _Decided(step, envelope)
             if ask.share is None:
-                return _Decided(step, envelope, self._known.learn(step, records, view))
+                return _Decided(step, envelope, self._known.learn(step, records, view, now))
             whole = decide(Ask(ask.caller), token, records, freshness, now)  # the share may be another next time
             if isinstance(whole, Active):
-                self._known.learn(whole, records, view)
+                self._known.learn(whole, records, view, now)
             return _Decided(step, envelope)
 
     def _caller(self, view: View, question: _Question, freshness: Freshness, now: UnixTime) -> ParticipantRecord:

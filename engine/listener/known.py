@@ -39,6 +39,7 @@ class KnownYes(msgspec.Struct):
     caller: ClientId
     token: VerifiedToken
     records: Records
+    since: UnixTime  # a clock that goes back further may find the token not valid yet
     until: UnixTime
     consent_ends_at: UnixTime
     shown: int  # consents
@@ -107,7 +108,7 @@ class Known:
         until = min(registered.not_after, peer.not_after)
         self._callers[peer.thumbprint] = KnownCaller(version, record, until)
 
-    def learn(self, answer: Active, records: Records, view: View) -> bytes:
+    def learn(self, answer: Active, records: Records, view: View, now: UnixTime) -> bytes:
         """A yes about a whole token, decided from these records alone, read in this view. Returns its body."""
         body, token = render(answer), answer.token
         stable = stable_part(body, answer)
@@ -115,7 +116,7 @@ class Known:
             return body
         values = tuple([view.consent_value(grant.key) for grant in token.grants])
         ends, shown, version = (answer.expires_at, answer.consent_ends_at), len(answer.grants), view.moment.version
-        known = KnownYes(version, token.claims.aud, token, records, *ends, shown, values, stable)
+        known = KnownYes(version, token.claims.aud, token, records, now, *ends, shown, values, stable)
         self._yes[token.digest] = known
         if len(self._yes) > self._size:
             self._yes.popitem(last=False)

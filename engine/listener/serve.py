@@ -9,6 +9,7 @@ import errno
 import inspect
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from email.utils import formatdate
@@ -200,7 +201,12 @@ class Server:
         connection = Connection(self, connected)
         self._connections.add(connection)
         self._tell_balance()
-        connection.start()
+        try:
+            connection.start()
+        except (OSError, ssl.SSLError) as error:  # no place in the loop, no memory for TLS: this one goes, we stay
+            self.log("cannot_serve", error=str(error))
+            connection.close()
+            return
         if self.tls is None:
             self._entered.add(connection)
 

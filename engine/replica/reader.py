@@ -269,10 +269,14 @@ class _Opened:
         get: Callable[..., Any] = txn.get  # bytes, as the transaction has no buffers
         bound, self.moved = layout.unpack_bound(get(_BOUND_KEY) or b"")
         policy, keys = get(POLICY_KEY, None, self.policy) or b"", get(layout.KEYS_KEY)
+        try:
+            decided = self.policy_of(policy) if policy else DEFAULT_POLICY
+        except msgspec.MsgspecError as error:
+            raise BrokenReplica("the replica's policy cannot be read", detail=str(error)) from error
         over = (bound.applied, policy, keys)
         version = self.moment.version if over == self._over else next(_versions)
         self._over = over
-        self.moment = Moment(version, bound, self.policy_of(policy) if policy else DEFAULT_POLICY)
+        self.moment = Moment(version, bound, decided)
         self.number = txn.id()
 
     def forget_bound(self) -> None:

@@ -75,4 +75,4 @@ def test_the_last_members_are_of_this_moment_and_cut_to_the_consent(ends_in: int
 
 def known_yes(ends_at: UnixTime) -> KnownYes:
     nothing: object = None
-    return KnownYes(1, "edp-1", nothing, nothing, ends_at, ends_at, 1, (), b'{"active":true,')  # type: ignore[arg-type] - only its ends and bytes are looked at
+    return KnownYes(1, "edp-1", nothing, nothing, NOW, ends_at, ends_at, 1, (), b'{"active":true,')  # type: ignore[arg-type] - only its ends and bytes are looked at
