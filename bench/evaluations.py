@@ -104,8 +104,17 @@ async def cost(endpoint: Evaluations, bodies: list[bytes], items: int, seconds: 
     return best * 1e6
 
 
+class Elsewhere(Evaluations):
+    """As if something else had been written before each batch: all that was read has to be compared."""
+
+    def batch(self, request, peer):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201 - as the one it stands for
+        for kept in self._bearers.values():
+            kept.version = -1
+        return super().batch(request, peer)
+
+
 class Touched(Evaluations):
-    """As if a write had come before each batch: nothing that was read stays valid."""
+    """As if these very consents had been written before each batch: nothing that was read stays valid."""
 
     def batch(self, request, peer):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201 - as the one it stands for
         self._bearers.clear()
@@ -133,6 +142,8 @@ async def measure(directory: Path, seconds: float, items: int) -> dict[str, floa
         "with unknown members": await cost(endpoint, [odd], items, seconds),
         "single items in batches of 1": await cost(endpoint, [batch_body([item]) for item in listed], 1, seconds),
     }
+    endpoint.__class__ = Elsewhere
+    figures["something else was written"] = await cost(endpoint, [batch_body(listed)], items, seconds)
     endpoint.__class__ = Touched
     figures["records read anew"] = await cost(endpoint, [batch_body(listed)], items, seconds)
     return figures

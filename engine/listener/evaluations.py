@@ -53,6 +53,7 @@ from engine.listener.evaluation_head import SIGNED, EvaluationHead, HeadJudge
 from engine.listener.evaluation_request import BadRequest, Batch, Item, RequestReader, Single
 from engine.listener.http1 import Request, Response
 from engine.listener.issuer_keys import IssuerKeys
+from engine.listener.known import still_holds
 from engine.listener.read_through import Found, ReadThrough, newer_consent
 from engine.listener.refusals import Refusal
 from engine.listener.security import SecurityEventKind
@@ -73,7 +74,7 @@ BATCH_TIMEOUT: Final = Seconds(1.0)  # for all of a batch; an EDP's own time-out
 LOOK_TIMEOUT: Final = Seconds(0.25)  # Redis answers in a millisecond
 MAX_LOOKS: Final = 3  # tokens, then their consents; once more for what moved meanwhile
 CLAIMS_AT_ONCE: Final = 16
-MAX_KEPT: Final = 32_768  # readings of tokens, kept while the replica stands still
+MAX_KEPT: Final = 32_768  # readings of tokens, kept while what they rest on is the same
 
 
 class CountMany(Protocol):
@@ -100,13 +101,22 @@ class Rules(msgspec.Struct, frozen=True):
 
 
 class _Bearer(msgspec.Struct, frozen=True, gc=False):
-    """What is known of one token of the batch; the records are those of a replica's version, for one caller."""
+    """What is known of one token of the batch, for one caller, while it is judged."""
 
     token: VerifiedToken | None
     records: Records
+    standing: Standing | None = None
+
+
+class _Kept(msgspec.Struct, gc=False):
+    """A `known.Ground` of a token that stands for something: valid in the version, and in later ones that agree."""
+
     version: int
     caller: ClientId
-    standing: Standing | None = None
+    token: VerifiedToken
+    records: Records
+    values: tuple[bytes | None, ...]
+    bearer: _Bearer
 
 
 class _Gathered(msgspec.Struct):
@@ -193,7 +203,7 @@ class Evaluations:
         self._draw_id = draw_id
         self._signer = signer
         self._heads = HeadJudge()
-        self._bearers: dict[str, _Bearer] = {}
+        self._bearers: dict[str, _Kept] = {}
         self._reader = RequestReader(self._bearers)
 
     def single(self, request: Request, peer: Peer) -> Response | Awaitable[Response]:
@@ -282,9 +292,14 @@ class Evaluations:
             token_id = item.token_id  # type: ignore[union-attr] # mypy does not narrow by type()
             if token_id in bearers:
                 continue
-            bearer = kept(token_id)
-            if bearer is not None and bearer.version == version and bearer.caller == caller:
-                bearers[token_id] = bearer
+            known = kept(token_id)
+            if (
+                known is not None
+                and known.caller == caller
+                and (known.version == version or _holds(known, view, snapshot.caller, keys))
+            ):
+                known.version = version
+                bearers[token_id] = known.bearer
             else:
                 self._read_token(view, token_id, snapshot, keys, gathered)
 
@@ -302,17 +317,18 @@ class Evaluations:
             else []
         )
         snapshot.unread.extend(missing)
-        bearer = _Bearer(token, records, view.moment.version, snapshot.under.caller)
-        snapshot.bearers[token_id] = bearer
+        snapshot.bearers[token_id] = _Bearer(token, records)
         if token is not None and all(type(found) is not Miss for found in records.consents) and gathered is None:
-            bearer = msgspec.structs.replace(bearer, standing=standing(token, records, snapshot.under))
+            bearer = _Bearer(token, records, standing(token, records, snapshot.under))
             snapshot.bearers[token_id] = bearer
-            self._keep(token_id, bearer)
+            values = tuple([view.consent_value(grant.key) for grant in token.grants])
+            kept = _Kept(view.moment.version, snapshot.under.caller, token, records, values, bearer)
+            self._keep(token_id, kept)
 
-    def _keep(self, token_id: str, bearer: _Bearer) -> None:
+    def _keep(self, token_id: str, kept: _Kept) -> None:
         if len(self._bearers) >= MAX_KEPT:
             self._bearers.clear()
-        self._bearers[token_id] = bearer
+        self._bearers[token_id] = kept
 
     def _resolve(self, token_id: str, snapshot: _Snapshot, keys: KeySet, gathered: _Gathered | None) -> Resolved:
         token: Resolved = self._digests.known(token_id, keys, snapshot.under.now)
@@ -463,6 +479,16 @@ class Evaluations:
         if permitted < len(outcomes):
             for outcome, count in self._counts:
                 count(outcomes.count(outcome))
+
+
+def _holds(known: _Kept, view: View, caller: ParticipantRecord, keys: KeySet) -> bool:
+    """Whether nothing that was read of a token has changed, although something has. False also where it is not told."""
+    return (
+        known.records.edp is caller
+        and not known.records.token_revoked
+        and known.token.key_thumbprint in keys.thumbprints
+        and still_holds(known, view)
+    )
 
 
 def _of_nobody(caller: ParticipantRecord, policy: PolicyRecord) -> Records:

@@ -8,7 +8,7 @@ doubt, goes the long way.
 """
 
 from collections import OrderedDict
-from typing import Final
+from typing import Final, Protocol
 
 import msgspec
 
@@ -32,6 +32,14 @@ class KnownCaller(msgspec.Struct):
     until: UnixTime
 
 
+class Ground(Protocol):
+    """What was worked out about a token rests on this. values: of its consents, as the replica stored them."""
+
+    token: VerifiedToken
+    records: Records
+    values: tuple[bytes | None, ...]
+
+
 class KnownYes(msgspec.Struct):
     """A yes to `caller` about the whole token, and the records it came from."""
 
@@ -47,7 +55,7 @@ class KnownYes(msgspec.Struct):
     stable: bytes
 
 
-def still_holds(yes: KnownYes, view: View) -> bool:
+def still_holds(yes: Ground, view: View) -> bool:
     """Whether what a yes rests on stands in this view as it did, whatever else has changed; the caller is known.
 
     Participants and policy are decoded once for the same bytes, so the same object says the same bytes.

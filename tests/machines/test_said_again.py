@@ -4,6 +4,7 @@ What a worker remembers may make it faster, never different: after any sequence 
 long-lived endpoint and a fresh one on the same replica give the same answers to the byte.
 """
 
+import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,6 +19,7 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from admin.authorization.minting import Minted
 from admin.pki.keys import FileTokenSigner, new_token_key
 from engine.clock import BootTime, Seconds, UnixTime
 from engine.consent.records import ConsentId, OnSilence, PolicyRecord, Role
@@ -26,7 +28,8 @@ from engine.listener.http1 import Request, Response
 from engine.tokens.grants import consent_key
 from engine.tokens.keys import JwkSet, PublishedKeys
 from engine.tokens.verify import VerifiedToken, verify
-from tests.support.endpoint import FORM, Node
+from tests.support.endpoint import FORM
+from tests.support.evaluations import ACTION, HEAD, RESOURCE, EvaluationNode, subject
 from tests.support.pki import (
     CONSENT_ID,
     DAY,
@@ -56,10 +59,11 @@ class World:
     """One replica, one endpoint that lives through it all, and another for each question."""
 
     def __init__(
-        self, node: Node, tokens: list[bytes], revocation_keys: list[bytes], keys: tuple[bytes, bytes]
+        self, node: EvaluationNode, minted: list[Minted], revocation_keys: list[bytes], keys: tuple[bytes, bytes]
     ) -> None:
         self.node = node
-        self.tokens = tokens
+        self.minted = minted
+        self.tokens = [token.token for token in minted]
         self.revocation_keys = revocation_keys
         self.keys = keys
 
@@ -71,6 +75,24 @@ class World:
         for _ in range(2):
             lasting = settled(self.node.endpoint(request, peer))
             assert lasting == settled(self.node.make_endpoint()(request, peer))
+
+    def ask_for_all(self, caller: str, meter_point: str) -> None:
+        """The same of batches: one item for each token."""
+        items = [{"subject": subject(minted), "resource": RESOURCE | {"id": meter_point}} for minted in self.minted]
+        body = json.dumps({"action": ACTION, "evaluations": items}, separators=(",", ":")).encode()
+        request = Request(b"POST", b"/access/v1/evaluations", HEAD, body, keep_alive=True)
+        peer = self.node.peer(caller)
+        for _ in range(2):
+            lasting = judged(settled(self.node.evaluations.batch(request, peer)))
+            assert lasting == judged(settled(self.node.make_evaluations().batch(request, peer)))
+
+
+def judged(answer: Response) -> tuple[int, Any]:
+    """Status and decisions; each answer has an id of its own."""
+    said = json.loads(answer.body)
+    if isinstance(said, dict):  # an error is a text
+        said.get("context", {}).pop("decision_id", None)
+    return answer.status, said
 
 
 def settled(answer: Any) -> Response:
@@ -144,6 +166,11 @@ ASKING = st.builds(
     st.sampled_from(["edp-1", "edp-1", "edp-1", "edp-2"]),
     st.sampled_from([{}, {}, SHARE, SHARE | {"ccs_to": "2027-11-01T00:00:00Z"}, {"client_id": "edp-1"}]),
 )
+ASKING_FOR_ALL = st.builds(
+    lambda caller, meter_point: lambda world: world.ask_for_all(caller, meter_point),
+    st.sampled_from(["edp-1", "edp-1", "edp-2"]),
+    st.sampled_from([METER_POINT, METER_POINT, "mpan:2000000000024"]),
+)
 HAPPENING = st.one_of(
     st.builds(partial, st.just(grant), IDS, CONSENTS),
     st.builds(lambda client, fields: partial(register, *client, fields), CLIENTS, PARTICIPANTS),
@@ -159,25 +186,27 @@ HAPPENING = st.one_of(
 @contextmanager
 def world_of(pki: Pki, make_token: MakeToken, signer: FileTokenSigner) -> Iterator[World]:
     one, other = granted_consent(), granted_consent(str(OTHER_CONSENT))
-    minted = [make_token(consents=consents).token for consents in ((one,), (other,), (one, other))]
+    minted = [make_token(consents=consents) for consents in ((one,), (other,), (one, other))]
     keys = tuple(
         msgspec.json.encode(PublishedKeys(ISSUER, JwkSet((which.public,))))
         for which in (signer, FileTokenSigner(new_token_key("ES256")))
     )
-    verified = [verify(token, key_set_of(signer), METER_KEY, NOW) for token in minted]
+    verified = [verify(token.token, key_set_of(signer), METER_KEY, NOW) for token in minted]
     revocation_keys = [token.revocation_key for token in verified if isinstance(token, VerifiedToken)]
     with tempfile.TemporaryDirectory() as directory:
-        node = Node(Path(directory), pki, keys[0])
+        node = EvaluationNode(Path(directory), pki, keys[0])
         try:
             world = World(node, minted, revocation_keys, (keys[0], keys[1]))
             start_over(world)
+            node.warm(*minted)
+            node.record(*minted)
             yield world
         finally:
             node.store.close()
 
 
 @settings(max_examples=120, deadline=None)
-@given(steps=st.lists(st.one_of(ASKING, ASKING, HAPPENING), max_size=25))
+@given(steps=st.lists(st.one_of(ASKING, ASKING_FOR_ALL, HAPPENING), max_size=25))
 def test_a_lasting_endpoint_answers_as_a_fresh_one(
     pki: Pki, make_token: MakeToken, token_signer: FileTokenSigner, steps: list[Step]
 ) -> None:
@@ -186,6 +215,7 @@ def test_a_lasting_endpoint_answers_as_a_fresh_one(
             step(world)
         for token in range(3):
             world.ask(token, "edp-1", {})
+        world.ask_for_all("edp-1", METER_POINT)
 
 
 def test_the_short_way_is_taken_and_survives_foreign_writes(
@@ -239,7 +269,9 @@ def test_what_happened_is_not_overlooked(
     with world_of(pki, make_token, token_signer) as world:
         world.ask(0, "edp-1", parameters)
         world.ask(0, "edp-1", parameters)
+        world.ask_for_all("edp-1", METER_POINT)
         assert world.node.endpoint.said_again.total > 0
         for step in HAPPENINGS[happening]:
             step(world)
         world.ask(0, "edp-1", parameters)
+        world.ask_for_all("edp-1", METER_POINT)
