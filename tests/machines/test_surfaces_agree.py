@@ -1,4 +1,5 @@
-"""Whatever surface is asked, the verdict is the same: introspection with a share, a single evaluation, a batch.
+"""Whatever surface is asked, the verdict is the same: introspection with a share, plain or signed, a single
+evaluation, a batch.
 
 Random consents, tokens and requests, on one replica. The token is known to the worker, or only by the issuer's record.
 """
@@ -11,6 +12,8 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
+from joserfc import jws
+from joserfc.jwk import ECKey
 
 from admin.authorization.minting import GrantedConsent, Minted
 from admin.pki.keys import FileTokenSigner, TokenKey
@@ -22,6 +25,7 @@ from engine.feed.entries import EntryKind
 from engine.tokens.grants import consent_key
 from engine.tokens.keys import JwkSet, PublishedKeys
 from engine.tokens.token_records import token_record
+from tests.support.endpoint import FORM
 from tests.support.evaluations import EvaluationNode, subject
 from tests.support.pki import DAY, ISSUER, METER_KEY, METER_POINT, NOW, MakeToken, Pki, granted_consent
 from tests.support.replicas import entry
@@ -163,6 +167,18 @@ async def by_introspection(node: EvaluationNode, minted: Minted, scene: Scene, s
     return response.status if response.status != 200 else json.loads(response.body)["active"]
 
 
+async def by_signed_answer(node: EvaluationNode, minted: Minted, scene: Scene, share: dict[str, str]) -> Any:
+    headers = (FORM, (b"accept", b"application/token-introspection+jwt"))
+    response = await node.ask(minted.token, headers=headers, ccs_share_id=scene.share_id, **share)
+    if response.status != 200:
+        return response.status
+    assert response.content_type == b"application/token-introspection+jwt"
+    assert node.answer_key.held is not None
+    public = ECKey.import_key(msgspec.to_builtins(node.answer_key.held.public))
+    claims = json.loads(jws.deserialize_compact(response.body, public, algorithms=["ES256"]).payload)
+    return claims["token_introspection"]["active"]
+
+
 def verdict(decision: dict[str, Any]) -> Any:
     error = decision["context"].get("error")
     return decision["decision"] if error is None else error["status"]
@@ -179,10 +195,12 @@ async def test_all_surfaces_agree(
     items = [item(minted, share, scene.share_id) for share in scene.asked]
     introspected = [await by_introspection(node, minted, scene, share) for share in scene.asked]
     node.claims.held.clear()
+    signed = [await by_signed_answer(node, minted, scene, share) for share in scene.asked]
+    node.claims.held.clear()
     single = [verdict(await node.decide(each, single=True)) for each in items]
     node.claims.held.clear()
     batch = [verdict(each) for each in (await node.decide({"evaluations": items}))["evaluations"]]
     again = [verdict(each) for each in (await node.decide({"evaluations": items}))["evaluations"]]
     for each in batch:
         event(f"verdict {each}")
-    assert introspected == single == batch == again
+    assert introspected == signed == single == batch == again
