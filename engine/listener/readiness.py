@@ -147,6 +147,7 @@ class Readiness:
         self._post()
         if knocks:
             self._hear_one()
+            self._post()  # its first request may have come with the end of its handshake
         return bool(ready or again)
 
     def _post(self) -> None:

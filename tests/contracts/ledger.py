@@ -360,7 +360,11 @@ class LedgerContract:
     ) -> None:
         async with open_ledger(ledger_settings, clock) as ledger:
             await ledger.append([change(1, person="p-1")])
-        back = ("ALTER TABLE ledger_meta DROP COLUMN key_check", "UPDATE alembic_version SET version_num = '0001'")
+        back = (
+            "DROP TABLE answer_keys",
+            "ALTER TABLE ledger_meta DROP COLUMN key_check",
+            "UPDATE alembic_version SET version_num = '0001'",
+        )
         tamper(ledger_settings.url, *map(sa.text, back))
         async with open_reader(ledger_settings) as reader:  # which changes nothing
             assert (await _verdict(reader, ledger_settings)).fault is None

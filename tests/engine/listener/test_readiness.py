@@ -2,6 +2,7 @@
 
 import itertools
 import socket
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -146,3 +147,40 @@ async def test_a_round_of_asked_for_turns_grows_late_too(line: Line) -> None:
     await line.turn(1)
     assert seen == [False] * 16 + [True] * 4
     assert not line.readiness.late  # and between the rounds nobody is
+
+
+class Burdened:
+    """A newcomer whose one turn takes longer than a stretch of rounds, and ends with something to send."""
+
+    def __init__(self, near: socket.socket, readiness: Readiness) -> None:
+        self.near = near
+        self.readiness = readiness
+        self.posted = trio.Event()
+
+    def on_ready(self) -> None:
+        self.near.recv(1)
+        until = time.monotonic() + 0.01
+        while time.monotonic() < until:
+            pass
+        assert self.readiness.post_later(self)
+
+    def go_on(self) -> None:
+        raise AssertionError("nobody asked for another turn")
+
+    def post(self) -> None:
+        self.posted.set()
+
+
+async def test_what_a_newcomer_has_to_send_does_not_wait_for_somebody_else(nursery: trio.Nursery) -> None:
+    readiness = Readiness(lambda: None, patience=1e9)
+    near, far = socket.socketpair()
+    with near, far:
+        member = Burdened(near, readiness)
+        readiness.greet(near.fileno(), member)
+        nursery.start_soon(readiness.run)
+        await trio.testing.wait_all_tasks_blocked()
+        far.send(b"x")
+        with trio.fail_after(5):
+            await member.posted.wait()
+        nursery.cancel_scope.cancel()
+    readiness.close()
