@@ -6,6 +6,7 @@ not in SQLite's busy handler. Nothing is retried here: only the caller knows whe
 """
 
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -194,9 +195,9 @@ def _postgres_engine(url: sa.URL, pool_size: int, patience: Seconds) -> sa.Engin
 
 def _prepare_sqlite(patience: Seconds, connection: Any, _record: object) -> None:  # noqa: ANN401 - a DBAPI connection has no type
     connection.isolation_level = None  # we begin transactions ourselves
+    connection.execute(f"PRAGMA busy_timeout={int(1000 * patience)}")
+    _set_wal(connection, time.monotonic() + patience)
     for pragma in (
-        f"busy_timeout={int(1000 * patience)}",
-        "journal_mode=WAL",
         "synchronous=FULL",  # NORMAL may lose the last commits when the machine stops
         "foreign_keys=ON",
         "recursive_triggers=ON",  # else INSERT OR REPLACE would slip past the triggers on events
@@ -206,6 +207,19 @@ def _prepare_sqlite(patience: Seconds, connection: Any, _record: object) -> None
         "cache_size=-32768",
     ):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _set_wal(connection: Any, until: float) -> None:  # noqa: ANN401 - a DBAPI connection has no type
+    """SQLite does not wait for a lock here, whatever its busy timeout: of processes that start together one is told."""
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _begin_sqlite(connection: sa.Connection) -> None:
