@@ -98,7 +98,7 @@ async def work(process: Process) -> None:
             signer=None if answer_key is None or not config.listener.public_url else answer_key.signer,
         )
         aside.start_soon(_keep_looking, replica, answer_key)
-        aside.start_soon(_keep_counting, process, memo, outcomes, items, security)
+        aside.start_soon(_keep_counting, process, memo, outcomes, items, security, introspection.said_again)
         handler = by_path({PATH: introspection, **_evaluation_paths(evaluations, config)})
         proxied = _behind_proxies(process, handler, clock, security)
         await serve_until_drained(process, handler, clock, proxied, ConnectionLimits(replica))
@@ -185,6 +185,7 @@ async def _keep_counting(
     outcomes: dict[Outcome, Tally],
     items: dict[ItemOutcome, Tally],
     security: SecurityLog,
+    said_again: Tally,
 ) -> None:
     await process.telemetry_loaded.wait()
     from engine.telemetry import metrics  # noqa: PLC0415 - not before the first requests
@@ -195,6 +196,7 @@ async def _keep_counting(
             metrics.OUTCOMES.labels(outcome.value).inc(tally.take())
         for item_outcome, tally in items.items():
             metrics.EVALUATIONS.labels(item_outcome.value).inc(tally.take())
+        metrics.SAID_AGAIN.inc(said_again.take())
         for kind, tally in security.counts.items():
             metrics.SECURITY_EVENTS.labels(kind.value).inc(tally.take())
         before = _count_memo(before, memo.statistics())

@@ -3,6 +3,7 @@
 import json
 import signal
 import ssl
+import urllib.request
 from uuid import uuid4
 
 import pytest
@@ -35,6 +36,22 @@ def test_a_request_inside_the_consent_is_active_and_one_outside_is_not(sandbox: 
         {"ccs_from": "2001-01-01T00:00:00Z"},
     ):
         assert caller.introspect(minted["token"], **{**inside, **change}) == (200, {"active": False})
+
+
+def test_answers_said_again_are_counted(sandbox: Running) -> None:
+    (minted,) = sandbox.tokens(1)
+    caller = sandbox.caller()
+
+    def said_again() -> float:
+        with urllib.request.urlopen(sandbox.about["node_status_url"] + "/metrics") as page:  # noqa: S310 - our own address
+            lines = page.read().decode().splitlines()
+        counts = [line for line in lines if line.startswith("ccs_answers_said_again_total")]
+        return float(counts[0].rpartition(" ")[2]) if counts else 0.0
+
+    before = said_again()
+    for _ in range(3):  # verified; decided and learned; said again
+        assert caller.introspect(minted["token"])[1]["ccs_freshness"] == "current"
+    eventually(lambda: said_again() > before)
 
 
 def test_another_edp_learns_nothing(sandbox: Running) -> None:
