@@ -3,7 +3,8 @@
 The kernel wakes all of them for a newcomer, and whoever is quickest takes it; with few long-lived connections one
 worker could end up with all of them. Each tells its number of connections on a page that all of them share, and holds
 back for a moment while another has fewer. It is a matter of manners, never of permission: after that moment it takes
-the newcomer. A worker that is frozen costs each of the others a tenth of a second in all, and a dead one nothing.
+the newcomer. A worker that is frozen costs each of the others less than two tenths of a second in all, a dead one
+nothing.
 
 A worker whose *sign of life* has not moved for `LONGEST` since somebody first held back for it does not react, and is
 left out of account until it moves. So nobody has to keep a clock, and an idle worker does not have to wake up to say
