@@ -26,6 +26,7 @@ _KNOWN_POINTS: Final = 16_384
 
 _WHITE: Final = b" \t\r\n"
 _BRACKET_OR_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
+_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _SHA256_TEXT: Final = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 _DATASET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{2,63}")
 _PURPOSE_CODE: Final = re.compile(r"[a-z0-9_-]{1,40}")
@@ -315,6 +316,8 @@ def _read_strictly(body: bytes) -> dict[str, object]:
         raise BadRequest("not JSON, or a member name is repeated") from error
     if not isinstance(top, dict):
         raise BadRequest("not a JSON object")
+    if _SURROGATE.search(body):
+        _check_characters(top)
     _check_strings({name: value for name, value in top.items() if name != "evaluations"})
     return top
 
@@ -335,6 +338,14 @@ def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(members) != len(pairs):
         raise ValueError("a member name is repeated")
     return members
+
+
+def _check_characters(top: dict[str, object]) -> None:
+    """Refuse halves of surrogate pairs: they stand for no character, and readers disagree (RFC 8259 section 8.2)."""
+    try:
+        json.dumps(top, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise BadRequest("a string holds half a surrogate pair") from error
 
 
 def _no_constant(_name: str) -> object:

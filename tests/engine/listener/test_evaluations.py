@@ -43,6 +43,8 @@ BAD_REQUESTS: list[bytes] = [
     b'\xef\xbb\xbf{"x":1}',
     b'{"x":"\xff"}',
     b'{"x":NaN}',
+    b'{"x":"\\ud800"}',
+    b'{"subject":{"type\\ud800":"a","it":"b"}}',
     '{"x":1}'.encode("utf-16"),
 ]
 
