@@ -39,21 +39,19 @@ class Form(msgspec.Struct, frozen=True, gc=False):
     @property
     def asks_more(self) -> bool:
         """Whether anything is asked beyond the token itself (mode B)."""
-        return any(
-            (
-                self.ccs_dataset_id,
-                self.ccs_mpxn,
-                self.ccs_from,
-                self.ccs_to,
-                self.ccs_purpose_code,
-                self.ccs_share_id,
-            )
+        return bool(
+            self.ccs_dataset_id
+            or self.ccs_mpxn
+            or self.ccs_from
+            or self.ccs_to
+            or self.ccs_purpose_code
+            or self.ccs_share_id
         )
 
     @property
     def has_credentials(self) -> bool:
         """Whether the body carries a way to authenticate of its own, beside the certificate."""
-        return any((self.client_secret, self.client_assertion, self.client_assertion_type))
+        return bool(self.client_secret or self.client_assertion or self.client_assertion_type)
 
 
 _TOKEN: Final = b"token"

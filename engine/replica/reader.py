@@ -117,7 +117,15 @@ class View:
 
     def participant(self, client_id: ClientId) -> ParticipantRecord | None:
         """A participant by its client id."""
-        return self._participant(client_id.encode())
+        opened = self._opened
+        if opened is None:
+            return None
+        found = opened.seen.get(client_id)
+        if found is None:
+            found = self._participant(client_id.encode())
+            if found is not None:
+                opened.seen[client_id] = found
+        return found
 
     def _participant(self, client_id: bytes) -> ParticipantRecord | None:
         opened = self._opened
@@ -256,6 +264,7 @@ class _Opened:
         self.token_revocations = self.environment.token_revocations
         self.policy = self.environment.policy
         self.unchanged = True  # the last transaction found the file as the one before it did, or there was none
+        self.seen: dict[ClientId, ParticipantRecord] = {}  # under this version
         self._participants: dict[bytes, ParticipantRecord] = {}
         self._policies: dict[bytes, PolicyRecord] = {}
         self.number = -1  # of the transaction that was looked at last
@@ -274,14 +283,17 @@ class _Opened:
         except msgspec.MsgspecError as error:
             raise BrokenReplica("the replica's policy cannot be read", detail=str(error)) from error
         over = (bound.applied, policy, keys)
-        version = self.moment.version if over == self._over else next(_versions)
+        version = self.moment.version
+        if over != self._over:
+            version = next(_versions)
+            self.seen = {}
         self._over = over
         self.moment = Moment(version, bound, decided)
         self.number = txn.id()
 
     def forget_bound(self) -> None:
         """Look anew at whatever comes."""
-        self.number, self.moved, self._over = -1, False, None
+        self.number, self.moved, self._over, self.seen = -1, False, None, {}
         self.moment = Moment(next(_versions), None, DEFAULT_POLICY)
 
     def participant_of(self, value: bytes) -> ParticipantRecord:

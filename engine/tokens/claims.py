@@ -70,6 +70,22 @@ class AccessToken(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     grant_id: Identifier | None = None
 
 
+class PresentedClaims(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
+    """The same claims, the details left as they were written: whoever knows those bytes need not read them again."""
+
+    iss: Identifier
+    aud: Annotated[ClientId, Meta(min_length=1, max_length=255)]
+    client_id: Annotated[ClientId, Meta(min_length=1, max_length=255)]
+    sub: Identifier
+    jti: Identifier
+    iat: Instant
+    exp: Instant
+    cnf: Confirmation
+    authorization_details: msgspec.Raw
+    nbf: Instant | None = None
+    grant_id: Identifier | None = None
+
+
 class Grant(msgspec.Struct, frozen=True, gc=False):
     """A `ConsentDetail` parsed once: what decisions compare with."""
 

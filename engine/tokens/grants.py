@@ -1,10 +1,13 @@
 """From the details a token carries to what decisions compare with: times as numbers, meter points as digests.
 
-Parsed once, when the signature was verified; every later request for the same token finds it in the memo.
+Parsed once, when the signature was verified; every later request for the same token finds it in the memo. An ATP gets
+a new token every few minutes, and the details in it are the same bytes as in the one before: `KnownDetails` keeps
+what they were read as.
 """
 
 import re
 import sys
+from collections import OrderedDict
 from typing import Final
 
 import msgspec
@@ -48,6 +51,24 @@ def parse_grants(details: tuple[ConsentDetail, ...], meter_key: bytes) -> tuple[
     if len(grants) > 1 and len({grant.key for grant in grants}) != len(grants):
         raise ValueError("a consent is named twice")
     return grants
+
+
+class KnownDetails:
+    """What details mean that stood in verified tokens, by their bytes: at most `size`, the first to come goes first.
+
+    Only what follows from the bytes alone is kept, and only of details that the issuer has signed.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._grants: OrderedDict[bytes, tuple[Grant, ...]] = OrderedDict()
+        self.grants = self._grants.get  # by the bytes of the array; None: not known
+
+    def keep(self, written: bytes, grants: tuple[Grant, ...]) -> None:
+        """Remember what these bytes were read as."""
+        self._grants[written] = grants
+        if len(self._grants) > self._size:
+            self._grants.popitem(last=False)
 
 
 def _check_meter_points(points: tuple[str, ...]) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 
+from engine.tokens.grants import KnownDetails
 from engine.tokens.keys import KeySet
 from engine.tokens.verify import TokenRefusal, VerifiedToken, verify
 from tests.support.bad_tokens import BAD_TOKENS, Forge
@@ -31,6 +32,16 @@ def test_bad_token_is_refused_after_good_ones_too(name: str, forge: Forge, key_s
     make, refusal = BAD_TOKENS[name]
     assert isinstance(verify(forge.good, key_set, METER_KEY, NOW), VerifiedToken)
     assert verify(make(forge), key_set, METER_KEY, NOW) is refusal
+
+
+@pytest.mark.parametrize("name", BAD_TOKENS)
+def test_bad_token_is_refused_where_its_details_are_known(name: str, forge: Forge, key_set: KeySet) -> None:
+    """Details of good tokens are not read again: that must open no way around a check either."""
+    make, refusal = BAD_TOKENS[name]
+    known = KnownDetails(10)
+    for good in (forge.good, forge.signed()):
+        assert isinstance(verify(good, key_set, METER_KEY, NOW, known=known), VerifiedToken)
+    assert verify(make(forge), key_set, METER_KEY, NOW, known=known) is refusal
 
 
 def test_forgeries_are_security_events_and_honest_mistakes_are_not() -> None:

@@ -19,6 +19,7 @@ from engine.clock import UnixTime
 from engine.consent.meter_points import meter_digest
 from engine.consent.records import AccessMode
 from engine.tokens.claims import MAX_PRESENTED_BYTES, ConsentDetail
+from engine.tokens.grants import KnownDetails
 from engine.tokens.keys import KeySet
 from engine.tokens.verify import TokenRefusal, VerifiedToken, verify
 from tests.support.bad_tokens import Forge, compact
@@ -210,6 +211,32 @@ def test_every_single_bit_counts(pair: tuple[Minted, Minted], keys: KeySet) -> N
             assert isinstance(verify(flipped, keys, METER_KEY, NOW), TokenRefusal), (index, bit)
 
 
+def test_details_of_a_verified_token_are_read_once(make_token: MakeToken, keys: KeySet) -> None:
+    known = KnownDetails(10)
+    first, second = (verify(make_token().token, keys, METER_KEY, NOW, known=known) for _ in range(2))
+    assert isinstance(first, VerifiedToken)
+    assert isinstance(second, VerifiedToken)
+    assert first.claims.jti != second.claims.jti
+    assert first.grants is second.grants
+
+
+def test_details_that_nobody_signed_are_not_kept(pair: tuple[Minted, Minted], keys: KeySet) -> None:
+    token, known = pair[0].token, KnownDetails(10)
+    forged = token[:-4] + (b"AAAA" if token[-4:] != b"AAAA" else b"BBBA")
+    assert verify(forged, keys, METER_KEY, NOW, known=known) is TokenRefusal.SIGNATURE
+    written = msgspec.json.encode(pair[0].claims.authorization_details)
+    assert known.grants(written) is None
+    verify(token, keys, METER_KEY, NOW, known=known)
+    assert known.grants(written) is not None
+
+
+def test_of_known_details_the_first_go_first() -> None:
+    known = KnownDetails(2)
+    for written in (b"a", b"b", b"a", b"c"):
+        known.keep(written, ())
+    assert [known.grants(written) for written in (b"a", b"b", b"c")] == [None, (), ()]
+
+
 # Whatever JSON can say, in place of one member: signed by our own key, so that nothing but the claims is wrong.
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -223,7 +250,10 @@ _MEMBERS = [field.name for field in msgspec.structs.fields(ConsentDetail)]
 def _assert_read_exactly_or_refused(claims: dict[str, Any], key: TokenKey) -> None:
     signer = FileTokenSigner(key)
     header = {"typ": "at+jwt", "alg": signer.public.alg, "kid": signer.public.kid}
-    result = verify(compact(key, header, claims), key_set_of(signer), METER_KEY, NOW)
+    token, keys, known = compact(key, header, claims), key_set_of(signer), KnownDetails(10)
+    result = verify(token, keys, METER_KEY, NOW)
+    for _ in range(2):  # the second time its details are known, if they are good
+        assert verify(token, keys, METER_KEY, NOW, known=known) == result
     if isinstance(result, VerifiedToken):
         (detail,) = claims["authorization_details"]
         said = {name: value for name, value in detail.items() if value not in (None, [])}  # both mean: absent
