@@ -41,6 +41,7 @@ BENCHES = (
     Bench("replica", (), ("--consents", "50000")),
     Bench("million", ("--json",), ("--consents", "20000")),
     Bench("comparison", ("--json", "--chart", "bench/comparison.png"), ("--quick",)),
+    Bench("scaling", ("--json",), ("--quick",)),
     Bench("latency", ("--json",), ("--quick",)),
     Bench("overload", ("--json",), ("--quick",)),
     Bench("handshakes", ("--json",), ("--quick",)),

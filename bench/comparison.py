@@ -10,14 +10,13 @@ rate is what came through beside it, with the share of its core that the server 
 - nginx constant, mutual TLS: a constant of our answer's size, which is as little as a server can do (nginx)
 
 Then ours alone: tokens each seen for the first time, signed answers, batches of 100 decisions where the node has
-them, and one worker against two.
+them. What a second worker costs is measured by `bench.scaling`.
 
     .venv/bin/python -m bench.comparison [--rounds 5] [--seconds 3] [--quick] [--json] [--chart FILE]
 """
 
 import argparse
 import contextlib
-import os
 import re
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from bench.accounting import core
 from bench.cases import Case, batch, cold, signed
 from bench.contenders import Absent, Contender, Failed, node, oidc_provider, quart
 from bench.generator import Length, measure
-from bench.names import NGINX, OIDC, ONE, OURS, QUART, TWO
+from bench.names import NGINX, OIDC, OURS, QUART
 from bench.population import Population
 from bench.report import draw_comparison
 from bench.rivals.nginx import nginx, size_of_answer
@@ -92,7 +91,6 @@ class Comparison:
                        for name, one in self.rivals(servers, ours).items()})  # fmt: skip
             for case in (batch, signed, cold):  # the cold ones push warm tokens out of the memo
                 self.try_case(case(self.population, ours, quick=self.plan.quick))
-        self.workers()
 
     def rivals(self, servers: contextlib.ExitStack, ours: Contender) -> dict[str, Contender]:
         """Ours and whoever else can run here."""
@@ -120,21 +118,6 @@ class Comparison:
             return
         length, place = self.plan.length(), core(GENERATOR)
         self.keep({case.name: lambda: measure(case.question(), length, place, case.contender.cpu)})
-
-    def workers(self) -> None:
-        """One worker and two, on all cores with the generator: only CPU time compares."""
-        everywhere = os.sched_getaffinity(0)
-        with contextlib.ExitStack() as servers:
-            self.keep({
-                name: round_of(
-                    servers.enter_context(
-                        node(self.population, self.tokens, everywhere, name=f"workers-{count}", workers=count)
-                    ),
-                    self.plan.length(),
-                    everywhere,
-                )
-                for name, count in ((ONE, 1), (TWO, 2))
-            })  # fmt: skip
 
     def keep(self, contenders: Mapping[str, Round]) -> None:
         """Measure them, round by round."""

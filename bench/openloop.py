@@ -28,7 +28,7 @@ from typing import Final, Self
 
 import msgspec
 
-from bench.target import BEFORE_ID, Door, Usage, take_second_core, usage_of
+from bench.target import BEFORE_ID, Door, Usage, take_second_core, usage_of, usage_of_all
 
 EDP_TIMEOUT: Final = 2.0  # seconds, as an EDP's (retry strategy of the service)
 CONNECT_TIMEOUT: Final = 10.0
@@ -237,7 +237,7 @@ class Generator:
 
     def run(self) -> Tally:
         """Offer everything; ends when each request has come to an end of some kind."""
-        generator, server = usage_of(os.getpid()), usage_of(self.door.server)
+        generator, server = usage_of(os.getpid()), usage_of_all(self.door)
         self._began = self.tally.began = time.perf_counter()
         while self._ended < self.load.count:
             now = time.perf_counter() - self._began
@@ -253,7 +253,7 @@ class Generator:
                     self._turn(connection)
         self.tally.elapsed = time.perf_counter() - self._began
         self.tally.generator = usage_of(os.getpid()).since(generator)
-        self.tally.server = usage_of(self.door.server).since(server)
+        self.tally.server = usage_of_all(self.door).since(server)
         self.tally.statuses = dict(self._statuses)
         return self.tally
 

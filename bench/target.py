@@ -59,6 +59,7 @@ class Door(msgspec.Struct, frozen=True):
     """Where to knock and with what: port on loopback, PEM files. authority None: plain HTTP.
 
     server: pid of the process behind it, whose use of its core is told with each load; 0 = one's own.
+    others: pids of further processes behind it, told together with it.
     """
 
     port: int
@@ -66,6 +67,7 @@ class Door(msgspec.Struct, frozen=True):
     certificate: str = ""
     key: str = ""
     server: int = 0
+    others: tuple[int, ...] = ()
 
     def context(self) -> ssl.SSLContext | None:
         """A client's side of mutual TLS; sessions are never resumed."""
@@ -86,6 +88,10 @@ class Usage(msgspec.Struct, frozen=True):
         """What was used in between."""
         return Usage(self.cpu - earlier.cpu, self.waited - earlier.waited)
 
+    def __add__(self, other: "Usage") -> "Usage":
+        """Of two processes together."""
+        return Usage(self.cpu + other.cpu, self.waited + other.waited)
+
 
 def usage_of(pid: int) -> Usage:
     """pid 0: this one. waited: of the main thread, 0 where the kernel does not tell. Raises ProcessLookupError."""
@@ -101,6 +107,11 @@ def usage_of(pid: int) -> Usage:
     return Usage(cpu, waited)
 
 
+def usage_of_all(door: Door) -> Usage:
+    """Of whatever is behind it."""
+    return sum(map(usage_of, door.others), usage_of(door.server))
+
+
 class Target(msgspec.Struct, frozen=True):
     """A running node. endings: what follows the id of a request, for each kind of token."""
 
@@ -108,8 +119,8 @@ class Target(msgspec.Struct, frozen=True):
     endings: dict[str, list[bytes]]
 
     def usage(self) -> Usage:
-        """Of the one worker."""
-        return usage_of(self.door.server)
+        """Of its workers."""
+        return usage_of_all(self.door)
 
 
 def take_second_core() -> None:
@@ -135,22 +146,30 @@ def allow_descriptors(wanted: int = DESCRIPTORS) -> int:
 
 
 @contextlib.contextmanager
-def running(counts: Mapping[str, int]) -> Iterator[Target]:
-    """A node on a fresh replica. counts: tokens to mint of each kind (`KINDS`). SIGTERM ends it as an exit would."""
+def running(counts: Mapping[str, int], *, workers: int = 1) -> Iterator[Target]:
+    """A node on a fresh replica. counts: tokens to mint of each kind (`KINDS`). SIGTERM ends it as an exit would.
+
+    A single worker has the first core to itself; several may run anywhere.
+    """
     allow_descriptors()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("told to end"))
     with TemporaryDirectory(prefix="ccs-bench-") as name:
         directory = Path(name)
         note(f"minting {sum(counts.values())} tokens")
         authority, endings = populate(directory, counts)
-        node = Running(directory, authority, {}, modules=("engine.node.worker", "bench.standing_feeder"), workers=1)
+        node = Running(
+            directory, authority, {}, modules=("engine.node.worker", "bench.standing_feeder"), workers=workers
+        )
         try:
-            node.wait_ready(1)
+            node.wait_ready(workers)
             about = node.described()
-            (worker,) = about["pids"]["workers"]
-            os.sched_setaffinity(worker, {min(os.sched_getaffinity(0))})
+            pids = tuple(about["pids"]["workers"])
+            if workers == 1:
+                os.sched_setaffinity(pids[0], {min(os.sched_getaffinity(0))})
             authority_file, certificate, key = map(str, (authority.file, directory / "edp.pem", directory / "edp.key"))
-            yield Target(Door(about["ports"]["introspection"], authority_file, certificate, key, worker), endings)
+            yield Target(
+                Door(about["ports"]["introspection"], authority_file, certificate, key, pids[0], pids[1:]), endings
+            )
         finally:
             node.stop()
 

@@ -1,12 +1,14 @@
-"""What the benches say of their rounds: the median of the sound ones, the worst of the overloads, or why nothing."""
+"""What the benches say of their rounds: the median of the sound ones, the worst of the medians, or why nothing."""
 
 from bench.bystanders import compared, side
 from bench.handshakes import during
 from bench.latency import Round
 from bench.latency import summary as of_latency
 from bench.openloop import Load, Tally, Usage
-from bench.overload import share_of
+from bench.overload import Run
 from bench.overload import summary as of_overload
+from bench.scaling import summary as of_scaling
+from bench.target import Door, usage_of, usage_of_all
 
 LOAD = Load(rate=100.0, count=10, connections=1)
 
@@ -28,29 +30,48 @@ def test_no_latency_is_told_when_the_generator_lagged_in_every_round() -> None:
     assert list(told) == ["refused"]
 
 
-def test_the_worst_run_of_an_overload_is_told() -> None:
-    runs = [
-        {"capacity_per_second": 5, "offered_per_second": 10, "goodput_share": share, "good_ms": {"p99": p99}}
-        for share, p99 in ((0.9, 3.0), (0.8, 2.0))
-    ]
-    assert of_overload(runs, []) == {
-        "capacity_per_second": 5,
-        "offered_per_second": 10,
-        "goodput_share": 0.8,
-        "good_p99_ms": 3.0,
-    }
-    disturbed = of_overload(runs, ["the generator lagged"])
-    assert not {"good_p99_ms", "goodput_share"} & disturbed.keys()
-    assert disturbed["refused"] == "the generator lagged"
+def a_run(share: float, *, lag: float = 0.0, seconds: float = 0.001) -> Run:
+    """Ten good answers in a second."""
+    return Run(a_round(seconds, lag=lag), before=10 / share - 2, after=10 / share + 2)
 
 
-def test_a_run_without_one_good_answer_has_no_latency_of_good_ones() -> None:
-    run = {"capacity_per_second": 5, "offered_per_second": 10, "goodput_share": 0.0, "good_ms": {}}
-    assert "good_p99_ms" not in of_overload([run], [])
+def test_goodput_is_a_share_of_what_the_worker_can_do_around_it() -> None:
+    assert a_run(0.5).share == 0.5
 
 
-def test_goodput_is_a_share_of_what_the_worker_can_do() -> None:
-    assert share_of(a_round(0.001), 20.0) == 0.5
+def test_of_overloads_the_worst_of_the_medians_is_told() -> None:
+    runs = [[a_run(share) for share in shares] for shares in ((0.9, 0.95, 0.2), (0.8, 0.85, 0.99))]
+    told = of_overload(runs, 3)
+    assert told["goodput_share"] == 0.85
+    assert told["goodput_share_by_connections"] == {"1": 0.85}
+    assert (told["capacity_per_second"], told["offered_per_second"], told["good_p99_ms"]) == (11, 100, 1.0)
+
+
+def test_no_goodput_is_told_where_too_many_runs_were_disturbed() -> None:
+    told = of_overload([[a_run(0.9), a_run(0.9), a_run(0.9, lag=1.0)]], 3)
+    assert not {"good_p99_ms", "goodput_share"} & told.keys()
+    assert "lagged" in str(told["refused"])
+    assert of_overload([[a_run(0.9), a_run(0.9), a_run(0.1, lag=1.0)]], 2)["goodput_share"] == 0.9
+
+
+def test_overloads_without_one_good_answer_have_no_latency_of_good_ones() -> None:
+    nothing = Round(LOAD, Tally(lags=[0.0], elapsed=1.0))
+    told = of_overload([[Run(nothing, 10.0, 10.0)]], 1)
+    assert told["goodput_share"] == 0.0
+    assert "good_p99_ms" not in told
+
+
+def test_two_workers_are_held_against_one_on_either_core() -> None:
+    told = of_scaling([(40.0, 60.0, 55.0), (40.0, 40.0, 44.0), (50.0, 50.0, 60.0)])
+    assert told["ratios"] == [1.1, 1.1, 1.2]
+    assert told["ratio"] == 1.1
+    assert (told["one_on_its_own_core_us"], told["one_beside_the_generator_us"], told["two_us"]) == (40.0, 50.0, 55.0)
+
+
+def test_use_of_several_processes_is_told_together() -> None:
+    alone = usage_of(0).cpu
+    together = usage_of_all(Door(1, server=0, others=(0, 0))).cpu
+    assert 3 * alone <= together <= 3 * usage_of(0).cpu
 
 
 def test_bystanders_are_judged_by_medians_and_ratios() -> None:
