@@ -128,7 +128,7 @@ class Connection:
         if credentials is None:
             self._settle()
         else:
-            self._tls = TlsSession(credentials.context)
+            self._tls = TlsSession(credentials)
 
     # The loop's two calls.
 
@@ -240,8 +240,6 @@ class Connection:
             self._put_on_wire(tls.outgoing())
             return
         self.peer = peer
-        if tls.resumable and self._host.tls is not None:
-            self._host.tls.retire(tls.context)
         self._settle()
         self._put_on_wire(tls.outgoing())
         self._refusal = self._host.enter(self)

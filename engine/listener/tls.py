@@ -1,8 +1,12 @@
 """Mutual TLS on the listener: who may connect, and a pump of our own on `ssl.MemoryBIO`.
 
-Every connection proves its certificate anew: there are no tickets, and since OpenSSL would still resume TLS 1.2
-sessions from its cache, a context that has made one takes no further connections. A session does no I/O of its own:
-whoever owns the socket moves the bytes, with one system call each way for a request.
+Every connection proves its certificate anew. There are no tickets; but OpenSSL keeps TLS 1.2 sessions in a cache that
+Python cannot switch off, and looks one up in the context that a connection was begun under, even when the connection
+has changed over to another. So each is begun under a *front*, a context with the profile and nothing else, and changed
+over at once to the *identity*, which holds certificate and authorities. A front whose cache holds a session takes no
+further connections; making one costs a sixth of reading the files again.
+
+A session does no I/O of its own: whoever owns the socket moves the bytes, with one system call each way for a request.
 """
 
 import contextlib
@@ -57,14 +61,7 @@ class HandshakeFailed(Fault):
 
 def server_context(certificate_file: Path, key_file: Path, client_ca_file: Path) -> ssl.SSLContext:
     """A context that demands a client certificate (TLS 1.2 and 1.3). Raises BadTlsFiles."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_ciphers(CIPHERS)
-    context.set_alpn_protocols(["http/1.1"])
-    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
-    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
-    context.num_tickets = 0
-    context.verify_mode = ssl.CERT_REQUIRED
+    context = _front()
     try:
         context.load_cert_chain(certificate_file, key_file)
         context.load_verify_locations(client_ca_file)
@@ -73,49 +70,86 @@ def server_context(certificate_file: Path, key_file: Path, client_ca_file: Path)
     return context
 
 
+def _front() -> ssl.SSLContext:
+    """The profile alone: versions, ciphers, options, and that a certificate is demanded."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_ciphers(CIPHERS)
+    context.set_alpn_protocols(["http/1.1"])
+    context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION
+    context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
+    context.num_tickets = 0
+    context.verify_mode = ssl.CERT_REQUIRED
+    return context
+
+
 class Credentials:
     """The server's certificate as it now stands on disk; `reload` changes it for new connections only."""
 
     def __init__(self, certificate_file: Path, key_file: Path, client_ca_file: Path) -> None:
         self._files = (certificate_file, key_file, client_ca_file)
-        self._context = server_context(*self._files)
+        self._identity = server_context(*self._files)
+        self._front = _front()
 
     @property
-    def context(self) -> ssl.SSLContext:
-        """For the next connection."""
-        return self._context
+    def front(self) -> ssl.SSLContext:
+        """What the next connection begins under."""
+        return self._front
+
+    def wrap(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO) -> ssl.SSLObject:
+        """The server's end of a new connection."""
+        tls = self._front.wrap_bio(incoming, outgoing, server_side=True)
+        tls.context = self._identity
+        return tls
 
     def reload(self) -> None:
         """Read the files again. Raises BadTlsFiles and then goes on with what it had."""
-        self._context = server_context(*self._files)
+        self._identity = server_context(*self._files)
 
     def retire(self, used: ssl.SSLContext) -> None:
-        """A TLS 1.2 session was made under `used`: let nobody resume it."""
-        if used is self._context:
-            with contextlib.suppress(BadTlsFiles):  # files in the middle of a change; resumption is refused anyway
-                self.reload()
+        """A TLS 1.2 session was made under this front: let nobody resume it."""
+        if used is self._front:
+            self._front = _front()
 
 
 class TlsSession:
     """One connection's TLS, server side, without I/O: bytes of the network in, bytes for the network out."""
 
-    __slots__ = ("_incoming", "_outgoing", "_read", "_tls", "_write", "context", "ended", "more")
+    __slots__ = (
+        "_credentials",
+        "_front",
+        "_incoming",
+        "_outgoing",
+        "_read",
+        "_tls",
+        "_write",
+        "ended",
+        "more",
+    )
+    _tls: ssl.SSLObject
 
-    def __init__(self, context: ssl.SSLContext) -> None:
+    def __init__(self, credentials: Credentials) -> None:
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
-        self.context = context
-        self._read = self._tls.read
-        self._write = self._tls.write
+        self._credentials = credentials
+        self._front: ssl.SSLContext | None = None
         self.ended = False  # the peer has said goodbye
         self.more = False  # what has arrived holds more than was read; decrypt again, with nothing
+
+    def _begin(self) -> None:
+        """When the first bytes come, not sooner: meanwhile another's session may have retired a front."""
+        self._front = self._credentials.front
+        self._tls = self._credentials.wrap(self._incoming, self._outgoing)
+        self._read = self._tls.read
+        self._write = self._tls.write
 
     def handshake(self, arrived: bytes | memoryview) -> Peer | None:
         """Go on with the handshake; None = more must arrive. `outgoing` is to be sent, also when this raises.
 
         Raises HandshakeFailed.
         """
+        if self._front is None:
+            self._begin()
         self._incoming.write(arrived)
         try:
             self._tls.do_handshake()
@@ -124,11 +158,6 @@ class TlsSession:
         except ssl.SSLError as error:
             raise HandshakeFailed("the TLS handshake failed", detail=error.reason or str(error)) from error
         return self._proven()
-
-    @property
-    def resumable(self) -> bool:
-        """Whether OpenSSL now remembers a session that a client could come back with."""
-        return self._tls.version() == "TLSv1.2"
 
     def outgoing(self) -> bytes:
         """What is to be sent now."""
@@ -181,6 +210,8 @@ class TlsSession:
         return self._outgoing.read()
 
     def _proven(self) -> Peer:
+        if self._tls.version() == "TLSv1.2" and self._front is not None:
+            self._credentials.retire(self._front)  # OpenSSL now remembers a session that a client could come back with
         der = self._tls.getpeercert(binary_form=True)
         fields = self._tls.getpeercert()
         if self._tls.session_reused or der is None or not fields:
