@@ -2,6 +2,7 @@
 else notices.
 """
 
+import contextlib
 import random
 import shutil
 import socket
@@ -27,6 +28,7 @@ from engine.tokens.keys import JwkSet, PublishedKeys
 from tests.support.endpoint import Node
 from tests.support.mutual_tls import Authority, Dialler, RawClient, until
 from tests.support.pki import ISSUER, NOW, Pki
+from tests.support.tls_records import APPLICATION_DATA, Sealer, client_secret
 
 HONEST = b"GET /honest HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -528,6 +530,57 @@ async def test_a_renegotiation_is_refused(
     assert b"200 OK" not in run.stdout
     assert besieged.seen == []
     assert await besieged.serves_the_next()
+
+
+def no_record_holds(sealer: Sealer, number: int) -> bytes:
+    return b"".join([sealer.record(APPLICATION_DATA, b"") for _ in range(number)])
+
+
+def updates(sealer: Sealer, number: int) -> bytes:
+    return b"".join([sealer.key_update() for _ in range(number)])
+
+
+def updates_in_turn(sealer: Sealer, number: int) -> bytes:
+    """The server shall answer each."""
+    return b"".join([sealer.key_update(requested=True) for _ in range(number)])
+
+
+@pytest.mark.parametrize("records", [no_record_holds, updates, updates_in_turn])
+async def test_a_flood_of_records_without_content_ends_that_connection(
+    besiege: Besiege, tmp_path: Path, records: Callable[[Sealer, int], bytes]
+) -> None:
+    """RFC 8446 sections 4.6.3 and 5.4: each costs the sender next to nothing. A few are in order."""
+    besieged = await besiege()
+    besieged.context.keylog_filename = str(tmp_path / "keys")
+    client = await besieged.client()
+    assert isinstance(client.stream, trio.SSLStream)
+    await client.stream.do_handshake()
+    sealer = Sealer(client.stream.cipher()[0], client_secret(tmp_path / "keys"))
+    below = client.stream.transport_stream
+    await below.send_all(records(sealer, 8) + sealer.record(APPLICATION_DATA, HONEST))
+    assert (await client.answer("GET"))[0] == 200
+    with contextlib.suppress(trio.BrokenResourceError):
+        await below.send_all(records(sealer, 20_000))
+    await until(lambda: not besieged.server.statistics().connections)
+    assert besieged.seen == [b"/honest"]
+    assert await besieged.serves_the_next()
+
+
+async def test_a_trickle_of_key_updates_is_cut_off_like_a_flood(besiege: Besiege, tmp_path: Path) -> None:
+    """Others are served meanwhile, and what the peer would have answered is not heaped up."""
+    besieged = await besiege()
+    besieged.context.keylog_filename = str(tmp_path / "keys")
+    client = await besieged.client()
+    assert isinstance(client.stream, trio.SSLStream)
+    await client.stream.do_handshake()
+    sealer = Sealer(client.stream.cipher()[0], client_secret(tmp_path / "keys"))
+    sent = 0
+    with contextlib.suppress(trio.BrokenResourceError):
+        while sent < 2000:
+            await client.stream.transport_stream.send_all(updates_in_turn(sealer, 20))
+            assert await besieged.serves_the_next()
+            sent += 20
+    assert 500 < sent < 1000
 
 
 # --- who was welcome once ---------------------------------------------------------------------------------------------

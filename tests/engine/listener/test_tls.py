@@ -1,16 +1,21 @@
-"""Mutual TLS: versions, ciphers, no resumption, certificates that change under way."""
+"""Mutual TLS: versions, ciphers, no resumption, certificates that change under way, records without content."""
 
 import contextlib
 import ssl
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Self
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
-from engine.listener.tls import BadTlsFiles, Credentials, HandshakeFailed, Peer, TlsSession, server_context
+from engine.listener.tls import BadTlsFiles, Credentials, HandshakeFailed, Peer, PeerGone, TlsSession, server_context
 from tests.support.mutual_tls import Authority, thumbprint_of
+from tests.support.tls_records import APPLICATION_DATA, Sealer, client_secret
 
+BARREN = "the peer sends records without content"
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
 
@@ -32,9 +37,17 @@ def credentials(authority: Authority) -> Credentials:
 class Shaken:
     """A connection in memory: a session of ours, and a client."""
 
-    def __init__(self, server: TlsSession, context: ssl.SSLContext, resumed: ssl.SSLSession | None = None) -> None:
+    def __init__(
+        self,
+        server: TlsSession,
+        context: ssl.SSLContext,
+        resumed: ssl.SSLSession | None = None,
+        key_log: Path | None = None,
+    ) -> None:
         self.to_server, self.to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.server = server
+        self.server, self._key_log = server, key_log
+        if key_log is not None:
+            context.keylog_filename = str(key_log)
         self.client = context.wrap_bio(self.to_client, self.to_server, server_hostname="localhost", session=resumed)
         self.peer: Peer | None = None
 
@@ -56,6 +69,35 @@ class Shaken:
     def _go_on(self) -> None:
         with contextlib.suppress(ssl.SSLWantReadError):
             self.client.do_handshake()
+
+    def sealer(self) -> Sealer:
+        """For the client's records in place of the client; it has sent none."""
+        cipher = self.client.cipher()
+        assert cipher is not None
+        assert self._key_log is not None
+        return Sealer(cipher[0], client_secret(self._key_log))
+
+    def take(self, arrived: bytes) -> tuple[bytes, int]:
+        """What the server reads, and the turns it took."""
+        content, turns = self.server.decrypt(arrived), 1
+        while self.server.more:
+            content += self.server.decrypt(b"")
+            turns += 1
+        return content, turns
+
+    def flood(self, arrivals: Sequence[bytes]) -> tuple[int, str]:
+        """The turns of the server, and why it cut the peer off before all had arrived; "" = it did not."""
+        turns = 0
+        try:
+            for arrived in arrivals:
+                turns += 1
+                self.server.decrypt(arrived)
+                while self.server.more:
+                    turns += 1
+                    self.server.decrypt(b"")
+        except PeerGone as gone:
+            return turns, gone.text
+        return turns, ""
 
 
 # --- who may come in --------------------------------------------------------------------------------------------------
@@ -230,3 +272,89 @@ def test_missing_file_is_named(authority: Authority, tmp_path: Path, missing: in
     files[missing] = tmp_path / "absent.pem"
     with pytest.raises(BadTlsFiles, match=r"absent\.pem"):
         partial(server_context, *files)()
+
+
+# --- records without content ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def shaken(credentials: Credentials, authority: Authority, client_files: tuple[Path, Path], tmp_path: Path) -> Shaken:
+    client = authority.client_context(client_files)
+    return Shaken(TlsSession(credentials), client, key_log=tmp_path / "keys").finish()
+
+
+def test_a_key_update_is_followed_and_answered(shaken: Shaken) -> None:
+    sealer = shaken.sealer()
+    for requested in (False, True, False):
+        update = sealer.key_update(requested=requested)
+        assert shaken.take(update + sealer.record(APPLICATION_DATA, b"question"))[0] == b"question"
+        shaken.to_client.write(shaken.server.encrypt(b"answer"))
+        assert shaken.client.read(100) == b"answer"
+
+
+@pytest.mark.parametrize("requested", [False, True])
+@pytest.mark.parametrize("at_once", [27, 1448, 65536])
+def test_a_flood_of_key_updates_is_cut_off(shaken: Shaken, at_once: int, *, requested: bool) -> None:
+    sealer = shaken.sealer()
+    flood = b"".join([sealer.key_update(requested=requested) for _ in range(1000)])
+    turns, reason = shaken.flood([flood[start : start + at_once] for start in range(0, len(flood), at_once)])
+    assert reason == BARREN
+    assert 4 < turns < 2 + 22_000 / min(at_once, 4096)  # others have theirs between
+    assert len(shaken.server.outgoing()) < 22_000
+
+
+def test_key_updates_between_contents_take_many_turns(shaken: Shaken) -> None:
+    sealer = shaken.sealer()
+    pieces = [
+        b"".join([sealer.key_update() for _ in range(300)]) + sealer.record(APPLICATION_DATA, b"%d" % number)
+        for number in range(8)
+    ]
+    content, turns = shaken.take(b"".join(pieces))
+    assert content == b"01234567"
+    assert turns >= 8
+
+
+def test_answers_to_key_updates_that_nobody_waits_for_are_not_heaped_up(shaken: Shaken) -> None:
+    sealer = shaken.sealer()
+    updates = [
+        b"".join([sealer.key_update(requested=True) for _ in range(200)]) + sealer.record(APPLICATION_DATA, b"x")
+        for _ in range(50)
+    ]
+    assert shaken.flood(updates)[1] == BARREN
+    assert len(shaken.server.outgoing()) < 16_384 + 2 * 200 * 27
+
+
+def test_a_flood_of_empty_records_is_cut_off(shaken: Shaken) -> None:
+    sealer = shaken.sealer()
+    with pytest.raises(PeerGone):
+        shaken.take(b"".join([sealer.record(APPLICATION_DATA, b"") for _ in range(33)]))
+
+
+@given(
+    sizes=st.lists(st.sampled_from((0, 1, 50, 1500, 4096, 16_384)), max_size=25),
+    updates=st.sets(st.integers(0, 25), max_size=4),
+    cuts=st.lists(st.sampled_from((1, 5, 100, 1448, 4096, 4097, 16_000, 65_536)), min_size=1, max_size=8),
+)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+def test_content_arrives_whole_however_it_is_cut(
+    authority: Authority,
+    credentials: Credentials,
+    client_files: tuple[Path, Path],
+    tmp_path: Path,
+    sizes: list[int],
+    updates: set[int],
+    cuts: list[int],
+) -> None:
+    client = authority.client_context(client_files)
+    shaken = Shaken(TlsSession(credentials), client, key_log=tmp_path / "keys").finish()
+    sealer, raw, told = shaken.sealer(), b"", b""
+    for number, size in enumerate(sizes):
+        content = bytes([number]) * size
+        told += content
+        raw += (sealer.key_update() if number in updates else b"") + sealer.record(APPLICATION_DATA, content)
+    read, at, turn = b"", 0, 0
+    while at < len(raw):
+        cut = cuts[turn % len(cuts)] if turn < 500 else 65_536
+        read += shaken.take(raw[at : at + cut])[0]
+        at, turn = at + cut, turn + 1
+    assert read == told
