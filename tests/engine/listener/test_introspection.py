@@ -57,6 +57,13 @@ WINDOW = {
     "ccs_to": "2026-11-01T00:00:00Z",
 }
 
+OPAQUE = {
+    "256 bits in base64url": b"kZ7fUuWq0d3yJb8cQh2xT1vPnM6sRgLe4aXoIiYwKtE",
+    "256 bits in hexadecimal": hashlib.sha256(b"x").hexdigest().encode(),
+    "a UUID": b"0f8fad5b-d9cb-469f-a165-70867728950e",
+    "two parts": b"rt1.kZ7fUuWq0d3yJb8cQh2xT1vPnM6sRgLe4aXoIiYwKtE",
+}
+
 
 @pytest.fixture(scope="session")
 def published(token_signer: FileTokenSigner) -> bytes:
@@ -359,6 +366,14 @@ class TestToken:
             assert response == INACTIVE
         kinds = [event.kind for event in node.security.events]
         assert kinds == ([SecurityEventKind.FORGED_TOKEN] if refusal.is_attack else [])
+
+    @pytest.mark.parametrize("form", OPAQUE.values(), ids=OPAQUE.keys())
+    async def test_row_28_what_is_no_jwt_is_as_inactive_as_an_unknown_token(self, node: Node, form: bytes) -> None:
+        """Refresh tokens and codes will be opaque; none are issued yet, so nothing tells them from any other text."""
+        assert await node.ask(form, token_type_hint="refresh_token") == INACTIVE
+        assert await node.ask(form) == INACTIVE
+        assert not node.security.events
+        assert not node.beyond.asked
 
     async def test_a_security_event_shows_eight_bytes_of_the_digest(self, node: Node, good: bytes) -> None:
         forged = good[:-4] + (b"AAAA" if not good.endswith(b"AAAA") else b"BBBB")
