@@ -11,7 +11,7 @@ from bench.evaluations import batch_body
 from bench.generator import Question
 from bench.names import BATCHES, COLD, SIGNED
 from bench.population import Population
-from engine.listener.evaluations import BATCH_PATH
+from engine.listener.evaluation_answers import BATCH_PATH
 from tests.support.pki import METER_POINT
 
 COLD_TOKENS = 8_000  # a round; under a second

@@ -30,7 +30,8 @@ from engine.clock import Seconds, UnixTime
 from engine.decision.evaluations import Outcome
 from engine.listener.callers import Callers
 from engine.listener.digests import NoTokenLookups, TokenDigests
-from engine.listener.evaluations import BATCH_PATH, Evaluations, Rules
+from engine.listener.evaluation_answers import BATCH_PATH
+from engine.listener.evaluations import Evaluations, Rules
 from engine.listener.http1 import Headers, Request
 from engine.listener.issuer_keys import IssuerKeys
 from engine.listener.read_through import NoReadThrough
@@ -108,7 +109,7 @@ class Elsewhere(Evaluations):
     """As if something else had been written before each batch: all that was read has to be compared."""
 
     def batch(self, request, peer):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201 - as the one it stands for
-        for kept in self._bearers.values():
+        for kept in self._bearers._kept.values():
             kept.version = -1
         return super().batch(request, peer)
 
@@ -117,7 +118,7 @@ class Touched(Evaluations):
     """As if these very consents had been written before each batch: nothing that was read stays valid."""
 
     def batch(self, request, peer):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201 - as the one it stands for
-        self._bearers.clear()
+        self._bearers._kept.clear()
         return super().batch(request, peer)
 
 

@@ -22,14 +22,8 @@ from engine.feed.redis_client import RedisClient
 from engine.listener.callers import Callers
 from engine.listener.connection_limits import ConnectionLimits
 from engine.listener.digests import NoTokenLookups, RedisTokenLookups, TokenDigests, TokenLookups
-from engine.listener.evaluations import (
-    BATCH_PATH,
-    METADATA_PATH,
-    SINGLE_PATH,
-    Evaluations,
-    Rules,
-    metadata,
-)
+from engine.listener.evaluation_answers import BATCH_PATH, METADATA_PATH, SINGLE_PATH, metadata
+from engine.listener.evaluations import Evaluations, Rules
 from engine.listener.introspection import PATH, Introspection, Outcome
 from engine.listener.issuer_keys import IssuerKeys
 from engine.listener.read_through import NoReadThrough, ReadThrough, RedisReadThrough

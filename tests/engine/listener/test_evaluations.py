@@ -18,8 +18,10 @@ from engine.consent.records import AccessMode, Answers, OnSilence, PolicyRecord,
 from engine.consent.states import State
 from engine.decision.evaluations import NOT_ACTIVE, Outcome
 from engine.feed.entries import Entry, EntryKind
+from engine.listener.evaluation_answers import metadata
+from engine.listener.evaluation_judging import CHUNK
 from engine.listener.evaluation_request import MAX_BODY
-from engine.listener.evaluations import BATCH_TIMEOUT, CHUNK, LOOK_TIMEOUT, Rules, metadata
+from engine.listener.evaluations import BATCH_TIMEOUT, LOOK_TIMEOUT, Rules
 from engine.listener.http1 import Headers, Request, Response
 from engine.listener.security import SecurityEventKind
 from engine.listener.tls import Peer
