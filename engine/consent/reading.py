@@ -22,6 +22,8 @@ _MEMBER_NAME: Final = re.compile(r"[A-Za-z0-9_]{1,40}")
 # C0, C1, line and paragraph separators, bidirectional overrides, lone surrogates. It also catches what `$` in a
 # pattern would let through: a final newline.
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+# Possessive, and a string without an end is one as well: else looking for its end, from each quote in it anew, takes
+# time that grows with the square of the length.
 _BRACKET_OR_STRING: Final = re.compile(rb'[\[\]{}]|"(?:[^"\\]|\\.)*+"?', re.DOTALL)
 
 # Parts by which a pattern is known in msgspec's sentence, and what it asks, for people.
@@ -77,22 +79,22 @@ class InvalidText(Fault):
     kind = Kind.INVALID
 
 
-def strict_json(text: bytes) -> object:
+def strict_json(text: bytes, *, max_bytes: int = MAX_TEXT_BYTES, max_depth: int = MAX_DEPTH) -> object:
     """Read JSON that has one meaning only. Raises InvalidText.
 
-    Refused: over 16 KiB, not UTF-8, repeated member names, NaN and Infinity, nesting deeper than 6.
+    Refused: too long, not UTF-8, repeated member names, NaN and Infinity, nesting too deep.
     """
-    if len(text) > MAX_TEXT_BYTES:
+    if len(text) > max_bytes:
         raise InvalidText("the text is too long")
     try:
-        _check_nesting(text)
+        _check_nesting(text, max_depth)
         value: object = json.loads(text.decode(), object_pairs_hook=_members, parse_constant=_no_constant)
     except ValueError as error:
         raise InvalidText("not JSON, or a member name is repeated") from error
     return value
 
 
-def _check_nesting(text: bytes) -> None:
+def _check_nesting(text: bytes, max_depth: int) -> None:
     """Before it is read: how deep a reader may go before it fails, or how it fails, differs between Pythons.
 
     Brackets are counted outside strings; whether they match is the reader's business. Raises InvalidText.
@@ -103,7 +105,7 @@ def _check_nesting(text: bytes) -> None:
             depth += 1
         elif bracket in b"]}":
             depth -= 1
-        if depth > MAX_DEPTH:
+        if depth > max_depth:
             raise InvalidText("the text is nested too deeply")
 
 

@@ -16,6 +16,7 @@ from msgspec import UNSET, UnsetType
 
 from engine.clock import parse_utc
 from engine.consent.meter_points import problem_with
+from engine.consent.reading import InvalidText, strict_json
 from engine.decision.evaluations import Asked, Flaw, Question, Semantic
 
 MAX_BODY: Final = 262_144  # bytes
@@ -25,7 +26,6 @@ MAX_STRINGS: Final = 65_536  # characters of all strings of one item, names incl
 _KNOWN_POINTS: Final = 16_384
 
 _WHITE: Final = b" \t\r\n"
-_BRACKET_OR_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]', re.DOTALL)
 _SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _SHA256_TEXT: Final = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 _DATASET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{2,63}")
@@ -309,11 +309,10 @@ def _read_quickly(body: bytes) -> WireRequest | None:
 
 def _read_strictly(body: bytes) -> dict[str, object]:
     """The whole body, told apart from everything that is not one JSON object with one meaning."""
-    _check_nesting(body)
     try:
-        top = json.loads(body.decode(), object_pairs_hook=_members, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise BadRequest("not JSON, or a member name is repeated") from error
+        top = strict_json(body, max_bytes=MAX_BODY, max_depth=MAX_DEPTH)
+    except InvalidText as fault:
+        raise BadRequest(fault.text) from fault
     if not isinstance(top, dict):
         raise BadRequest("not a JSON object")
     if _SURROGATE.search(body):
@@ -322,34 +321,12 @@ def _read_strictly(body: bytes) -> dict[str, object]:
     return top
 
 
-def _check_nesting(body: bytes) -> None:
-    depth = 0
-    for bracket in _BRACKET_OR_STRING.findall(body):
-        if bracket in b"[{":
-            depth += 1
-        elif bracket in b"]}":
-            depth -= 1
-        if depth > MAX_DEPTH:
-            raise BadRequest("nested too deeply")
-
-
-def _members(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    members = dict(pairs)
-    if len(members) != len(pairs):
-        raise ValueError("a member name is repeated")
-    return members
-
-
 def _check_characters(top: dict[str, object]) -> None:
     """Refuse halves of surrogate pairs: they stand for no character, and readers disagree (RFC 8259 section 8.2)."""
     try:
         json.dumps(top, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
         raise BadRequest("a string holds half a surrogate pair") from error
-
-
-def _no_constant(_name: str) -> object:
-    raise ValueError("NaN and Infinity are not JSON")
 
 
 def _check_strings(item: object) -> None:

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -47,6 +48,12 @@ def test_white_space_and_unknown_members_change_nothing(batch: dict[str, Any]) -
     backwards = json.dumps(dict(reversed(batch.items())), separators=(",", ":")).encode()
     said = outcome(compact)
     assert [outcome(other) for other in (spaced, free, escaped, backwards)] == [said] * 4
+
+
+@pytest.mark.parametrize("body", [b'"' + b'\\"' * 131_000, b'{"a":"' * 40_000, b"[" * 262_000, b'"' * 262_000])
+def test_a_body_that_is_hard_to_take_apart_is_refused(body: bytes) -> None:
+    """Within this test's time-out: a reader that looks for a string's end from each quote anew takes a quarter hour."""
+    assert isinstance(outcome(body), tuple)
 
 
 def test_a_reader_that_knows_token_and_point_reads_the_same() -> None:
