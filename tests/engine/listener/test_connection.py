@@ -1,7 +1,7 @@
 """Connections at their limits: no deadline is lost, none strikes those who keep theirs, nothing spins."""
 
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -21,23 +21,6 @@ LARGE = b"x" * 4_000_000  # more than the kernel takes for a client that does no
 MIDDLING = b"x" * 250_000  # more than it takes where it is narrow, but no reason to answer nothing else before
 Start = Callable[..., Awaitable[tuple[Server, RawClient]]]
 Handler = Callable[[Request, Peer], Response | Awaitable[Response]]
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="module")
-def client_files(authority: Authority) -> tuple[Path, Path]:
-    return authority.issue("edp")
-
-
-@pytest.fixture
-async def dialler() -> AsyncIterator[Dialler]:
-    dialler = Dialler()
-    yield dialler
-    dialler.close()
 
 
 @pytest.fixture

@@ -9,15 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admin.pki.keys import FileTokenSigner
 from engine.clock import UnixTime
 from engine.consent.records import Role, Thumbprint
 from engine.listener.connection_limits import MAX_STRANGERS, TOO_MANY, ConnectionLimits
 from engine.listener.tls import Peer
 from engine.replica.reader import Replica
-from engine.tokens.keys import JwkSet, PublishedKeys
 from tests.support.endpoint import NOW, Node
-from tests.support.pki import ISSUER, Pki
+from tests.support.pki import Pki
 
 NOWHERE = Path("there/is/no/replica")
 
@@ -27,8 +25,8 @@ def stranger(number: int) -> Peer:
 
 
 @pytest.fixture
-def node(tmp_path: Path, pki: Pki, token_signer: FileTokenSigner) -> Iterator[Node]:
-    node = Node(tmp_path, pki, msgspec.json.encode(PublishedKeys(ISSUER, JwkSet((token_signer.public,)))), NOW)
+def node(tmp_path: Path, pki: Pki, published: bytes) -> Iterator[Node]:
+    node = Node(tmp_path, pki, published, NOW)
     node.open()
     yield node
     node.store.close()

@@ -12,7 +12,6 @@ import trio
 import trio.testing
 
 from admin.authorization.minting import Minted
-from admin.pki.keys import FileTokenSigner
 from engine.clock import UnixTime
 from engine.consent.records import AccessMode, Answers, OnSilence, PolicyRecord, Role, Thumbprint
 from engine.consent.states import State
@@ -28,9 +27,8 @@ from engine.listener.tls import Peer
 from engine.tokens.answer_keys import PemAnswerSigner, new_answer_key
 from engine.tokens.grants import consent_key
 from engine.tokens.jws import decode_part
-from engine.tokens.keys import JwkSet, PublishedKeys
 from tests.support.evaluations import ACTION, HEAD, IDENTIFIER, RESOURCE, SHARE, EvaluationNode, id_of, subject
-from tests.support.pki import CONSENT_ID, DAY, ISSUER, METER_POINT, NOW, MakeToken, Pki, consent_record, granted_consent
+from tests.support.pki import CONSENT_ID, DAY, METER_POINT, NOW, MakeToken, Pki, consent_record, granted_consent
 from tests.support.replicas import INCARNATION, policy_entry
 
 OTHER_POINT = "mpan:2000000000024"
@@ -49,11 +47,6 @@ BAD_REQUESTS: list[bytes] = [
     b'{"subject":{"type\\ud800":"a","it":"b"}}',
     '{"x":1}'.encode("utf-16"),
 ]
-
-
-@pytest.fixture(scope="session")
-def published(token_signer: FileTokenSigner) -> bytes:
-    return msgspec.json.encode(PublishedKeys(ISSUER, JwkSet((token_signer.public,))))
 
 
 @pytest.fixture

@@ -6,15 +6,13 @@ import hashlib
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import pytest
 import trio
 
-from admin.pki.keys import FileTokenSigner
 from engine.clock import UnixTime
 from engine.config import BadConfig
 from engine.consent.records import Role, Thumbprint
@@ -33,10 +31,9 @@ from engine.listener.security import SecurityEventKind
 from engine.listener.serve import Handler, Limits, Peer, serve
 from engine.listener.tls import Credentials
 from engine.telemetry.host import SystemClock
-from engine.tokens.keys import JwkSet, PublishedKeys
 from tests.support.endpoint import KeptEvents, Node
 from tests.support.mutual_tls import Authority, Dialler, RawClient, thumbprint_of
-from tests.support.pki import ISSUER, NOW, Pki
+from tests.support.pki import NOW, Pki
 
 ASK = b"GET /a HTTP/1.1\r\nHost: localhost\r\n%b\r\n"
 NAMED = (400, b'{"error":"invalid_client"}')
@@ -78,13 +75,6 @@ def leaf(authority: Authority) -> bytes:
 @pytest.fixture(scope="module")
 def stranger(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     return der_of(Authority(tmp_path_factory.mktemp("strangers"), "stranger").issue("edp")[0])
-
-
-@pytest.fixture
-async def dialler() -> AsyncIterator[Dialler]:
-    dialler = Dialler()
-    yield dialler
-    dialler.close()
 
 
 class Behind:
@@ -253,9 +243,9 @@ async def test_an_authority_is_no_client_of_its_own(
 
 
 async def test_a_suspended_participant_is_refused_through_the_proxy_too(
-    nursery: trio.Nursery, dialler: Dialler, tmp_path: Path, pki: Pki, token_signer: FileTokenSigner
+    nursery: trio.Nursery, dialler: Dialler, tmp_path: Path, pki: Pki, published: bytes
 ) -> None:
-    node = Node(tmp_path, pki, msgspec.json.encode(PublishedKeys(ISSUER, JwkSet((token_signer.public,)))), NOW)
+    node = Node(tmp_path, pki, published, NOW)
     try:
         node.open()
         listening = socket.create_server(("127.0.0.1", 0))
@@ -288,9 +278,9 @@ async def test_a_suspended_participant_is_refused_through_the_proxy_too(
 
 @pytest.mark.parametrize("name", [b"Client-Cert", b"client-cert-chain"])
 async def test_elsewhere_the_header_is_ignored_and_reported(
-    nursery: trio.Nursery, dialler: Dialler, tmp_path: Path, pki: Pki, token_signer: FileTokenSigner, name: bytes
+    nursery: trio.Nursery, dialler: Dialler, tmp_path: Path, pki: Pki, published: bytes, name: bytes
 ) -> None:
-    node = Node(tmp_path, pki, msgspec.json.encode(PublishedKeys(ISSUER, JwkSet((token_signer.public,)))), NOW)
+    node = Node(tmp_path, pki, published, NOW)
     try:
         node.open()
         node.register("edp-1", Role.EDP)

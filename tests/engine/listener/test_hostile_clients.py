@@ -8,54 +8,29 @@ import shutil
 import socket
 import ssl
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import pytest
 import trio
 import trio.testing
 
-from admin.pki.keys import FileTokenSigner
 from engine.clock import Seconds, UnixTime
 from engine.consent.records import Role
 from engine.listener.http1 import HeadLimits, Request, Response
 from engine.listener.serve import Handler, Limits, Peer, Server, serve
 from engine.listener.tls import Credentials
 from engine.telemetry.host import SystemClock
-from engine.tokens.keys import JwkSet, PublishedKeys
 from tests.support.endpoint import Node
 from tests.support.mutual_tls import Authority, Dialler, RawClient, until
-from tests.support.pki import ISSUER, NOW, Pki
+from tests.support.pki import NOW, Pki
 from tests.support.tls_records import APPLICATION_DATA, Sealer, client_secret
 
 HONEST = b"GET /honest HTTP/1.1\r\nHost: localhost\r\n\r\n"
 SMUGGLED = b"GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n"
 BRIEF = Seconds(0.25)  # and long enough for an honest handshake on a busy machine
 SMALL = Limits(http=HeadLimits(max_head=1024, max_body=1024))
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="module")
-def credentials(authority: Authority) -> Credentials:
-    return authority.credentials()
-
-
-@pytest.fixture(scope="module")
-def client_files(authority: Authority) -> tuple[Path, Path]:
-    return authority.issue("edp")
-
-
-@pytest.fixture
-async def dialler() -> AsyncIterator[Dialler]:
-    dialler = Dialler()
-    yield dialler
-    dialler.close()
 
 
 class Besieged:
@@ -622,9 +597,9 @@ async def test_requests_after_the_certificate_has_expired_are_not_seen(
 
 
 async def test_a_participant_that_is_suspended_is_refused_on_its_open_connection(
-    nursery: trio.Nursery, dialler: Dialler, tmp_path: Path, pki: Pki, token_signer: FileTokenSigner
+    nursery: trio.Nursery, dialler: Dialler, tmp_path: Path, pki: Pki, published: bytes
 ) -> None:
-    node = Node(tmp_path, pki, msgspec.json.encode(PublishedKeys(ISSUER, JwkSet((token_signer.public,)))), NOW)
+    node = Node(tmp_path, pki, published, NOW)
     try:
         node.open()
         node.register("edp-1", Role.EDP)

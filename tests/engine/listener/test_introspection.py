@@ -13,7 +13,7 @@ import trio.testing
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from admin.pki.keys import FileTokenSigner, TokenKey
+from admin.pki.keys import TokenKey
 from engine.clock import UnixTime
 from engine.consent.records import (
     AccessMode,
@@ -32,14 +32,12 @@ from engine.listener.introspection import STEPS_TIMEOUT, Outcome
 from engine.listener.security import SecurityEvent, SecurityEventKind
 from engine.listener.tls import Peer
 from engine.tokens.grants import consent_key
-from engine.tokens.keys import JwkSet, PublishedKeys
 from engine.tokens.verify import revocation_key
 from tests.support.bad_tokens import BAD_TOKENS, Forge
 from tests.support.endpoint import FORM, KEY, Node
 from tests.support.pki import (
     CONSENT_ID,
     DAY,
-    ISSUER,
     METER_POINT,
     NOW,
     MakeToken,
@@ -65,11 +63,6 @@ OPAQUE = {
 }
 
 
-@pytest.fixture(scope="session")
-def published(token_signer: FileTokenSigner) -> bytes:
-    return msgspec.json.encode(PublishedKeys(ISSUER, JwkSet((token_signer.public,))))
-
-
 @pytest.fixture
 def bare(tmp_path: Path, pki: Pki, published: bytes) -> Iterator[Node]:
     """A node without a replica."""
@@ -86,11 +79,6 @@ def node(bare: Node) -> Node:
     bare.register("atp-1", Role.ATP)
     bare.grant()
     return bare
-
-
-@pytest.fixture(scope="session")
-def good(make_token: MakeToken) -> bytes:
-    return make_token().token
 
 
 def refused(status: int, error: bytes, headers: Mapping[bytes, bytes] | None = None) -> Response:

@@ -5,7 +5,7 @@ import io
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
 
@@ -25,16 +25,6 @@ from tests.support.mutual_tls import Authority, Dialler, RawClient, until
 GET = b"GET /%b HTTP/1.1\r\nHost: localhost\r\n\r\n"
 ORDINARY = Limits()
 BRIEF = Seconds(0.05)
-
-
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="module")
-def client_files(authority: Authority) -> tuple[Path, Path]:
-    return authority.issue("edp")
 
 
 async def echo(request: Request, _peer: Peer) -> Response:
@@ -58,13 +48,6 @@ class Running:
 
 
 Start = Callable[..., Awaitable[Running]]
-
-
-@pytest.fixture
-async def dialler() -> AsyncIterator[Dialler]:
-    dialler = Dialler()
-    yield dialler
-    dialler.close()
 
 
 @pytest.fixture

@@ -15,14 +15,13 @@ import pytest
 from joserfc import jws
 from joserfc.jwk import ECKey
 
-from admin.pki.keys import FileTokenSigner, TokenKey
+from admin.pki.keys import TokenKey
 from engine.clock import UnixTime
 from engine.consent.records import Answers, Role
 from engine.consent.states import State
 from engine.listener.http1 import Response
 from engine.listener.introspection import Outcome
 from engine.tokens.jws import encode_part
-from engine.tokens.keys import JwkSet, PublishedKeys
 from tests.support.bad_tokens import BAD_TOKENS, Forge
 from tests.support.endpoint import FORM, Node
 from tests.support.pki import ISSUER, METER_POINT, NOW, MakeToken, Pki, consent_record
@@ -38,9 +37,9 @@ SHARE = {
 
 
 @pytest.fixture
-def node(tmp_path: Path, pki: Pki, token_signer: FileTokenSigner) -> Iterator[Node]:
+def node(tmp_path: Path, pki: Pki, published: bytes) -> Iterator[Node]:
     """edp-1 is registered for signed answers, edp-2 for plain ones."""
-    node = Node(tmp_path / "replica", pki, msgspec.json.encode(PublishedKeys(ISSUER, JwkSet((token_signer.public,)))))
+    node = Node(tmp_path / "replica", pki, published)
     node.open()
     node.register("edp-1", Role.EDP, answers=Answers.SIGNED, max_requests_per_second=10_000)
     node.register("edp-2", Role.EDP)
@@ -48,11 +47,6 @@ def node(tmp_path: Path, pki: Pki, token_signer: FileTokenSigner) -> Iterator[No
     node.grant()
     yield node
     node.store.close()
-
-
-@pytest.fixture(scope="session")
-def good(make_token: MakeToken) -> bytes:
-    return make_token().token
 
 
 def opened(node: Node, response: Response, token: bytes, audience: str = "edp-1") -> dict[str, Any]:

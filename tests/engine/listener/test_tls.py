@@ -19,21 +19,6 @@ BARREN = "the peer sends records without content"
 VERSIONS = (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
 
-@pytest.fixture(scope="module")
-def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    return Authority(tmp_path_factory.mktemp("pki"))
-
-
-@pytest.fixture(scope="module")
-def client_files(authority: Authority) -> tuple[Path, Path]:
-    return authority.issue("edp")
-
-
-@pytest.fixture(scope="module")
-def credentials(authority: Authority) -> Credentials:
-    return authority.credentials()
-
-
 class Shaken:
     """A connection in memory: a session of ours, and a client."""
 

@@ -1,7 +1,7 @@
 """Every decision vector that a whole worker can show, asked over real TLS: status, headers and body to the byte."""
 
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -15,7 +15,6 @@ from engine.feed.entries import Entry, EntryKind
 from engine.listener.serve import Limits, serve
 from engine.listener.tls import Credentials
 from engine.tokens.jws import encode_part
-from engine.tokens.keys import JwkSet, PublishedKeys
 from engine.tokens.verify import revocation_key
 from tests.support.decision_vectors import METER_KEY, NOW, Case, cases
 from tests.support.endpoint import Node
@@ -27,17 +26,10 @@ SOME_SHARE = "another-share"
 
 
 @pytest.fixture
-def node(tmp_path: Path, pki: Pki, token_signer: FileTokenSigner) -> Iterator[Node]:
-    node = Node(tmp_path, pki, msgspec.json.encode(PublishedKeys(ISSUER, JwkSet((token_signer.public,)))), NOW)
+def node(tmp_path: Path, pki: Pki, published: bytes) -> Iterator[Node]:
+    node = Node(tmp_path, pki, published, NOW)
     yield node
     node.store.close()
-
-
-@pytest.fixture
-async def dialler() -> AsyncIterator[Dialler]:
-    dialler = Dialler()
-    yield dialler
-    dialler.close()
 
 
 def signed(case: Case, key: TokenKey, kid: str) -> bytes:
