@@ -8,8 +8,8 @@ import msgspec
 
 from engine.decision.evaluations import Evidence, Outcome, Verdict
 from engine.errors import Fault
+from engine.listener.evaluation_body import BadRequest
 from engine.listener.evaluation_head import SIGNED
-from engine.listener.evaluation_request import BadRequest
 from engine.listener.evaluation_snapshot import Snapshot
 from engine.listener.http1 import Request, Response
 from engine.listener.refusals import Refusal

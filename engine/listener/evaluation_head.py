@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from engine.listener.evaluation_request import BadRequest
+from engine.listener.evaluation_body import BadRequest
 from engine.listener.http1 import Headers, Request
 from engine.listener.media import FORWARDED, JSON, accepts, media_type
 from engine.listener.refusals import INVALID_TOKEN, Refusal

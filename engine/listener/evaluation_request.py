@@ -1,108 +1,45 @@
-"""What a request for access evaluations says, told from the message alone (AuthZEN Authorization API 1.0): pure.
+"""What a request for access evaluations asks, told from the message alone (AuthZEN Authorization API 1.0): pure.
 
-A body has one meaning or is refused: repeated member names, other encodings than UTF-8 and values outside JSON are
-400 (row 6 of the sheet's section 6.5). What most clients send takes a short way: the body is decoded into structs and
-encoded again; when that has as many bytes, white space aside, then no member was repeated and none was unknown, because
-each of them would have added some. Everything else is read once more, slowly, with the same result for a good body.
+An item takes from the top level the whole of what it lacks. One that is wrong, or is incomplete, says so in its place;
+the others are judged.
 """
 
-import json
 import re
-from collections.abc import Container, Mapping
-from typing import Final, TypeVar
+from collections.abc import Container
+from typing import Final
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
 from engine.clock import parse_utc
 from engine.consent.meter_points import problem_with
-from engine.consent.reading import InvalidText, strict_json
 from engine.decision.evaluations import Asked, Flaw, Question, Semantic
+from engine.listener.evaluation_body import (
+    Action,
+    BadRequest,
+    Context,
+    Options,
+    Resource,
+    Subject,
+    WireItem,
+    check_strings,
+    convert_or_refuse,
+    listed_item,
+    read_quickly,
+    read_strictly,
+    top_level,
+)
 
-MAX_BODY: Final = 262_144  # bytes
 MAX_ITEMS: Final = 500
-MAX_DEPTH: Final = 8
-MAX_STRINGS: Final = 65_536  # characters of all strings of one item, names included
 _KNOWN_POINTS: Final = 16_384
 
-_WHITE: Final = b" \t\r\n"
-_SURROGATE: Final = re.compile(rb"\\u[dD][89a-fA-F]")
 _SHA256_TEXT: Final = re.compile(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]")
 _DATASET: Final = re.compile(r"[a-z0-9][a-z0-9._-]{2,63}")
 _PURPOSE_CODE: Final = re.compile(r"[a-z0-9_-]{1,40}")
 _SHARE_ID: Final = re.compile(r"[!-~]{1,128}")
 _DELIVERIES: Final = frozenset((None, "pull", "push"))
 
-T = TypeVar("T")
 Item = Question | Flaw
-
-
-class BadRequest(Exception):
-    """The whole request is refused. The text names the rule, never a value. allow: of a 405, the methods there are."""
-
-    def __init__(self, text: str, status: int = 400, *, allow: bytes = b"") -> None:
-        super().__init__(text)
-        self.text = text
-        self.status = status
-        self.allow = allow
-
-
-class Wire(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
-    """Members of the wire. Absent is UNSET; null is no value of any of them. Unknown members are ignored."""
-
-
-class SubjectProperties(Wire, frozen=True, gc=False):
-    x5t_s256: str | UnsetType = UNSET
-
-
-class Subject(Wire, frozen=True, gc=False):
-    type: str
-    id: str
-    properties: SubjectProperties | UnsetType = UNSET
-
-
-class ActionProperties(Wire, frozen=True, gc=False):
-    dataset_id: str | UnsetType = UNSET
-    start: str | UnsetType = msgspec.field(default=UNSET, name="from")
-    end: str | UnsetType = msgspec.field(default=UNSET, name="to")
-    purpose_code: str | UnsetType = UNSET
-
-
-class Action(Wire, frozen=True, gc=False):
-    name: str
-    properties: ActionProperties | UnsetType = UNSET
-
-
-class Resource(Wire, frozen=True, gc=False):
-    type: str
-    id: str
-
-
-class ResourceWithProperties(Resource, frozen=True, gc=False):
-    """Of a resource's properties we know none, but they must be an object."""
-
-    properties: dict[str, object] | UnsetType = UNSET
-
-
-class Context(Wire, frozen=True, gc=False):
-    share_id: str | UnsetType = UNSET
-    delivery: str | UnsetType = UNSET
-
-
-class Options(Wire, frozen=True, gc=False):
-    evaluations_semantic: str | UnsetType = UNSET
-
-
-class WireItem(Wire, frozen=True, gc=False):
-    subject: Subject | UnsetType = UNSET
-    action: Action | UnsetType = UNSET
-    resource: Resource | UnsetType = UNSET
-    context: Context | UnsetType = UNSET
-
-
-class WireRequest(WireItem, frozen=True, gc=False):
-    evaluations: list[WireItem] | UnsetType = UNSET
-    options: Options | UnsetType = UNSET
 
 
 class Single(msgspec.Struct, frozen=True):
@@ -118,16 +55,6 @@ class Batch(msgspec.Struct, frozen=True):
     semantic: Semantic
 
 
-_decode: Final = msgspec.json.Decoder(WireRequest).decode
-_encode: Final = msgspec.json.Encoder().encode
-_kinds: Final[Mapping[str, type[msgspec.Struct]]] = {
-    "subject": Subject,
-    "action": Action,
-    "resource": ResourceWithProperties,
-    "context": Context,
-}
-
-
 class RequestReader:
     """Reads bodies. One per worker: it remembers meter points that were found right.
 
@@ -140,15 +67,15 @@ class RequestReader:
 
     def read_single(self, body: bytes) -> Single:
         """The body of an access evaluation; a member `evaluations` is unknown there. Raises BadRequest."""
-        wire = _read_quickly(body)
+        wire = read_quickly(body)
         if wire is None or wire.evaluations is not UNSET:
-            top = _read_strictly(body)
-            return self._single(_top_level(top))
+            top = read_strictly(body)
+            return self._single(top_level(top))
         return self._single(wire)
 
     def read_batch(self, body: bytes) -> Single | Batch:
         """The body of access evaluations; without any, it is a single one (AuthZEN section 7.1). Raises BadRequest."""
-        wire = _read_quickly(body)
+        wire = read_quickly(body)
         if wire is None:
             return self._read_slowly(body)
         if not wire.evaluations:
@@ -157,9 +84,9 @@ class RequestReader:
         return Batch(self._items(wire, wire.evaluations), semantic)
 
     def _read_slowly(self, body: bytes) -> Single | Batch:
-        top = _read_strictly(body)
-        wire = _top_level(top)
-        options = _convert_or_refuse(top, "options", Options)
+        top = read_strictly(body)
+        wire = top_level(top)
+        options = convert_or_refuse(top, "options", Options)
         semantic = _semantic(options)
         listed = top.get("evaluations", [])
         if not isinstance(listed, list) or not all(isinstance(item, dict) for item in listed):
@@ -168,8 +95,8 @@ class RequestReader:
             return self._single(wire)
         _check_count(len(listed))
         for item in listed:
-            _check_strings(item)
-        return Batch(self._items(wire, [_item(members) for members in listed]), semantic)
+            check_strings(item)
+        return Batch(self._items(wire, [listed_item(members) for members in listed]), semantic)
 
     def _single(self, wire: WireItem) -> Single:
         item = self._items(wire, [WireItem()])[0]
@@ -289,72 +216,3 @@ def _missing(wire: WireItem) -> str:
 def _check_count(items: int) -> None:
     if items > MAX_ITEMS:
         raise BadRequest(f"at most {MAX_ITEMS} evaluations")
-
-
-def _read_quickly(body: bytes) -> WireRequest | None:
-    """The request, if it is certain that it says nothing twice and nothing unknown; None: read it slowly."""
-    if len(body) > MAX_BODY:
-        raise BadRequest("the body is too large", 413)
-    if len(body) > MAX_STRINGS:  # an item may hold too long strings
-        return None
-    try:
-        wire = _decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
-    again = _encode(wire)
-    if len(again) == len(body) or len(again.translate(None, _WHITE)) == len(body.translate(None, _WHITE)):
-        return wire
-    return None
-
-
-def _read_strictly(body: bytes) -> dict[str, object]:
-    """The whole body, told apart from everything that is not one JSON object with one meaning."""
-    try:
-        top = strict_json(body, max_bytes=MAX_BODY, max_depth=MAX_DEPTH)
-    except InvalidText as fault:
-        raise BadRequest(fault.text) from fault
-    if not isinstance(top, dict):
-        raise BadRequest("not a JSON object")
-    if _SURROGATE.search(body):
-        _check_characters(top)
-    _check_strings({name: value for name, value in top.items() if name != "evaluations"})
-    return top
-
-
-def _check_characters(top: dict[str, object]) -> None:
-    """Refuse halves of surrogate pairs: they stand for no character, and readers disagree (RFC 8259 section 8.2)."""
-    try:
-        json.dumps(top, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        raise BadRequest("a string holds half a surrogate pair") from error
-
-
-def _check_strings(item: object) -> None:
-    if _strings(item) > MAX_STRINGS:
-        raise BadRequest("an evaluation holds too long strings")
-
-
-def _strings(value: object) -> int:
-    if isinstance(value, str):
-        return len(value)
-    if isinstance(value, dict):
-        return sum(len(name) + _strings(member) for name, member in value.items())
-    return sum(map(_strings, value)) if isinstance(value, list) else 0
-
-
-def _top_level(top: dict[str, object]) -> WireItem:
-    return WireItem(**{name: _convert_or_refuse(top, name, kind) for name, kind in _kinds.items()})  # type: ignore[arg-type] # by name
-
-
-def _convert_or_refuse(members: dict[str, object], name: str, kind: type[T]) -> T | UnsetType:
-    try:
-        return msgspec.convert(members[name], kind) if name in members else UNSET
-    except msgspec.ValidationError as error:
-        raise BadRequest(f"{name} is not as it must be") from error
-
-
-def _item(members: dict[str, object]) -> WireItem | Flaw:
-    try:
-        return WireItem(**{name: _convert_or_refuse(members, name, kind) for name, kind in _kinds.items()})  # type: ignore[arg-type] # by name
-    except BadRequest:
-        return Flaw.MALFORMED

@@ -24,9 +24,10 @@ from engine.errors import Fault
 from engine.listener.callers import Callers, NotServing
 from engine.listener.digests import UNRESOLVED, Resolved, TokenDigests
 from engine.listener.evaluation_answers import CALLER_NOT_ALLOWED, AnswerWriter, CountMany, refused
+from engine.listener.evaluation_body import BadRequest
 from engine.listener.evaluation_head import EvaluationHead, HeadJudge
 from engine.listener.evaluation_judging import CHUNK, Judged, judge_all, judge_some
-from engine.listener.evaluation_request import BadRequest, Batch, Item, RequestReader, Single
+from engine.listener.evaluation_request import Batch, Item, RequestReader, Single
 from engine.listener.evaluation_snapshot import Bearers, Gathered, Snapshot, of_nobody
 from engine.listener.http1 import Request, Response
 from engine.listener.issuer_keys import IssuerKeys

@@ -16,7 +16,7 @@ import atheris
 
 with (
     contextlib.redirect_stderr(io.StringIO()),
-    atheris.instrument_imports(include=["engine.listener", "engine.tokens"]),
+    atheris.instrument_imports(include=["engine.listener", "engine.tokens", "engine.consent.reading"]),
 ):
     from tests.fuzz.inputs import CORPUS, FINDS, check
 

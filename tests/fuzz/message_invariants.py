@@ -9,7 +9,8 @@ import msgspec
 from cryptography.hazmat.primitives import serialization
 
 from engine.consent.records import ClientId, ParticipantRecord, Role
-from engine.listener.evaluation_request import MAX_ITEMS, BadRequest, Batch, RequestReader, Single
+from engine.listener.evaluation_body import BadRequest
+from engine.listener.evaluation_request import MAX_ITEMS, Batch, RequestReader, Single
 from engine.listener.forms import BadForm, Form, read_form
 from engine.listener.forwarded import BadForwarded, read_certificate, read_forwarded
 from engine.listener.http1 import Request

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.decision.evaluations import Flaw, Question
-from engine.listener.evaluation_request import BadRequest, Batch, RequestReader
+from engine.listener.evaluation_body import BadRequest
+from engine.listener.evaluation_request import Batch, RequestReader
 from tests.support.evaluations import ACTION, RESOURCE, SHARE, subject
 
 SOMETIMES_WRONG = st.sampled_from(["", "x", None, 5, [], "2026-10-01T00:00:00Z", "hh-gas", "push"])

@@ -18,8 +18,8 @@ from engine.consent.states import State
 from engine.decision.evaluations import NOT_ACTIVE, Outcome
 from engine.feed.entries import Entry, EntryKind
 from engine.listener.evaluation_answers import metadata
+from engine.listener.evaluation_body import MAX_BODY
 from engine.listener.evaluation_judging import CHUNK
-from engine.listener.evaluation_request import MAX_BODY
 from engine.listener.evaluations import BATCH_TIMEOUT, LOOK_TIMEOUT, Rules
 from engine.listener.http1 import Headers, Request, Response
 from engine.listener.security import SecurityEventKind
