@@ -37,6 +37,7 @@ _RECORD: Final = 16_384  # a TLS record's content
 _BATCH: Final = 16  # records gathered before the answers begin
 _SLICE: Final = 4_096  # bytes given to OpenSSL at once: 150 records without content
 _BARREN: Final = 5 + _RECORD + 256 + _SLICE  # bytes without content: the largest record, and what may go before it
+_NOTHING: Final = memoryview(b"")
 _UNSENT: Final = 16_384  # bytes that OpenSSL wants to say unasked
 
 
@@ -141,7 +142,7 @@ class TlsSession:
         self._outgoing = ssl.MemoryBIO()
         self._credentials = credentials
         self._front: ssl.SSLContext | None = None
-        self._late = b""  # has arrived, and OpenSSL does not have it yet
+        self._late = _NOTHING  # has arrived, and OpenSSL does not have it yet
         self._barren = 0  # bytes since the last content
         self.ended = False  # the peer has said goodbye
         self.more = False  # what has arrived holds more than was read; decrypt again, with nothing
@@ -160,7 +161,7 @@ class TlsSession:
         """
         if self._front is None:
             self._begin()
-        self._late += bytes(arrived)
+        self._hold(arrived)
         while self._late:
             self._feed()
             try:
@@ -173,11 +174,15 @@ class TlsSession:
             return self._proven()
         return None
 
-    def _feed(self) -> int:
+    def _hold(self, arrived: bytes | memoryview) -> None:
+        """A copy, for what has arrived lies in a place that others read into next."""
+        self._late = memoryview(bytes(self._late) + bytes(arrived) if self._late else bytes(arrived))
+
+    def _feed(self, size: int = _SLICE) -> int:
         """Give OpenSSL the next slice; returns its bytes."""
         late = self._late
-        self._late = late[_SLICE:]
-        return self._incoming.write(late[:_SLICE])
+        self._late = late[size:]
+        return self._incoming.write(late[:size])
 
     def outgoing(self) -> bytes:
         """What is to be sent now."""
@@ -186,7 +191,7 @@ class TlsSession:
     def decrypt(self, arrived: bytes | memoryview) -> bytes:
         """The content of up to 16 records; see `more`. b"" = no whole record, or `ended`. Raises PeerGone."""
         if len(arrived) > _SLICE or self.more:
-            self._late += bytes(arrived)
+            self._hold(arrived)
             return self._gather([])
         incoming = self._incoming
         incoming.write(arrived)
@@ -205,23 +210,23 @@ class TlsSession:
 
     def _gather(self, records: list[bytes]) -> bytes:
         """What there is, up to a batch of records, or to a slice that brings too little. Raises PeerGone."""
-        taken = size = 0
+        taken = size = fed = 0
         try:
             while len(records) < _BATCH:
                 try:
                     data = self._read(_RECORD)
                 except ssl.SSLWantReadError:
+                    self._note_barren(fed)
                     if not self._late or taken >= 2 * size + _SLICE:
                         break
-                    fed = self._feed()
+                    fed = self._feed(max(_SLICE, size))  # more for those who have brought content
                     taken += fed
-                    self._note_barren(fed)
                     continue
                 records.append(data)
                 size += len(data)
-                self._barren = 0
+                fed = self._barren = 0
         except ssl.SSLZeroReturnError:
-            self.ended, self._late = True, b""
+            self.ended, self._late = True, _NOTHING
         except ssl.SSLError as error:
             raise PeerGone("the connection broke", detail=str(error)) from error
         self.more = bool(self._late) or (self._incoming.pending > 0 and not self.ended)
