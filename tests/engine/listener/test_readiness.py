@@ -140,7 +140,9 @@ async def test_who_comes_back_from_a_rest_has_turns_again(line: Line) -> None:
 async def test_a_round_of_asked_for_turns_grows_late_too(line: Line) -> None:
     """Many owed turns are work like any other: whoever comes after long work is told to come back."""
     seen: list[bool] = []
+    line.readiness.close()
     line.readiness = Readiness(line._tick, patience=0.0)
+    line.settled("old")  # or nobody would be ready for the round that ends this, where a stretch was over before it
     member = Noting("m", line.turns, lambda: seen.append(line.readiness.late))
     for _ in range(20):
         line.readiness.again(member)

@@ -320,7 +320,7 @@ def test_a_flood_of_empty_records_is_cut_off(shaken: Shaken) -> None:
     updates=st.sets(st.integers(0, 25), max_size=4),
     cuts=st.lists(st.sampled_from((1, 5, 100, 1448, 4096, 4097, 16_000, 65_536)), min_size=1, max_size=8),
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
 def test_content_arrives_whole_however_it_is_cut(
     authority: Authority,
     credentials: Credentials,
