@@ -1,3 +1,9 @@
-"""Fixtures of the real servers that tests run on."""
+"""Fixtures of the real servers that tests run on; properties are tested without a clock beside them."""
+
+import hypothesis
 
 pytest_plugins = ["tests.support.postgres", "tests.support.valkey", "tests.support.pki", "tests.support.sandbox"]
+
+# How long an example takes says nothing on a machine that does other things too; speed belongs to the benches.
+hypothesis.settings.register_profile("unhurried", parent=hypothesis.settings.default, deadline=None)
+hypothesis.settings.load_profile("unhurried")
