@@ -5,6 +5,7 @@ import socket
 import threading
 from collections.abc import Callable
 
+from engine.listener.tls import server_context
 from tests.support.mutual_tls import Authority
 
 Script = Callable[[int, bytes], bytes | None]
@@ -16,7 +17,7 @@ class Scripted:
 
     def __init__(self, script: Script, authority: Authority | None = None) -> None:
         self._script = script
-        self._context = authority.credentials().context if authority else None
+        self._context = server_context(*authority.issue("scripted"), authority.file) if authority else None
         self._listening = socket.create_server(("127.0.0.1", 0), backlog=256)
         self.port = self._listening.getsockname()[1]
         self.requests: list[bytes] = []
