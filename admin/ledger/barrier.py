@@ -22,6 +22,9 @@ from engine.errors import Fault, Kind
 from engine.feed.entries import Position
 
 LOOK_EVERY: Final = Seconds(0.1)  # for instances that another process hears, and for those that are forgotten
+# The table is read for every question that is answered, and each node that has the write asks at once: a reading of our
+# own meanwhile would only hold up the projector.
+OTHERS_LOOK: Final = Seconds(0.03)
 
 
 class Standing(enum.StrEnum):
@@ -79,8 +82,11 @@ class Barrier:
         Raises LedgerReplaced. A ledger that does not answer is waited for within the time-out.
         """
         wait = _Wait(self._register, receipt, trio.current_time(), timeout)
+        with trio.move_on_at(wait.first_look):
+            return await wait.told()
         while (effect := await wait.look()) is None:
-            await wait.pause()
+            with trio.move_on_at(wait.next_look()):
+                return await wait.told()
         return effect
 
 
@@ -94,28 +100,34 @@ class _Wait:
         self._committed_by = called
         self._limit = called + timeout
         self._head = receipt.position.seq
+        self._ticket = register.ticket()  # what was read before may know nothing of the commit
         self._watched: dict[str, Member] | None = None  # None: the table was not read since the commit
+        self.first_look = min(called + OTHERS_LOOK, self._limit)
+
+    async def told(self) -> Effect:
+        """The effect, once everybody has spoken; from what others have read of the table, without reading it."""
+        while True:
+            view = self._register.read_since(self._ticket)
+            if view is not None:
+                self._take(view)
+                if (effect := self._acknowledged()) is not None:
+                    return effect
+            await self._register.news.wait()
 
     async def look(self) -> Effect | None:
-        """The effect, once there is one."""
+        """Read the table; the effect, once there is one."""
         now = trio.current_time()  # before the table is read: what is concluded held then
         known = await self._read()
-        if known and not self._missing(self._head) and self._register.vouches_for(self._position):
-            return self._conclude(Standing.EFFECTIVE, How.ACKNOWLEDGED)
+        if known and (effect := self._acknowledged()) is not None:
+            return effect
         if known and now - self._committed_by > WAIT_OUT:
             return self._conclude(Standing.EFFECTIVE, How.WAITED_OUT)
         return self._conclude(Standing.RECORDED, None) if now >= self._limit else None
 
-    async def pause(self) -> None:
-        """Until the table is worth another look: everybody has spoken, or some time has passed."""
+    def next_look(self) -> float:
+        """When the table is worth another look of our own."""
         again = trio.current_time() + LOOK_EVERY
-        if self._limit > trio.current_time():
-            again = min(again, self._limit)
-        with trio.move_on_at(again):
-            while True:
-                await self._register.heard.wait()
-                if self._watched is not None and not self._missing() and self._register.vouches_for(self._position):
-                    return  # whether they are to be believed, the next look finds out
+        return min(again, self._limit) if self._limit > trio.current_time() else again
 
     async def _read(self) -> bool:
         """Bring the table up to date; False when the ledger does not answer."""
@@ -123,6 +135,11 @@ class _Wait:
             view = await self._register.view()
         except LedgerUnavailable:
             return False
+        self._take(view)
+        return True
+
+    def _take(self, view: View) -> None:
+        """What was read of the table after the commit. Raises LedgerReplaced."""
         if view.position.incarnation != self._position.incarnation or view.position.seq < self._position.seq:
             raise LedgerReplaced("the ledger was restored meanwhile; look the write up again")
         self._head = view.position.seq
@@ -130,7 +147,16 @@ class _Wait:
         if seen is not None:
             self._committed_by = min(self._committed_by, seen)
         self._watch(view)
-        return True
+
+    def _acknowledged(self) -> Effect | None:
+        """The effect, if everybody has spoken.
+
+        A claim that is not above the head when the table was read is not above it now; a higher one has to wait for
+        the next reading.
+        """
+        if self._missing(self._head) or not self._register.vouches_for(self._position):
+            return None
+        return self._conclude(Standing.EFFECTIVE, How.ACKNOWLEDGED)
 
     def _watch(self, view: View) -> None:
         """Those there at the first look after the commit; whoever was forgotten since cannot be current any more."""
@@ -138,7 +164,7 @@ class _Wait:
             self._watched = view.members
         self._watched = {name: view.members[name] for name in self._watched if name in view.members}
 
-    def _missing(self, head: int | None = None) -> list[Member]:
+    def _missing(self, head: int) -> list[Member]:
         """Who has not said that it has the write. head: of the ledger; who claims more is not believed."""
         members = (self._watched or {}).values()
         return [member for member in members if not self._register.presence.has_applied(member, self._position, head)]

@@ -4,8 +4,13 @@ The order is the proof's (architecture: freshness): the questions are read FIRST
 in the ledger's database, and those that fell silent struck off; THEN the ledger's position is read; THEN missing
 entries are appended; THEN the answers are written. A position that carries a question's nonce was therefore read
 after that question had been asked, and an instance that a barrier did not find has a position that includes it.
+
+A question that is hinted at is read at once, also while others are being answered: what it says was applied may be all
+that a barrier still waits for. It is answered by the round that begins next. Hints may be lost or false, so all
+questions are read every TICK besides.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -76,6 +81,8 @@ class Questions:
         self._sealer = sealer
         self._jitter = jitter
         self._wake = trio.Event()
+        self._hinted: dict[str, Question] = {}  # by instance: read since the last round began
+        self._read_all_at = -math.inf  # when all questions are read again, hinted at or not
         self._answered: dict[str, str] = {}  # instance -> nonce of the question that was answered last
         self._ticks = self._answers = self._forged = self._members = self._failures = 0
         self._last_fault = ""
@@ -86,7 +93,6 @@ class Questions:
             if self._asked is not None:
                 nursery.start_soon(self._listen, self._asked)
             if self._projector is not None:
-                nursery.start_soon(self._follow, self._projector)
                 nursery.start_soon(self._watch_participants, self._projector)
             await self._try_tick()
             task_status.started()
@@ -123,16 +129,25 @@ class Questions:
             await trio.sleep(RETRY.delay(self._failures, self._jitter()))
 
     async def _read_questions(self) -> tuple[list[Question], RedisFault | None]:
-        """The questions that stand in Redis; a lost Redis must not keep silent instances in the table."""
-        ids = sorted(await self._nodes.ids())
-        if self._redis is None or not ids:
-            return [], None
+        """The questions of this round; a lost Redis must not keep silent instances in the table."""
+        hinted, self._hinted = self._hinted, {}
+        if trio.current_time() < self._read_all_at:
+            return list(hinted.values()), None
         try:
-            found = await mget(self._redis, [question_key(node_id) for node_id in ids])
+            standing = await self._read(sorted(await self._nodes.ids()))
         except RedisFault as fault:
-            return [], fault
+            return list(hinted.values()), fault
+        if self._asked is not None:
+            self._read_all_at = trio.current_time() + TICK
+        return list((hinted | {question.instance: question for question in standing}).values()), None
+
+    async def _read(self, ids: Sequence[str]) -> list[Question]:
+        """The questions of these nodes that stand in Redis and are not answered yet. Raises RedisFault."""
+        if self._redis is None or not ids:
+            return []
+        found = await mget(self._redis, [question_key(node_id) for node_id in ids])
         questions = [q for node_id, sealed in zip(ids, found, strict=True) if (q := self._unseal(node_id, sealed))]
-        return [question for question in questions if self._is_new(question)], None
+        return [question for question in questions if self._is_new(question)]
 
     def _unseal(self, node_id: str, sealed: bytes | None) -> Question | None:
         if sealed is None:
@@ -187,13 +202,20 @@ class Questions:
 
     async def _listen(self, asked: Subscription) -> None:
         while True:
-            await asked.next_hint()
+            hints = await asked.next_hints()
+            try:
+                await self._take(hints)
+            except Fault:  # the next round meets it too, and says so
+                self._read_all_at = -math.inf
             self._wake.set()
 
-    async def _follow(self, projector: Projector) -> None:
-        while True:
-            await projector.moved.wait()
-            self._wake.set()
+    async def _take(self, hints: set[bytes]) -> None:
+        """Read what is hinted at. Raises RedisFault and the ledger's faults."""
+        if b"" in hints:  # a new link: whatever was hinted at before it is lost
+            self._read_all_at = -math.inf
+        named = [node_id for node_id in await self._nodes.ids() if node_id.encode() in hints]
+        for question in await self._read(named):
+            self._hinted[question.instance] = question
 
     async def _watch_participants(self, projector: Projector) -> None:
         while True:

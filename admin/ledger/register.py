@@ -42,7 +42,7 @@ class Register:
         self._first_seen: dict[str, float] = {}
         self._heads = Heads()
         self.presence = Presence()
-        self.heard = Signal()  # rings when an instance said something new
+        self.news = Signal()  # rings when an instance said something new, or the table was read anew
 
     async def view(self) -> View:
         """The table as it stands after this call began. Raises LedgerUnavailable."""
@@ -57,7 +57,16 @@ class Register:
                 view = await self._meet(view.position.incarnation)
             self._heads.see(view.position, trio.current_time())
             self._newest = (number, view)
+            self.news.ring()
             return view
+
+    def ticket(self) -> int:
+        """A moment, for `read_since`."""
+        return self._started
+
+    def read_since(self, ticket: int) -> View | None:
+        """The newest reading of the table, if somebody began one after the moment; reads nothing itself."""
+        return self._newest[1] if self._newest is not None and self._newest[0] > ticket else None
 
     async def _meet(self, incarnation: str) -> View:
         """An incarnation not seen before: what the table says was applied may be of the one before."""
@@ -83,7 +92,7 @@ class Register:
     def hear(self, question: Question) -> None:
         """Take what an instance says of itself; wakes the barriers."""
         if self.presence.hear(question, trio.current_time(), self.wall()):
-            self.heard.ring()
+            self.news.ring()
 
     async def admit(self, questions: Sequence[Question]) -> View:
         """Admit the askers that are new, in the table, and then read it. The questions were read before."""

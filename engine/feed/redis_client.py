@@ -8,6 +8,7 @@ topology is asked anew. One client is one connection: whoever blocks (XREAD BLOC
 import enum
 import ssl
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -22,7 +23,7 @@ from engine.feed.topology import Topology
 
 DIAL_TIMEOUT: Final = Seconds(3.0)  # connect, TLS and sign-in together; discovery has its own limits
 SILENCE: Final = Seconds(3.0)  # commands take well under a millisecond; a stopped server should not hold callers
-HINTS: Final = 16  # unread messages of a subscription; further ones say nothing that these do not
+HINTS: Final = 1_024  # unread messages of a subscription; whoever listens looks of itself as well
 
 
 class LinkState(enum.StrEnum):
@@ -268,6 +269,14 @@ class Subscription(RedisClient):
     async def next_hint(self) -> bytes:
         """Wait for a message, or for a new link (b"")."""
         return await self._unread.receive()
+
+    async def next_hints(self) -> set[bytes]:
+        """As `next_hint`, with all that have come meanwhile."""
+        hints = {await self.next_hint()}
+        with suppress(trio.WouldBlock):
+            while True:
+                hints.add(self._unread.receive_nowait())
+        return hints
 
     def _make_link(self, stream: trio.abc.Stream) -> Link:
         return Link(stream, silence=self._silence, on_push=self._take)

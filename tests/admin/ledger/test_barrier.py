@@ -109,6 +109,30 @@ async def test_an_acknowledgement_ends_the_wait(
     assert named(effects[0]) == {"node-1": True, "node-2": True}
 
 
+async def test_what_others_read_of_the_table_serves_as_well(
+    ledger: SqlLedger, register: Register, barrier: Barrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round that hears a node reads the table anyway; a reading more would hold up the projector."""
+    monkeypatch.setattr(barrier_module, "OTHERS_LOOK", LONG)
+    await say(register, (await ledger.head()).position)
+    receipt = await commit(ledger)
+    effects: list[Effect] = []
+    with trio.fail_after(10):
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                effects.append(await barrier.wait_effective(receipt, LONG))
+
+            nursery.start_soon(wait)
+            await trio.testing.wait_all_tasks_blocked()
+            ours = question(instance="a" * 16, incarnation=receipt.position.incarnation, applied=receipt.position.seq)
+            register.hear(ours)
+            await trio.testing.wait_all_tasks_blocked()
+            assert effects == []  # what was read before the commit may not know who is there
+            await register.view()
+    assert (effects[0].how, named(effects[0])) == (How.ACKNOWLEDGED, {"node-1": True})
+
+
 async def test_a_silent_node_is_waited_out_and_named(ledger: SqlLedger, register: Register, barrier: Barrier) -> None:
     before = (await ledger.head()).position
     await say(register, before, "node-1", "a" * 16)

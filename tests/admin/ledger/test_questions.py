@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from admin.ledger import presence as presence_module
-from admin.ledger.instances import Membership, View
+from admin.ledger.instances import Member, Membership, View
 from admin.ledger.nodes import KnownNodes
 from admin.ledger.questions import Questions
 from admin.ledger.register import Register
@@ -192,6 +192,38 @@ async def test_the_position_is_read_after_the_question_and_after_its_admission(
     answer = answer_of(valkey, asked.instance)
     assert answer is not None
     assert answer.position == Position(before.incarnation, before.seq + 1)
+
+
+async def test_a_node_is_heard_while_others_are_being_answered(
+    ledger: SqlLedger, register: Register, redis_client: RedisClient, valkey: Valkey, nursery: trio.Nursery
+) -> None:
+    """What it says was applied may be all that a revocation still waits for."""
+    writing, go_on = trio.Event(), trio.Event()
+
+    class Slow:
+        async def execute(self, *command: Any) -> Any:
+            return await redis_client.execute(*command)
+
+        async def execute_many(self, commands: Any) -> list[Any]:
+            writing.set()
+            await go_on.wait()
+            return await redis_client.execute_many(commands)
+
+    asked = subscription_of(valkey.url)
+    answerer = Questions(register, KnownNodes(ledger), None, Slow(), asked, SEALER, jitter=lambda: 0.5)
+    await nursery.start(asked.run)
+    await nursery.start(answerer.run)
+    head = (await ledger.head()).position
+    ask(valkey, question("node-1", instance="a" * 16))
+    with trio.fail_after(PATIENCE):
+        await writing.wait()
+    other = question("node-2", instance="b" * 16, incarnation=head.incarnation, applied=head.seq)
+    heard = Member(other.instance, "node-2", Membership.IN, 0.0, 0.0, 0)
+    ask(valkey, other)
+    await until(lambda: register.presence.has_applied(heard, head))
+    assert answer_of(valkey, other.instance) is None
+    go_on.set()
+    await answer_to(valkey, other)
 
 
 @pytest.fixture
