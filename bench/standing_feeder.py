@@ -4,6 +4,7 @@ It does to the replica what the real feeder does when nothing happens: a new bou
 of its own. Benches of the whole way, with a real feeder, Redis and admin, are `bench.effect` and `bench.million`.
 """
 
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -15,19 +16,29 @@ from engine.node.process import Process, end_with
 from engine.replica.store import ReplicaStore
 from engine.telemetry.host import SystemClock, boot_id
 
+try:
+    from engine.replica.place import place_of
+except ImportError:  # a revision that knows bounds by the boot alone, see `bench/stand.py`
+
+    def place_of(_directory: Path, boot_id: str) -> str:
+        """As that revision has it."""
+        return boot_id
+
+
 ASK_EVERY: Final = Seconds(0.1)
 
 
 async def work(process: Process) -> None:
     """Keep the replica current until drained."""
-    config, clock, boot = process.order.config, SystemClock(), boot_id()
-    store = ReplicaStore(config.replica.directory, map_size=config.replica.map_size, boot_id=boot)
+    config, clock = process.order.config, SystemClock()
+    place = place_of(config.replica.directory, boot_id())
+    store = ReplicaStore(config.replica.directory, map_size=config.replica.map_size, boot_id=place)
     try:
         process.ready()
         while not process.draining.is_set():
             if store.bound is not None:
                 until, now = BootTime(clock.boot() + MAX_SILENCE), clock.now()
-                store.apply([], msgspec.structs.replace(store.bound, boot_id=boot, fresh_until=until, as_of=now))
+                store.apply([], msgspec.structs.replace(store.bound, boot_id=place, fresh_until=until, as_of=now))
             with trio.move_on_after(ASK_EVERY):
                 await process.draining.wait()
     finally:

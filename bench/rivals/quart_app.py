@@ -27,6 +27,7 @@ from engine.listener.introspection import Introspection, Outcome
 from engine.listener.issuer_keys import IssuerKeys
 from engine.listener.read_through import NoReadThrough
 from engine.listener.tls import Peer
+from engine.replica.place import place_of
 from engine.replica.reader import Replica
 from engine.telemetry.host import SystemClock, boot_id
 from engine.telemetry.tally import Tally
@@ -42,7 +43,7 @@ def endpoint_on(replica: Path) -> Introspection:
         memo=VerifiedTokens(100_000),
         meter_key=SECRET,
         clock=SystemClock(),
-        boot_id=boot_id(),
+        boot_id=place_of(replica, boot_id()),
         read_through=NoReadThrough(),
         claims=Nobody(),
         callers=Callers(Nobody()),

@@ -42,7 +42,9 @@ incarnation, and records with everything up to N' applied, read in the same tran
   the barrier has not waited out at x (its wait includes the margin by which two clocks' rates may differ, and
   e < x). It was lifted because each admitted instance had reported `applied >= N`.
     - This instance was admitted when the barrier read the list: then it had itself reported `applied >= N` before
-      e, and reports only what its replica holds. A worker's transaction begun after e sees it. No active answer.
+      e, and reports only what its replica holds. A worker's transaction begun after e sees it, because the bound is
+      believed in that very replica alone: a copy of it is another place, for which nobody has earned one yet. No
+      active answer.
     - It was not on the list: it was admitted later, or struck off before. If later, the admission precedes the
       reading of every position it was ever answered with (2 before 3), and came after the barrier read the list,
       which came after the commit: so N' >= N, as in case A. If struck off, no question that it asked after the
@@ -53,8 +55,8 @@ incarnation, and records with everything up to N' applied, read in the same tran
 P2 holds by the definition of `fresh_until`. Nothing here rests on clocks agreeing, on one leader, on Redis keeping
 or ordering anything, or on messages being timely. It rests on: the nonce (an old answer cannot serve a new
 question); the incarnation (a restored ledger's positions are never compared with the old one's); the ledger's own
-serialisable reads; and clock *rates* differing by less than CLOCK_RATE_MARGIN. A hypervisor that stops BOOTTIME is
-outside the promise.
+serialisable reads; and clock *rates* differing by less than CLOCK_RATE_MARGIN. A hypervisor that stops BOOTTIME, or
+that copies a machine together with its running processes, is outside the promise.
 
 `last_known` and `blind` promise less, and say so: how long ago the newest answered question was asked.
 """
@@ -84,7 +86,7 @@ class Bound(msgspec.Struct, frozen=True, array_like=True):
 
     incarnation: str
     applied: int  # the feed position the replica holds
-    boot_id: str  # of the boot that `fresh_until` belongs to; "" = never been current
+    boot_id: str  # of the boot and place that `fresh_until` belongs to (`replica.place`); "" = never been current
     fresh_until: BootTime
     as_of: UnixTime  # wall time at which the newest answered question was asked; 0 = never
 

@@ -22,6 +22,7 @@ from engine.node.key_files import read_keys
 from engine.node.process import Process, end_with
 from engine.replica.feeder import Feeder
 from engine.replica.over_redis import RedisLinks
+from engine.replica.place import place_of
 from engine.replica.store import ReplicaStore
 from engine.telemetry import logs
 from engine.telemetry.host import SystemClock, boot_id
@@ -35,12 +36,12 @@ _log = logs.logger("feeder")
 async def work(process: Process) -> None:
     """Keep the replica until drained. Raises BadConfig, NoBootId, ReplicaInUse and the like before it is ready."""
     config = process.order.config
-    boot = boot_id()
+    place = place_of(config.replica.directory, boot_id())
     mac_keys = read_keys(config.feed.mac_key_files)
     links = _links(config)
     feed = FeedAccess(config.feed)
     process.on_reload(feed.reload)
-    store = ReplicaStore(config.replica.directory, map_size=config.replica.map_size, boot_id=boot)
+    store = ReplicaStore(config.replica.directory, map_size=config.replica.map_size, boot_id=place)
     if store.discarded:
         _log.warning("replica_discarded", reason=store.discarded)
     try:
@@ -51,7 +52,7 @@ async def work(process: Process) -> None:
                 links,
                 node_id=config.node_id,
                 instance=secrets.token_hex(16),
-                boot_id=boot,
+                boot_id=place,
                 mac_keys=mac_keys,
                 clock=SystemClock(),
                 draw=lambda: secrets.token_hex(16),

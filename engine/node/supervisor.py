@@ -35,6 +35,7 @@ from engine.node.process import cpu_seconds, resident_bytes
 from engine.node.renewal import Renewal
 from engine.node.sockets import listen, port_of
 from engine.node.status import FreshnessReader, StatusPages, check_loopback, status_of
+from engine.replica.place import place_of
 from engine.replica.reader import Replica
 from engine.telemetry import logs, metric_files
 from engine.telemetry.health import ChildStatus, NodeStatus
@@ -132,10 +133,11 @@ class Node:
                 self._ports["proxy"] = port_of(self._proxy_sockets)
             self._page = Page(self._worker_count())
             opened.callback(self._page.close)
+            place = place_of(self._config.replica.directory, boot_id())
             replica = Replica(self._config.replica.directory, map_size=self._config.replica.map_size)
             opened.callback(replica.close)
             opened.callback(partial(_described(self._config).unlink, missing_ok=True))
-            self._freshness = FreshnessReader(replica, boot_id=boot_id(), clock=SystemClock())
+            self._freshness = FreshnessReader(replica, boot_id=place, clock=SystemClock())
             self._opened = opened.pop_all()
         return self
 

@@ -38,6 +38,7 @@ from engine.node.key_files import read_key, read_keys
 from engine.node.process import Process, end_with
 from engine.node.security_log import SecurityLog
 from engine.node.serving import serve_until_drained
+from engine.replica.place import place_of
 from engine.replica.reader import Replica
 from engine.telemetry.host import SystemClock, boot_id
 from engine.telemetry.tally import Tally
@@ -59,7 +60,7 @@ async def work(process: Process) -> None:
     outcomes = {outcome: Tally() for outcome in Outcome}
     items = {outcome: Tally() for outcome in ItemOutcome}
     callers, keys = Callers(security), IssuerKeys(config.tokens.issuer)
-    meter_key, boot = read_key(config.feed.meter_key_file), boot_id()
+    meter_key, place = read_key(config.feed.meter_key_file), place_of(config.replica.directory, boot_id())
     async with aclosing(feed), trio.open_nursery() as aside:
         redis, claims = _redis(config, aside), FeedClaims(feed, aside)
         read_through = _read_through(config, redis)
@@ -68,7 +69,7 @@ async def work(process: Process) -> None:
             memo=memo,
             meter_key=meter_key,
             clock=clock,
-            boot_id=boot,
+            boot_id=place,
             read_through=read_through,
             claims=claims,
             callers=callers,
@@ -81,7 +82,7 @@ async def work(process: Process) -> None:
             digests=TokenDigests(memo, _lookups(config, redis, clock), config.tokens.memo_size),
             meter_key=meter_key,
             clock=clock,
-            boot_id=boot,
+            boot_id=place,
             read_through=read_through,
             claims=claims,
             callers=callers,

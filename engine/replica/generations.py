@@ -131,7 +131,7 @@ def distrusted(generation: Path, boot_id: str) -> str | None:
     if mark in (_CLEAN, f"open {boot_id}"):
         return None
     if mark.startswith("open "):
-        return "the machine went down while it was being written"
+        return "it was being written when it was copied or the machine went down"
     return "an earlier start did not survive opening it"
 
 
