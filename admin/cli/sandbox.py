@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated, Any, TextIO
 from urllib.parse import quote
 
 from cyclopts import App, Parameter
@@ -121,6 +121,39 @@ def revoke(
     with MachineClient(load_sandbox(state)) as client:
         wait = {"wait": WAIT} if wait_effective else {}
         answer = client.call("POST", f"{_path_of(consent_id)}/revoke", {"reason": reason}, **wait)
+    _tell(answer, wait_effective=wait_effective)
+
+
+@app.command
+def revocation(
+    consent_id: str,
+    *,
+    wait_effective: Annotated[bool, Parameter(negative="")] = False,
+    state: Path = STATE,
+) -> None:
+    """Say how far a consent's revocation has come, whoever revoked it. Prints one JSON line as `revoke` does.
+
+    Exit codes: 0 recorded, or with --wait-effective: no engine node answers the consent active any more · 2 wrong
+    input · 3 the sandbox does not answer, or that could not be concluded within 30 s · 4 no such consent, or it was
+    not revoked.
+
+    Parameters
+    ----------
+    consent_id
+        As `ccs sandbox tokens` prints it.
+    wait_effective
+        Wait until the revocation is effective everywhere.
+    state
+        Folder of the sandbox.
+    """
+    with MachineClient(load_sandbox(state)) as client:
+        wait = {"wait": WAIT} if wait_effective else {}
+        answer = client.call("GET", f"{_path_of(consent_id)}/revocation", **wait)
+    _tell(answer, wait_effective=wait_effective)
+
+
+def _tell(answer: dict[str, Any], *, wait_effective: bool) -> None:
+    """Print how far a revocation is. Raises NotEffective where more was waited for."""
     line = {name: answer[name] for name in ("state", "how", "nodes", "milliseconds")}
     place = answer["position"]
     print(json.dumps({**line, "position": place["seq"], "incarnation": place["incarnation"]}))

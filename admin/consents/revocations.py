@@ -38,7 +38,10 @@ class NodeView(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RevocationView(msgspec.Struct, frozen=True):
-    """How far a revocation has come. how: `pending` while recorded; milliseconds: from the commit to this answer."""
+    """How far a revocation has come. how: `pending` while recorded.
+
+    milliseconds: from the commit to the conclusion, or to this answer while it is pending.
+    """
 
     consent_id: str
     state: Literal["recorded", "effective"]

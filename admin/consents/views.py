@@ -184,7 +184,11 @@ def consent_views(
     @views.get("/consents/<consent_id>/revocation")
     @operation(answers={200: RevocationView}, query=WaitQuery, problems=(400, 404, 409))
     async def revocation(consent_id: str) -> Response:
-        """Show how far a consent's revocation has come."""
+        """Show how far a consent's revocation has come.
+
+        Asked again it says the same, or more. Once effective it stays so; an admin application that has just been
+        started, or did not take the revocation itself, may say `recorded` for about two seconds until it knows better.
+        """
         caller = await party()
         wait = _wait(request.args.getlist("wait"))
         return answer(await standing(consent_id, caller, wait))

@@ -8,6 +8,7 @@ this process knows N to have been committed, the call at the latest: a little to
 """
 
 import enum
+from collections import OrderedDict
 from typing import Final
 
 import msgspec
@@ -25,6 +26,7 @@ LOOK_EVERY: Final = Seconds(0.1)  # for instances that another process hears, an
 # The table is read for every question that is answered, and each node that has the write asks at once: a reading of our
 # own meanwhile would only hold up the projector.
 OTHERS_LOOK: Final = Seconds(0.03)
+REMEMBERED: Final = 10_000  # conclusions, some 500 bytes each; whoever asks later gets one of that moment
 
 
 class Standing(enum.StrEnum):
@@ -67,10 +69,16 @@ class LedgerReplaced(Fault):
 
 
 class Barrier:
-    """Waits for writes to be effective; any number at once."""
+    """Waits for writes to be effective; any number at once.
+
+    What was concluded stays so and is said again in the same words, however the table has changed since: nodes that
+    came later had no part in it. Another process, and this one after a restart, concludes anew; it can do so WAIT_OUT
+    after its start at the latest.
+    """
 
     def __init__(self, register: Register) -> None:
         self._register = register
+        self._concluded: OrderedDict[Position, Effect] = OrderedDict()
 
     async def wait_effective(
         self,
@@ -81,6 +89,19 @@ class Barrier:
 
         Raises LedgerReplaced. A ledger that does not answer is waited for within the time-out.
         """
+        effect = self._concluded.get(receipt.position)
+        if effect is None:
+            effect = await self._wait(receipt, timeout)
+            if effect.state is Standing.EFFECTIVE:
+                self._remember(effect)
+        return effect
+
+    def _remember(self, effect: Effect) -> None:
+        self._concluded.setdefault(effect.position, effect)
+        if len(self._concluded) > REMEMBERED:
+            self._concluded.popitem(last=False)
+
+    async def _wait(self, receipt: Receipt, timeout: Seconds) -> Effect:  # noqa: ASYNC109 - as above
         wait = _Wait(self._register, receipt, trio.current_time(), timeout)
         with trio.move_on_at(wait.first_look):
             return await wait.told()

@@ -158,9 +158,18 @@ def test_a_consent_is_revoked_and_the_line_says_how_far(sandbox: Sandbox) -> Non
     line = json.loads(done.stdout)
     assert set(line) == {"state", "position", "incarnation", "how", "nodes", "milliseconds"}
     assert line["state"] == "effective"
+    asked = sandbox.ccs("revocation", consent_id, "--wait-effective")
+    assert (asked.returncode, json.loads(asked.stdout)) == (0, line)
     again = sandbox.ccs("revoke", consent_id)
     assert (again.returncode, again.stdout) == (5, "")
     assert "revoked" in again.stderr
+
+
+def test_a_consent_that_stands_has_no_revocation(sandbox: Sandbox) -> None:
+    consent_id = json.loads(sandbox.ccs("tokens", "--count", "1").stdout)["consent_id"]
+    done = sandbox.ccs("revocation", consent_id)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "not revoked" in done.stderr
 
 
 @pytest.mark.parametrize(
@@ -171,6 +180,8 @@ def test_a_consent_is_revoked_and_the_line_says_how_far(sandbox: Sandbox) -> Non
         (("revoke", "../participants/atp-1"), 4),
         (("revoke", "nonsense?wait=1#"), 4),
         (("revoke", "7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10", "--reason", "boredom"), 2),
+        (("revocation", "7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10"), 4),
+        (("revocation", "../participants/atp-1"), 4),
         (("tokens", "--count", "0"), 2),
         (("tokens", "--count", "2", "--consents", "3"), 2),
         (("tokens", "--count", "2", "--atp", "edp-1"), 2),

@@ -197,7 +197,7 @@ async def test_an_instance_known_to_the_table_alone_counts(
     assert (await barrier.wait_effective(receipt, LONG)).how is How.WAITED_OUT
     later = question(incarnation=before.incarnation, applied=receipt.position.seq)
     await ledger.database.run(lambda connection: note(connection, [later], time.time()))
-    assert (await barrier.wait_effective(receipt, LONG)).how is How.ACKNOWLEDGED
+    assert (await Barrier(register).wait_effective(receipt, LONG)).how is How.ACKNOWLEDGED
     assert register.presence.last_heard((await register.view()).members["a" * 16]) > 0
 
 
@@ -320,6 +320,38 @@ async def test_the_wait_counts_from_the_commit_and_not_from_the_call(
     again = await barrier.wait_effective(receipt, Seconds(0.0))
     assert (first.how, again.how) == (How.WAITED_OUT, How.WAITED_OUT)
     assert again.milliseconds >= first.milliseconds >= SHORT_WAIT_OUT * 1000
+
+
+async def test_what_was_concluded_is_said_again(
+    ledger: SqlLedger, register: Register, barrier: Barrier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that joins later has no part in it, and nothing that was effective is `recorded` again."""
+    await say(register, (await ledger.head()).position)
+    receipt = await commit(ledger)
+    await say(register, receipt.position)
+    first = await barrier.wait_effective(receipt, LONG)
+    await say(register, Position(receipt.position.incarnation, 0), "node-2", "b" * 16)
+    later = msgspec.structs.replace(receipt, committed_at=receipt.committed_at + 1)  # as a status call knows it
+    assert await barrier.wait_effective(later, Seconds(0.0)) == first
+    monkeypatch.setattr(barrier_module, "REMEMBERED", 1)
+    another = await commit(ledger)
+    await barrier.wait_effective(another, LONG)
+    again = await barrier.wait_effective(receipt, LONG)  # forgotten, and concluded anew
+    assert (again.state, set(named(again))) == (Standing.EFFECTIVE, {"node-1", "node-2"})
+
+
+async def test_another_process_concludes_by_itself(ledger: SqlLedger, register: Register, barrier: Barrier) -> None:
+    """Any admin instance can be asked, and one that was restarted: it has not heard who acknowledged."""
+    await say(register, (await ledger.head()).position)
+    receipt = await commit(ledger)
+    await say(register, receipt.position)
+    assert (await barrier.wait_effective(receipt, LONG)).state is Standing.EFFECTIVE
+    started = Register(ledger.database, time.time)
+    other = Barrier(started)
+    assert (await other.wait_effective(receipt, Seconds(0.0))).state is Standing.RECORDED
+    effect = await other.wait_effective(receipt, LONG)
+    assert effect.state is Standing.EFFECTIVE
+    assert effect.position == receipt.position
 
 
 async def test_milliseconds_count_from_the_commit(ledger: SqlLedger, register: Register, barrier: Barrier) -> None:
