@@ -36,6 +36,8 @@ class Bench(msgspec.Struct, frozen=True):
 
 BENCHES = (
     Bench("effect", ("--json",), ("--revocations", "20")),
+    Bench("barrier", ("--json",), ("--revocations", "20")),
+    Bench("freshness", ("--json",), ("--quick",)),
     Bench("ledger_append", ("--backend", "sqlite"), ("--rounds", "2")),
     Bench("ledger_append", ("--backend", "postgres"), ("--rounds", "2")),
     Bench("replica", (), ("--consents", "50000")),

@@ -50,6 +50,16 @@ TARGETS = (
         lambda r: r["effect"]["loaded_5000"]["milliseconds"]["p99"],
     ),
     Target(
+        "revoke call to effective, 4 nodes under load, p50", "ms", 30, 10,
+        lambda r: r["barrier"]["loaded"]["milliseconds"]["p50"],
+    ),
+    Target(
+        "revoke call to effective, 4 nodes under load, p99", "ms", 150, 40,
+        lambda r: r["barrier"]["loaded"]["milliseconds"]["p99"],
+    ),
+    Target("CPU of judging freshness, share of an introspection", "", 0.02, 0.005,
+           lambda r: r["freshness"]["judging_share"]),
+    Target(
         "durable appends, SQLite", "/s", 10_000, 20_000,
         lambda r: r["ledger_append sqlite"]["appends_per_second"], lower=False,
     ),
