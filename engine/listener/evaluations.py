@@ -36,6 +36,7 @@ from engine.listener.refusals import Refusal
 from engine.listener.security import SecurityEventKind
 from engine.listener.tls import Peer
 from engine.replica.reader import Replica
+from engine.telemetry.tally import Tally
 from engine.tokens.answer_keys import AnswerSigner
 
 BATCH_TIMEOUT: Final = Seconds(1.0)  # for all of a batch; an EDP's own time-out is two seconds
@@ -108,6 +109,7 @@ class Evaluations:
         self._callers = callers
         self._rules = rules
         self._signer = signer
+        self.last_known = Tally()  # answers given in that state
         self._heads = HeadJudge()
         self._reader = RequestReader(self._bearers.known)
 
@@ -253,4 +255,6 @@ class Evaluations:
             gathered.claims[index] = (step.consent, results[step])
 
     def _respond(self, asked: _Asked, snapshot: Snapshot, verdicts: list[Verdict]) -> Response:
+        if snapshot.under.freshness.state is FreshnessState.LAST_KNOWN:
+            self.last_known()
         return self._writer.respond(snapshot, verdicts, asked.body, is_batch=asked.is_batch)

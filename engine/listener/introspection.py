@@ -155,6 +155,7 @@ class Introspection:
         self._known = Known(MAX_KNOWN, boot_id)
         self._details = KnownDetails(MAX_DETAILS)
         self.said_again = Tally()
+        self.last_known = Tally()  # answers given in that state
         self._count_active = counts[Outcome.ACTIVE]
         self._count_inactive = counts[Outcome.INACTIVE]
         self._count_unavailable = counts[Outcome.UNAVAILABLE]
@@ -293,6 +294,8 @@ class Introspection:
             token, is_known = self._token(view, caller, presented, digest, freshness, now)
             records = _records(view, policy, caller, token, gathered)
             step = decide(ask, token, records, freshness, now)
+            if freshness.state is FreshnessState.LAST_KNOWN and isinstance(step, (Active, Inactive)):
+                self.last_known()
             if not is_known or gathered is not _NOTHING_YET or not isinstance(step, Active):
                 return _Decided(step, envelope)
             if ask.share is None:

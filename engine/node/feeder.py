@@ -20,7 +20,7 @@ from engine.node.answer_registration import AnswerRegistration
 from engine.node.feed_access import FeedAccess
 from engine.node.key_files import read_keys
 from engine.node.process import Process, end_with
-from engine.replica.feeder import Feeder
+from engine.replica.feeder import Feeder, Way
 from engine.replica.over_redis import RedisLinks
 from engine.replica.place import place_of
 from engine.replica.store import ReplicaStore
@@ -114,13 +114,18 @@ async def _keep_flushing(process: Process, feeder: Feeder, registration: AnswerR
     await process.telemetry_loaded.wait()
     from engine.telemetry import metrics  # noqa: PLC0415 - not before the replica is served
 
-    forged = 0
+    before = None
     while True:
         now = feeder.statistics()
         metrics.APPLIED.set(now.position.seq)
         metrics.HEAD.set(now.head)
-        metrics.FORGED.inc(now.forged - forged)
-        forged = now.forged
+        metrics.SILENCE.set(now.silence)
+        for way in Way:
+            metrics.WAY.labels(way.value).set(float(way is now.way))
+        metrics.FORGED.inc(now.forged - (before.forged if before else 0))
+        metrics.HEALED.inc(now.healed - (before.healed if before else 0))
+        metrics.SNAPSHOTS.inc(now.snapshots - (before.snapshots if before else 0))
+        before = now
         if registration is not None:
             metrics.ANSWER_KEY_UNTIL.set(registration.published_until)
         await trio.sleep(FLUSH_EVERY)

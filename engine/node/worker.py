@@ -93,7 +93,8 @@ async def work(process: Process) -> None:
             signer=None if answer_key is None or not config.listener.public_url else answer_key.signer,
         )
         aside.start_soon(_keep_looking, replica, answer_key)
-        aside.start_soon(_keep_counting, process, memo, outcomes, items, security, introspection.said_again)
+        last_known = introspection.last_known, evaluations.last_known
+        aside.start_soon(_keep_counting, process, memo, outcomes, items, security, introspection.said_again, last_known)
         handler = by_path({PATH: introspection, **_evaluation_paths(evaluations, config)})
         proxied = _behind_proxies(process, handler, clock, security)
         await serve_until_drained(process, handler, clock, proxied, ConnectionLimits(replica))
@@ -181,6 +182,7 @@ async def _keep_counting(
     items: dict[ItemOutcome, Tally],
     security: SecurityLog,
     said_again: Tally,
+    last_known: tuple[Tally, ...],
 ) -> None:
     await process.telemetry_loaded.wait()
     from engine.telemetry import metrics  # noqa: PLC0415 - not before the first requests
@@ -192,6 +194,7 @@ async def _keep_counting(
         for item_outcome, tally in items.items():
             metrics.EVALUATIONS.labels(item_outcome.value).inc(tally.take())
         metrics.SAID_AGAIN.inc(said_again.take())
+        metrics.LAST_KNOWN.inc(sum(tally.take() for tally in last_known))
         for kind, tally in security.counts.items():
             metrics.SECURITY_EVENTS.labels(kind.value).inc(tally.take())
         before = _count_memo(before, memo.statistics())

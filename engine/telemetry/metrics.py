@@ -36,10 +36,17 @@ TOKENS_REMEMBERED: Final = Gauge(
     "ccs_tokens_remembered", "Verified tokens remembered by workers.", multiprocess_mode="livesum"
 )
 SAID_AGAIN: Final = Counter("ccs_answers_said_again", "Active answers whose decision still held and was not repeated.")
+LAST_KNOWN: Final = Counter("ccs_answers_last_known", "Answers given in the state last_known, whole batches as one.")
 MEMO_LOOKUPS: Final = Counter("ccs_token_memo_lookups", "Look-ups of verified tokens, by result.", ["result"])
 
 RESIDENT: Final = Gauge("ccs_resident_bytes", "Resident memory of one process.", ["role"], multiprocess_mode="liveall")
 CPU_SECONDS: Final = Counter("ccs_cpu_seconds", "CPU time used, user and system.", ["role"])
 APPLIED: Final = Gauge("ccs_feed_applied_position", "Feed position the replica holds.", multiprocess_mode="livemax")
 HEAD: Final = Gauge("ccs_feed_head_position", "Highest feed position heard of.", multiprocess_mode="livemax")
+SILENCE: Final = Gauge(
+    "ccs_feed_silence_seconds", "Seconds since the newest fulfilled question was asked.", multiprocess_mode="livemax"
+)
+WAY: Final = Gauge("ccs_feed_way", "1 for the way by which answers come.", ["way"], multiprocess_mode="livemax")
+HEALED: Final = Counter("ccs_feed_gaps_healed", "Gaps in the feed that were closed over HTTPS.")
+SNAPSHOTS: Final = Counter("ccs_feed_snapshots", "Snapshots that became the replica.")
 FORGED: Final = Counter("ccs_feed_forged", "Entries and answers that failed their check.")

@@ -440,6 +440,7 @@ async def test_row_20a_last_known_goes_to_those_who_handle_it(node: EvaluationNo
     assert answer["context"]["ccs_freshness"] == "last_known"
     assert answer["context"]["ccs_as_of"] == NOW
     assert answer["evaluations"][0]["decision"] is True
+    assert node.evaluations.last_known.total == 1
     node.apply(
         policy_entry(0, PolicyRecord(OnSilence.HALT)),
         bound=msgspec.structs.replace(node.bound(), fresh_until=0.0, as_of=NOW),

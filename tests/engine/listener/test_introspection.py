@@ -436,6 +436,13 @@ class TestSilence:
         node.clock.pass_seconds(60)
         answer = json.loads((await node.ask(good)).body)
         assert (answer["active"], answer["ccs_freshness"], answer["ccs_as_of"]) == (True, "last_known", NOW)
+        assert json.loads((await node.ask(b"garbage")).body) == {"active": False}
+        assert node.endpoint.last_known.total == 2
+
+    async def test_a_current_answer_is_not_counted_as_last_known(self, node: Node, good: bytes) -> None:
+        for _ in range(3):
+            assert json.loads((await node.ask(good)).body)["ccs_freshness"] == "current"
+        assert node.endpoint.last_known.total == 0
 
     async def test_row_30a_a_token_younger_than_the_view_with_an_unseen_consent(
         self, node: Node, make_token: MakeToken

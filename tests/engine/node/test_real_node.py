@@ -120,6 +120,12 @@ def test_outcomes_and_positions_are_in_the_metrics(world: World) -> None:
     world.introspect("edp-1", world.token)
     eventually(lambda: b'ccs_introspections_total{outcome="active"}' in world.node.get("/metrics")[1])
     eventually(lambda: b"ccs_feed_applied_position 4.0" in world.node.get("/metrics")[1])
+    eventually(lambda: b'ccs_feed_way{way="none"} 1.0' in world.node.get("/metrics")[1])
+    metrics = world.node.get("/metrics")[1]
+    assert b"ccs_feed_silence_seconds +Inf" in metrics
+    assert b'ccs_feed_way{way="redis"} 0.0' in metrics
+    assert b'ccs_node_state{state="last_known"} 1.0' in metrics
+    eventually(lambda: b"ccs_answers_last_known_total" in world.node.get("/metrics")[1])
 
 
 def test_no_token_is_in_the_log(world: World) -> None:
