@@ -26,6 +26,7 @@ from bench.generator import Length, Question, measure
 from bench.introspection import HEAD, Nobody, said
 from bench.target import BEFORE_ID, DAY, populate, usage_of
 from engine.clock import BootTime, Clock, UnixTime
+from engine.consent.records import Thumbprint
 from engine.decision.answers import fresh_part
 from engine.decision.freshness import Freshness, FreshnessState
 from engine.listener.callers import Callers
@@ -145,7 +146,10 @@ def run(directory: Path, turns: int, seconds: float) -> dict[str, Any]:
     try:
         node.wait_ready(1)
         replica = Replica(directory / "replica", map_size=MAP_SIZE)
-        place, peer = place_of(directory / "replica", boot_id()), Peer(thumbprint_of(directory / "edp.pem"), FAR)
+        place, peer = (
+            place_of(directory / "replica", boot_id()),
+            Peer(Thumbprint(thumbprint_of(directory / "edp.pem")), FAR),
+        )
         endpoints = {
             "judging": endpoint_on(replica, place, Known(MAX_KNOWN, place), SystemClock()),
             "told": endpoint_on(replica, place, Given(MAX_KNOWN, place), SystemClock()),

@@ -16,22 +16,22 @@ from engine.node.process import Process, end_with
 from engine.replica.store import ReplicaStore
 from engine.telemetry.host import SystemClock, boot_id
 
-try:
-    from engine.replica.place import place_of
-except ImportError:  # a revision that knows bounds by the boot alone, see `bench/stand.py`
-
-    def place_of(_directory: Path, boot_id: str) -> str:
-        """As that revision has it."""
-        return boot_id
-
-
 ASK_EVERY: Final = Seconds(0.1)
+
+
+def _place(directory: Path) -> str:
+    """Under which name bounds are believed; a revision without `replica.place` knows them by the boot alone."""
+    try:
+        from engine.replica.place import place_of
+    except ImportError:
+        return boot_id()
+    return place_of(directory, boot_id())
 
 
 async def work(process: Process) -> None:
     """Keep the replica current until drained."""
     config, clock = process.order.config, SystemClock()
-    place = place_of(config.replica.directory, boot_id())
+    place = _place(config.replica.directory)
     store = ReplicaStore(config.replica.directory, map_size=config.replica.map_size, boot_id=place)
     try:
         process.ready()
