@@ -30,6 +30,7 @@ from admin.client_certificates import serve
 from admin.config import AdminConfig, Web
 from admin.consents.service import Consents
 from admin.consents.views import consent_views
+from admin.directory.policy import policy_views
 from admin.directory.service import Directory
 from admin.directory.views import directory_views
 from admin.edge import EdgeApp, edge_app
@@ -139,6 +140,7 @@ def machine_blueprints(
     minter = Minter(keys.issuer, keys.token_signers[0], config.issuer.token_lifetime)
     return [
         directory_views(Directory(measured, callers), callers, clock.now),
+        policy_views(measured, callers, clock.now),
         consent_views(consents, callers, barrier, kind, clock.now),
         sandbox_views(Sandbox(consents, minter, background.token_records, clock.now), callers, kind, clock.now),
         feed_views(ledger, keys, background, callers),

@@ -23,6 +23,7 @@ from admin.config import Ledger as LedgerConfig
 from admin.consents.made_people import made_grant
 from admin.consents.service import Consents
 from admin.consents.views import consent_views
+from admin.directory.policy import policy_views
 from admin.directory.service import Directory
 from admin.directory.views import directory_views
 from admin.ledger.barrier import Barrier, Effect, How, NodeEffect, Standing
@@ -146,6 +147,7 @@ async def machine_site(
         sandbox = Sandbox(consents, Minter("https://localhost:8450", signer, Seconds(600.0)), None, clock.now)
         app = machine_app(
             directory_views(Directory(ledger, callers), callers, clock.now),
+            policy_views(ledger, callers, clock.now),
             consent_views(consents, callers, cast("Barrier", barrier), kind, clock.now),
             sandbox_views(sandbox, callers, kind, clock.now),
         )
