@@ -5,6 +5,7 @@ is heard, whatever the policy says and however the wall clock jumps: each surfac
 the node has heard and when it asked.
 """
 
+import base64
 import json
 import tempfile
 from collections import Counter
@@ -30,6 +31,7 @@ from engine.decision.freshness import MAX_SILENCE, Bound, FreshnessState
 from engine.feed.entries import Entry, EntryKind
 from engine.tokens.grants import consent_key
 from engine.tokens.keys import JwkSet, PublishedKeys
+from tests.support.endpoint import FORM
 from tests.support.evaluations import ACTION, RESOURCE, EvaluationNode, subject
 from tests.support.pki import CONSENT_ID, DAY, ISSUER, NOW, MakeToken, Pki, consent_record
 from tests.support.replicas import BOOT, OTHER_BOOT, entry, policy_entry
@@ -81,7 +83,7 @@ class World:
 
     def hold(self) -> None:
         """Ask on every surface, and hold the answers against what was heard."""
-        for ask in (self._plain, self._batch, self._single):
+        for ask in (self._plain, self._signed, self._batch, self._single):
             status, active, told = ask()
             state = self.state()
             served = state is FreshnessState.CURRENT or (
@@ -111,6 +113,15 @@ class World:
         answer = trio.run(self.node.ask, self.minted.token)
         said = json.loads(answer.body)
         return answer.status, said.get("active", False), said
+
+    def _signed(self) -> tuple[int, bool, dict[str, Any]]:
+        headers = (FORM, (b"accept", b"application/token-introspection+jwt"))
+        answer = trio.run(partial(self.node.ask, self.minted.token, headers=headers))
+        if answer.status != 200:
+            return answer.status, False, {}
+        payload = answer.body.split(b".")[1]
+        said = json.loads(base64.urlsafe_b64decode(payload + b"=="))["token_introspection"]
+        return 200, said["active"], said
 
     def _batch(self) -> tuple[int, bool, dict[str, Any]]:
         body = {"action": ACTION, "resource": RESOURCE, "evaluations": [{"subject": subject(self.minted)}]}
