@@ -34,7 +34,7 @@ class FleetNode:
         self._sandbox = sandbox
         self._workers = workers
         self._process: subprocess.Popen[bytes] | None = None
-        self.settings: dict[str, str] = {}
+        self._ways: dict[str, str] = {}
 
     def register(self) -> "FleetNode":
         """A certificate by the sandbox's authority, and a participant of role node."""
@@ -71,7 +71,7 @@ class FleetNode:
         twin.name = self.name
         for file in ("node.pem", "node.key"):
             shutil.copy(self.directory / file, twin.directory)
-        shutil.copytree(self.directory / "replica", twin.directory / "replica", ignore=shutil.ignore_patterns("*.lock"))
+        shutil.copytree(self.directory / "replica", twin.directory / "replica", symlinks=True)
         return twin
 
     def _write_settings(self) -> None:
@@ -80,7 +80,6 @@ class FleetNode:
             "node-id": f'"{self.name}"',
             "runtime-directory": f'"{self.directory / "run"}"',
             "workers": f"{self._workers}",
-            **self.settings,
         }
         for name, value in own.items():
             text, count = re.subn(rf"(?m)^{name} = .*$", f"{name} = {value}", text)
@@ -91,7 +90,19 @@ class FleetNode:
         was = self._sandbox.state / "pki/node-1"
         text = text.replace(f'"{was}.pem"', f'"{self.directory / "node.pem"}"')
         text = text.replace(f'"{was}.key"', f'"{self.directory / "node.key"}"')
+        for was_at, now_at in self._ways.items():
+            assert was_at in text
+            text = text.replace(was_at, now_at)
         (self.directory / "node.toml").write_text(text)
+
+    def go_by(self, *, redis: int, feed: int) -> "FleetNode":
+        """Reach Redis and the feed by these ports of loopback, before it is started."""
+        about = self._sandbox.about
+        self._ways = {
+            about["redis_url"]: f"redis://127.0.0.1:{redis}",
+            about["feed_url"]: f"https://localhost:{feed}/feed",
+        }
+        return self
 
     @property
     def about(self) -> dict[str, Any]:
@@ -131,12 +142,15 @@ class FleetNode:
         return Caller(self.endpoint(), self._sandbox.context(client))
 
     def introspect(self, token: str) -> dict[str, Any]:
-        """One question on a connection of its own: `state` is what the answer says of itself; 503 where it is none."""
-        caller = self.caller()
+        """One question on a connection of its own: the answer's members and `status`, 0 where nobody answers."""
         try:
-            status, answer = caller.introspect(token)
-        finally:
-            caller.close()
+            caller = self.caller()
+            try:
+                status, answer = caller.introspect(token)
+            finally:
+                caller.close()
+        except (OSError, KeyError):
+            return {"status": 0}
         return {"status": status, **answer}
 
     def freeze(self) -> None:
@@ -155,8 +169,7 @@ class FleetNode:
             if not gone(pid):
                 kill(pid)
         self._process.wait(START_WITHIN)
-        for pid in self.pids:
-            eventually(lambda pid=pid: gone(pid))  # type: ignore[misc] - bound at once
+        eventually(lambda: all(gone(pid) for pid in self.pids))
 
 
 def _now() -> UnixTime:
