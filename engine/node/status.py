@@ -62,24 +62,25 @@ class StatusPages:
 
 
 class FreshnessReader:
-    """Judges the replica's bound as workers do."""
+    """Judges the replica's bound as workers do. place: where the replica stands now."""
 
-    def __init__(self, replica: Replica, *, boot_id: str, clock: Clock) -> None:
+    def __init__(self, replica: Replica, *, place: Callable[[], str], clock: Clock) -> None:
         self._replica = replica
-        self._boot_id = boot_id
+        self._place = place
         self._clock = clock
 
     def read(self) -> tuple[Bound | None, Freshness, str]:
         """The bound, what it makes the node, and the fault that kept it from being read."""
-        bound, policy, fault_text = None, PolicyRecord(), ""
+        bound, policy, fault_text, place = None, PolicyRecord(), "", ""
         try:
+            place = self._place()
             self._replica.refresh()
             with self._replica.transaction() as view:
                 bound, policy = view.bound, view.policy()
         except Fault as fault:
             fault_text = fault.text
         now, boot = self._clock.now(), self._clock.boot()
-        return bound, freshness_of(bound, policy, boot_id=self._boot_id, boot=boot, now=now), fault_text
+        return bound, freshness_of(bound, policy, boot_id=place, boot=boot, now=now), fault_text
 
 
 def status_of(

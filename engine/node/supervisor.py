@@ -133,11 +133,11 @@ class Node:
                 self._ports["proxy"] = port_of(self._proxy_sockets)
             self._page = Page(self._worker_count())
             opened.callback(self._page.close)
-            place = place_of(self._config.replica.directory, boot_id())
+            place = partial(place_of, self._config.replica.directory, boot_id())
             replica = Replica(self._config.replica.directory, map_size=self._config.replica.map_size)
             opened.callback(replica.close)
             opened.callback(partial(_described(self._config).unlink, missing_ok=True))
-            self._freshness = FreshnessReader(replica, boot_id=place, clock=SystemClock())
+            self._freshness = FreshnessReader(replica, place=place, clock=SystemClock())
             self._opened = opened.pop_all()
         return self
 

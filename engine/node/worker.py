@@ -8,6 +8,7 @@ import os
 import random
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from functools import partial
 from typing import Final
@@ -38,7 +39,7 @@ from engine.node.key_files import read_key, read_keys
 from engine.node.process import Process, end_with
 from engine.node.security_log import SecurityLog
 from engine.node.serving import serve_until_drained
-from engine.replica.place import place_of
+from engine.replica.place import place_of, require_place
 from engine.replica.reader import Replica
 from engine.telemetry.host import SystemClock, boot_id
 from engine.telemetry.tally import Tally
@@ -92,7 +93,8 @@ async def work(process: Process) -> None:
             draw_id=partial(secrets.token_hex, 16),
             signer=None if answer_key is None or not config.listener.public_url else answer_key.signer,
         )
-        aside.start_soon(_keep_looking, replica, answer_key)
+        still_there = partial(require_place, config.replica.directory, boot_id(), place)
+        aside.start_soon(_keep_looking, replica, answer_key, still_there)
         last_known = introspection.last_known, evaluations.last_known
         aside.start_soon(_keep_counting, process, memo, outcomes, items, security, introspection.said_again, last_known)
         handler = by_path({PATH: introspection, **_evaluation_paths(evaluations, config)})
@@ -167,9 +169,11 @@ def _lookups(config: NodeConfig, redis: RedisClient | None, clock: Clock) -> Tok
     return RedisTokenLookups(redis, keys, clock, one_issuer=config.tokens.one_issuer)
 
 
-async def _keep_looking(replica: Replica, answer_key: CurrentAnswerKey | None) -> None:
+async def _keep_looking(replica: Replica, answer_key: CurrentAnswerKey | None, still_there: Callable[[], None]) -> None:
+    """Raises ReplicaReplaced, which ends the worker: the next one knows the new place."""
     while True:
         await trio.sleep(LOOK_EVERY)
+        still_there()
         replica.refresh()
         if answer_key is not None:
             answer_key.refresh()

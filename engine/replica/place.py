@@ -8,12 +8,20 @@ processes running is outside the promise, as is a hypervisor that stops the boot
 """
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Final
 
+from engine.errors import Fault, Kind
 from engine.replica.generations import translated
 
 PLACE_CHARACTERS: Final = 36  # as long as a boot id: the bound's fixed form has room for no more
+
+
+class ReplicaReplaced(Fault):
+    """Another directory stands where this process found the replica: start anew, to believe what is earned there."""
+
+    kind = Kind.UNAVAILABLE
 
 
 def place_of(directory: Path, boot_id: str) -> str:
@@ -24,5 +32,19 @@ def place_of(directory: Path, boot_id: str) -> str:
     with translated(directory):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = directory.stat()
+    return _name(found, boot_id)
+
+
+def require_place(directory: Path, boot_id: str, place: str) -> None:
+    """Whether the directory is still the one that was named so. Raises ReplicaReplaced; a missing one is no other."""
+    try:
+        found = directory.stat()
+    except OSError:
+        return
+    if _name(found, boot_id) != place:
+        raise ReplicaReplaced("another directory stands where the replica was", detail=str(directory))
+
+
+def _name(found: os.stat_result, boot_id: str) -> str:
     text = f"{boot_id} {found.st_dev} {found.st_ino}"
     return hashlib.sha256(text.encode()).hexdigest()[:PLACE_CHARACTERS]

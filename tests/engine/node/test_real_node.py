@@ -1,6 +1,7 @@
 """The real worker and feeder on a replica of their own, with nobody else in the world: last-known consent."""
 
 import json
+import shutil
 import time
 import urllib.parse
 from collections.abc import Iterator
@@ -134,3 +135,16 @@ def test_no_token_is_in_the_log(world: World) -> None:
     assert world.introspect("edp-1", forged) == (200, {"active": False})
     eventually(lambda: '"event":"security_event"' in world.node.said())
     assert world.token[:20] not in world.node.said()
+
+
+def test_workers_start_anew_where_another_replica_was_put_in_the_place_of_theirs(world: World) -> None:
+    """They would not believe what is earned in it. Last in this file: the feeder keeps the one that was moved away."""
+    before = world.node.described()["pids"]["workers"]
+    replica = world.node.config.parent / "replica"
+    replica.rename(replica.with_name("moved-away"))
+    shutil.copytree(replica.with_name("moved-away"), replica, symlinks=True)
+    for pid in before:
+        world.node.wait_replaced(pid)
+    assert "another directory stands where the replica was" in world.node.said()
+    status, answer = world.introspect("edp-1", world.token)
+    assert (status, answer["active"], answer["ccs_freshness"]) == (200, True, "last_known")

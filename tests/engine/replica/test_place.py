@@ -11,7 +11,7 @@ from engine.consent.records import PolicyRecord
 from engine.decision.freshness import MAX_SILENCE, FreshnessState, freshness_of
 from engine.replica.generations import ReplicaUnwritable
 from engine.replica.layout import pack_bound, unpack_bound
-from engine.replica.place import place_of
+from engine.replica.place import ReplicaReplaced, place_of, require_place
 from engine.replica.reader import Replica
 from tests.support.replicas import BOOT, MAP_SIZE, NOW, OTHER_BOOT, bound, open_store
 
@@ -48,6 +48,18 @@ def test_a_directory_keeps_its_name_and_no_copy_has_it(tmp_path: Path) -> None:
     (tmp_path / "one").rename(tmp_path / "moved")
     assert place_of(tmp_path / "moved", BOOT) == place
     assert place_of(tmp_path / "moved", OTHER_BOOT) != place
+
+
+def test_whoever_finds_another_directory_in_its_place_starts_anew(tmp_path: Path) -> None:
+    """What is earned there it would never believe. One that is gone is no other, yet."""
+    directory = tmp_path / "replica"
+    place = place_of(directory, BOOT)
+    require_place(directory, BOOT, place)
+    directory.rename(tmp_path / "away")
+    require_place(directory, BOOT, place)
+    directory.mkdir()
+    with pytest.raises(ReplicaReplaced):
+        require_place(directory, BOOT, place)
 
 
 def test_a_place_has_room_in_the_stored_bound(tmp_path: Path) -> None:
