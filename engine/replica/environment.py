@@ -4,6 +4,7 @@ A process that reads must open the file after it was spawned, never across a for
 holds process ids).
 """
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,8 +35,11 @@ WriteTransaction: TypeAlias = "lmdb.Transaction[bytes]"
 Database: TypeAlias = "lmdb._Database"
 
 
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, not in the map
+
+
 class ReplicaFull(Fault):
-    """The map's size is used up: nothing was written, and the node stays at what it last knew."""
+    """The map's size or the disk is used up: nothing was written, and the node stays at what it last knew."""
 
     kind = Kind.UNAVAILABLE
 
@@ -131,6 +135,8 @@ def fault_of(error: lmdb.Error) -> Fault:
     """The fault of ours that an LMDB error means."""
     if isinstance(error, lmdb.MapFullError):
         return ReplicaFull("the replica is full: raise replica.map-size", detail=str(error))
+    if getattr(error, "code", 0) in _NO_ROOM:
+        return ReplicaFull("the disk does not take what the replica writes: make room on it", detail=str(error))
     if isinstance(error, _BROKEN):
         return BrokenReplica("the replica's file is broken", detail=str(error))
     return ReplicaUnreadable("the replica cannot be opened or read", detail=str(error))

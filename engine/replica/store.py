@@ -81,8 +81,9 @@ class ReplicaStore:
     def __init__(self, directory: Path, *, map_size: int, boot_id: str) -> None:
         """Take the lock and open what is there.
 
-        A file that cannot be trusted is thrown away; `discarded` then says why, in words for the log.
-        Raises ReplicaInUse, ReplicaUnwritable, ReplicaUnreadable.
+        A file that cannot be trusted is thrown away; `discarded` then says why, in words for the log. A disk without
+        room is no reason: what is there is kept for the next start.
+        Raises ReplicaInUse, ReplicaUnwritable, ReplicaUnreadable, ReplicaFull.
         """
         self.discarded: str | None = None
         self.bound: Bound | None = None
@@ -122,7 +123,10 @@ class ReplicaStore:
             except BaseException:
                 generation.close(clean=False)
                 raise
-        except (BrokenReplica, ReplicaUnreadable, ReplicaFull, OSError) as error:
+        except ReplicaFull:
+            generations.mark_open(path, self._boot_id)  # the trial was survived; there is only no room
+            raise
+        except (BrokenReplica, ReplicaUnreadable, OSError) as error:
             self.discarded = str(error)
             return
         generations.mark_open(path, self._boot_id)

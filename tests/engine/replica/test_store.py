@@ -2,10 +2,12 @@
 
 import os
 import random
+import resource
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -328,6 +330,48 @@ def test_a_full_replica_writes_nothing_and_stays_readable(tmp_path: Path) -> Non
         assert seen.consent(consent_key(seq + 1)) is None
     store.close()
     assert open_store(tmp_path, map_size=1 << 17).bound == bound(seq)
+
+
+@contextmanager
+def no_room_beyond(size: int) -> Iterator[None]:
+    """Within the block this process can write no file beyond that many bytes, as on a disk that is full."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_is_a_full_replica_and_room_mends_it(store: ReplicaStore) -> None:
+    assert store.environment is not None
+    many = [consent_entry(number, number) for number in range(1, 2_001)]
+    with no_room_beyond((store.environment.path / "data.mdb").stat().st_size):
+        with pytest.raises(ReplicaFull, match="disk"):
+            store.apply(many, bound(2_000))
+        assert store.bound == bound(0)
+        with view(store) as seen:
+            assert (seen.bound, seen.consent(consent_key(1))) == (bound(0), None)
+    store.apply(many, bound(2_000))
+    assert store.bound == bound(2_000)
+
+
+def test_a_start_without_room_on_the_disk_keeps_the_replica_for_the_next_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    filled(open_store(tmp_path), [consent_entry(1, 1)]).close()
+
+    def full(*_: object, **__: object) -> None:
+        raise ReplicaFull("the disk does not take what the replica writes: make room on it")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("engine.replica.store.Generation.put_bound", full)
+        for _ in range(2):  # the first try must not be held against the file at the second
+            with pytest.raises(ReplicaFull):
+                open_store(tmp_path)
+    again = open_store(tmp_path)
+    assert (again.discarded, again.bound) == (None, bound(1))
+    again.close()
 
 
 READER = """
