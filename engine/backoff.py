@@ -1,7 +1,8 @@
 """How long to wait before the next try, and when not to try at all. Pure: jitter and time are passed in.
 
 The first retry waits nothing, so that a passing fault costs no time and a revocation that came meanwhile is
-noticed at once; later ones double up to a limit.
+noticed at once; later ones double up to a limit. Where many lose the same server in the same instant, the first is
+spread as well.
 """
 
 from typing import Final
@@ -14,18 +15,19 @@ HEALTHY_AFTER: Final = Seconds(60.0)  # a minute without a fault and the count o
 
 
 class Backoff(msgspec.Struct, frozen=True):
-    """A doubling schedule. first, limit: seconds."""
+    """A doubling schedule. first, limit: seconds. spread: what the first retry waits at most, seconds."""
 
     first: Seconds = Seconds(0.1)
     limit: Seconds = Seconds(5.0)
+    spread: Seconds = Seconds(0.0)
 
     def delay(self, failures: int, jitter: float) -> Seconds:
         """Wait before the next try after so many failures in a row (1 = the first); jitter is in [0, 1).
 
-        The result lies in [half, whole] of the doubled step; 0 after the first failure.
+        The result lies in [half, whole] of the doubled step; after the first failure in [nothing, whole] of the spread.
         """
         if failures <= 1:
-            return Seconds(0.0)
+            return Seconds(self.spread * jitter)
         step = min(self.limit, self.first * 2 ** min(failures - 2, 32))
         return Seconds(step * (0.5 + jitter / 2))
 

@@ -26,6 +26,7 @@ T = TypeVar("T")
 
 CONNECT: Final = Seconds(3.0)  # TCP and TLS; a node turns to another address after that
 READ: Final = Seconds(5.0)  # between two pieces of an answer, the long poll's wait apart
+CHECK_READ: Final = Seconds(2.0)  # the answer to an older question is worth nothing: ask anew
 POOL: Final = Seconds(2.0)
 CLOSING: Final = Seconds(2.0)  # for closing a retired client's connections
 IDLE: Final = Seconds(60.0)  # the service keeps idle connections longer, so that we close first
@@ -144,7 +145,9 @@ class FeedClient:
     async def check(self, question: Question) -> Answer:
         """The ledger's position, read while we wait; also says what we have applied."""
         body = {name: getattr(question, name) for name in question.__struct_fields__}
-        place = _decode(await self._call("POST", "/check", content=msgspec.json.encode(body)), _Place)
+        timeout = httpx2.Timeout(CHECK_READ, connect=CONNECT, pool=POOL)
+        async with self._answer("POST", "/check", content=msgspec.json.encode(body), timeout=timeout) as response:
+            place = _decode(await response.aread(), _Place)
         return Answer(question.instance, question.nonce, place.incarnation, place.seq)
 
     async def keys(self) -> bytes:

@@ -15,17 +15,21 @@ from engine.feed.redis_client import RedisClient, Subscription
 from engine.feed.redis_link import Credentials
 from engine.feed.topology import Topology, is_over_tls, topology_of
 
-PROMPT: Final = Backoff(Seconds(0.05), Seconds(1.0))  # a feeder without its link falls behind within two seconds
+PROMPT: Final = Backoff(Seconds(0.05), Seconds(1.0))  # of the few whose absence everybody notices
+# Of nodes: a thousand lose a server in one instant and are not to come back in one. Nobody waits for them meanwhile, as
+# the feed goes on over HTTPS; and if that is away, the first try still comes before the bound has run out.
+ONE_OF_MANY: Final = Backoff(first=Seconds(0.5), limit=Seconds(3.0), spread=Seconds(1.0))
 
 
 class RedisAccess:
-    """Makes clients of one Redis. jitter: numbers in [0, 1), such as `random.random`.
+    """Makes clients of one Redis. jitter: numbers in [0, 1), such as `random.random`. backoff: between dials.
 
     Raises BadConfig for a file that cannot be read, BadRedisAddress for an address that makes no sense.
     """
 
-    def __init__(self, settings: Redis, *, jitter: Callable[[], float]) -> None:
+    def __init__(self, settings: Redis, *, jitter: Callable[[], float], backoff: Backoff = PROMPT) -> None:
         self._settings = settings
+        self._backoff = backoff
         self._jitter = jitter
         self._credentials = Credentials(settings.username, _read_password(settings))
         self._tls = _tls_context(settings) if is_over_tls(settings.url, settings.ca_file) else None
@@ -39,7 +43,7 @@ class RedisAccess:
             tls=self._tls,
             name=name,
             jitter=self._jitter,
-            backoff=PROMPT,
+            backoff=self._backoff,
         )
 
     def subscription(self, name: str, channels: Sequence[bytes]) -> Subscription:
@@ -51,7 +55,7 @@ class RedisAccess:
             tls=self._tls,
             name=name,
             jitter=self._jitter,
-            backoff=PROMPT,
+            backoff=self._backoff,
         )
 
     def _topology(self) -> Topology:

@@ -14,7 +14,7 @@ import trio
 from engine.clock import Seconds
 from engine.config import NodeConfig
 from engine.feed.entries import EntryKind
-from engine.feed.redis_access import RedisAccess
+from engine.feed.redis_access import ONE_OF_MANY, RedisAccess
 from engine.node.answer_key_files import AnswerKeyFiles
 from engine.node.answer_registration import AnswerRegistration
 from engine.node.feed_access import FeedAccess
@@ -91,7 +91,7 @@ def _registration(config: NodeConfig, feed: FeedAccess) -> AnswerRegistration | 
 def _links(config: NodeConfig) -> RedisLinks | None:
     if config.redis is None:
         return None
-    access = RedisAccess(config.redis, jitter=random.random)
+    access = RedisAccess(config.redis, jitter=random.random, backoff=ONE_OF_MANY)
     return RedisLinks(tail=access.client(f"{config.node_id}-tail"), asks=access.client(f"{config.node_id}-asks"))
 
 

@@ -18,7 +18,7 @@ import trio
 from engine.clock import Clock, Seconds
 from engine.config import NodeConfig
 from engine.decision.evaluations import Outcome as ItemOutcome
-from engine.feed.redis_access import RedisAccess
+from engine.feed.redis_access import ONE_OF_MANY, RedisAccess
 from engine.feed.redis_client import RedisClient
 from engine.listener.callers import Callers
 from engine.listener.connection_limits import ConnectionLimits
@@ -138,7 +138,8 @@ def _redis(config: NodeConfig, aside: trio.Nursery) -> RedisClient | None:
     """A link of the worker's own to Redis, kept up beside the requests; none where there is no Redis."""
     if config.redis is None:
         return None
-    client = RedisAccess(config.redis, jitter=random.random).client(f"{config.node_id}-worker-{os.getpid()}")
+    access = RedisAccess(config.redis, jitter=random.random, backoff=ONE_OF_MANY)
+    client = access.client(f"{config.node_id}-worker-{os.getpid()}")
     aside.start_soon(client.run)
     return client
 

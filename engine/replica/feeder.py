@@ -24,8 +24,9 @@ from engine.feed.entries import Position
 from engine.replica.follower import Follower
 from engine.replica.housekeeping import keep_house
 from engine.replica.kept_ends import End, KeptEnds, report, reports_of
-from engine.replica.over_https import LOOK_EVERY, REDIS_PATIENCE, HttpsWay
+from engine.replica.over_https import HttpsWay
 from engine.replica.over_redis import RedisLinks, RedisWay
+from engine.replica.pace import LOOK_EVERY, REDIS_PATIENCE
 from engine.replica.service import FeedService
 from engine.replica.snapshot import SnapshotLoader, bound_after, keep_ends
 from engine.replica.store import Generation, ReplicaStore

@@ -1,8 +1,8 @@
 """The feed over HTTPS, when Redis is silent or absent: a long poll for entries, a check for their freshness.
 
 It steps in when no counting answer has come by way of Redis for a while, long before the bound runs out, and
-steps back as soon as Redis answers again. It is also what settles which incarnation is the true one. Calls are
-never cut off from here: each ends by its own limit.
+steps back as soon as Redis answers again; when exactly, `engine.replica.pace` draws. It is also what settles which
+incarnation is the true one. Calls are never cut off from here: each ends by its own limit.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -17,14 +17,12 @@ from engine.feed.entries import Entry, ForgedEntry, unseal
 from engine.replica.bell import Bell
 from engine.replica.follower import Follower
 from engine.replica.layout import BrokenReplica
+from engine.replica.pace import LOOK_EVERY, REDIS_PATIENCE, check_pause, patience
 from engine.replica.service import FeedService
 from engine.telemetry.logs import logger
 
-REDIS_PATIENCE: Final = Seconds(0.5)  # a quarter of MAX_SILENCE: five questions unanswered
 POLL_WAIT: Final = Seconds(5.0)
-CHECK_EVERY: Final = Seconds(0.4)  # a fifth of MAX_SILENCE; entries applied are reported at once all the same
 CHECK_NOT_BEFORE: Final = Seconds(0.02)
-LOOK_EVERY: Final = Seconds(0.05)
 FAR_BEHIND: Final = 200_000  # entries; beyond that a snapshot is quicker
 RETRY: Final = Backoff(first=Seconds(0.1), limit=Seconds(2.0))
 
@@ -54,10 +52,14 @@ class HttpsWay:
         self._mac_keys = mac_keys
         self._redis_silence = redis_silence
         self._jitter = jitter
+        self._patience = REDIS_PATIENCE
 
     def needed(self) -> bool:
         """Whether Redis does not do, or something is in doubt."""
-        return self._follower.in_doubt or self._redis_silence() > REDIS_PATIENCE
+        silence = self._redis_silence()
+        if silence <= REDIS_PATIENCE:
+            self._patience = patience(self._jitter())  # for the next silence
+        return self._follower.in_doubt or silence > self._patience
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -99,6 +101,7 @@ class HttpsWay:
 
     async def _check(self) -> None:
         await self._wait_needed()
+        next_at = trio.current_time() + check_pause(self._jitter())  # also where the answer is slow
         rings, doubts = self._follower.applied.rings, self._follower.doubted.rings
         question = self._follower.ask()
         answer = await self._service.check(question)
@@ -113,7 +116,7 @@ class HttpsWay:
                 self._follower.trust()
             self._follower.take_answer(answer)
         await trio.sleep(CHECK_NOT_BEFORE)
-        with trio.move_on_after(CHECK_EVERY * (0.75 + self._jitter() / 2)):
+        with trio.move_on_at(next_at):
             await self._follower.applied.wait_beyond(rings)
 
     async def _heal(self) -> None:
