@@ -72,14 +72,19 @@ class Asking:
     def earned(self, applied: int) -> Asked | None:
         """The newest question whose answer is fulfilled by what is applied; None = none yet.
 
-        Never goes back: what was earned stays earned (the bound runs out by itself).
+        Looks only: `applied` may be about to be written, and the writing may fail. What was written is kept by `keep`.
         """
+        earned = self._earned
         for nonce, seq in self._answers.items():
             asked = self._outstanding[nonce]
-            if seq <= applied and (self._earned is None or asked.at > self._earned.at):
-                self._earned = asked
+            if seq <= applied and (earned is None or asked.at > earned.at):
+                earned = asked
+        return earned
+
+    def keep(self, earned: Asked | None) -> None:
+        """What was earned is published: it stays earned (the bound runs out by itself), and never goes back."""
+        self._earned = earned
         self._forget_earned()
-        return self._earned
 
     def waiting_since(self, applied: int) -> BootTime | None:
         """When the oldest question was asked whose answer speaks of entries that are not here yet; None = none."""

@@ -52,6 +52,7 @@ class Follower:
         self._draw = draw
         self._asking = Asking(instance, self.position.incarnation)
         self._in_doubt = False
+        self._lacks_room = 0  # entries of the smallest transaction that found none; 0 = there is room
 
     @property
     def position(self) -> Position:
@@ -138,7 +139,7 @@ class Follower:
         """Another generation was adopted: forget the questions asked under the one before."""
         self._asking = Asking(self.instance, self.position.incarnation)
         self._in_doubt = False
-        self.full = False
+        self.full, self._lacks_room = False, 0
         self.applied.ring()
 
     def _publish(self, entries: Sequence[Entry]) -> None:
@@ -148,7 +149,10 @@ class Follower:
         applied = bound.applied + len(entries)
         earned = self._asking.earned(applied)
         fresh = bound_of(bound, applied, earned, self._boot_id)
-        if self._write(entries, fresh) and entries:
+        if not self._write(entries, fresh):
+            return
+        self._asking.keep(earned)
+        if entries:
             self.applied.ring()
             if any(entry.kind is EntryKind.KEYS for entry in entries):
                 self.keys_changed.ring()
@@ -158,8 +162,11 @@ class Follower:
             self._store.apply(entries, bound)
         except ReplicaFull as fault:
             if not self.full:
-                _log.error("replica_full", text=fault.text)
-            self.full = True
+                _log.error("replica_full", text=fault.text, detail=fault.detail)
+            self.full, self._lacks_room = True, min(len(entries), self._lacks_room or len(entries))
             return False
-        self.full = False
+        if len(entries) >= self._lacks_room:  # where a bound finds room, entries may not
+            if self.full:
+                _log.info("replica_has_room")
+            self.full, self._lacks_room = False, 0
         return True

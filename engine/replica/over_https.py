@@ -23,6 +23,7 @@ from engine.telemetry.logs import logger
 
 POLL_WAIT: Final = Seconds(5.0)
 CHECK_NOT_BEFORE: Final = Seconds(0.02)
+WITHOUT_ROOM: Final = Seconds(1.0)  # between tries to fetch what the replica cannot take
 FAR_BEHIND: Final = 200_000  # entries; beyond that a snapshot is quicker
 RETRY: Final = Backoff(first=Seconds(0.1), limit=Seconds(2.0))
 
@@ -97,7 +98,11 @@ class HttpsWay:
         before = self._follower.position
         self._follower.take_entries(self._genuine(await self._service.entries(before, POLL_WAIT)))
         if self._follower.position == before:
-            await trio.sleep(LOOK_EVERY)
+            await trio.sleep(self._before_more())
+
+    def _before_more(self) -> Seconds:
+        """Until entries are fetched again that may not have been taken."""
+        return WITHOUT_ROOM if self._follower.full else LOOK_EVERY
 
     async def _check(self) -> None:
         await self._wait_needed()
@@ -122,7 +127,7 @@ class HttpsWay:
     async def _heal(self) -> None:
         """Close a gap when one was seen, or when an answer speaks of entries that do not come."""
         rings = self._follower.missing.rings
-        with trio.move_on_after(LOOK_EVERY):
+        with trio.move_on_after(self._before_more()):
             await self._follower.missing.wait_beyond(rings)
         if self._follower.missing.rings > rings or self._follower.overdue():
             await self._close_gap()

@@ -77,6 +77,7 @@ class AskingMachine(RuleBasedStateMachine):
     @invariant()
     def a_bound_rests_on_an_own_answered_question_whose_ledger_is_applied(self) -> None:
         earned = self.asking.earned(self.applied)
+        self.asking.keep(earned)
         if earned is None:
             assert self.best is None
             return

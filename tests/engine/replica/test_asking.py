@@ -69,6 +69,7 @@ def test_what_was_earned_does_not_go_back(asking: Asking) -> None:
         ask(asking, f"{number:016}", at)
     asking.answer(Answer(INSTANCE, f"{2:016}", INCARNATION, 5))
     assert asking.earned(5) == asked_at(10.1)
+    asking.keep(asking.earned(5))
     assert not asking.answer(Answer(INSTANCE, f"{1:016}", INCARNATION, 5))
     assert asking.earned(5) == asked_at(10.1)
 

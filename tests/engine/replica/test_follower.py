@@ -1,7 +1,7 @@
 """What a follower does with entries and answers, whichever way and in whatever order they come."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -176,6 +176,33 @@ def test_a_full_replica_stands_still_without_dying_and_goes_on_with_room(
     follower.take_entries([nothing(1)])
     assert not follower.full
     assert follower.position == Position(INCARNATION, 1)
+
+
+def test_a_full_replica_earns_nothing_by_entries_it_could_not_take(
+    follower: Follower, store: ReplicaStore, clock: Hands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer speaks of entry 1, which finds no room; then a bound alone finds some. It must not be believed."""
+    apply = store.apply
+
+    def room_for_a_bound_only(entries: Sequence[Entry], bound: Bound) -> None:
+        if entries:
+            raise ReplicaFull("full")
+        apply(entries, bound)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "apply", room_for_a_bound_only)
+        for _ in range(3):
+            clock.at += 0.1
+            follower.take_answer(answer(follower.ask(), 1))
+            follower.take_entries([nothing(1)])
+        assert follower.full
+        assert store.bound is not None
+        assert (store.bound.applied, store.bound.fresh_until) == (0, 0.0)
+        assert follower.silence() == float("inf")
+        asked_when = clock.at
+    follower.take_entries([nothing(1)])
+    assert not follower.full
+    assert (store.bound.applied, store.bound.fresh_until) == (1, asked_when + MAX_SILENCE)
 
 
 def test_before_the_first_snapshot_nothing_happens(tmp_path: Path, clock: Hands) -> None:
