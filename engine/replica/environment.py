@@ -35,7 +35,8 @@ WriteTransaction: TypeAlias = "lmdb.Transaction[bytes]"
 Database: TypeAlias = "lmdb._Database"
 
 
-_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # on the disk, not in the map
+# On the disk, not in the map. LMDB calls a write that got through in part an I/O error.
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 class ReplicaFull(Fault):
