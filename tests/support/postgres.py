@@ -88,13 +88,30 @@ class PostgresServer:
     def crash(self) -> None:
         """SIGKILL the server and all of its processes, as if the power had gone. `start` brings it back."""
         assert self._process is not None
-        pid = self._process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        for one in (pid, *map(int, children)):
+        for one in self._pids():
             with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)
         self._process.wait(30)
         self._process = None
+
+    def pause(self) -> None:
+        """SIGSTOP all of its processes: connections are taken by the kernel, and nobody answers."""
+        for one in self._pids():
+            os.kill(one, signal.SIGSTOP)
+
+    def revive(self) -> None:
+        """Whatever was done to it, let it run."""
+        if self._process is None:
+            self.start()
+        for one in self._pids():
+            with suppress(ProcessLookupError):
+                os.kill(one, signal.SIGCONT)
+
+    def _pids(self) -> list[int]:
+        """The server, and its children after it: it could start others meanwhile."""
+        assert self._process is not None
+        pid = self._process.pid
+        return [pid, *map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())]
 
     def connect(self, database: str = "postgres") -> "psycopg.Connection[Any]":
         """A plain connection in autocommit."""

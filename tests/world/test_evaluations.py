@@ -2,7 +2,6 @@
 
 import base64
 import contextlib
-import hashlib
 import json
 import time
 from pathlib import Path
@@ -13,26 +12,11 @@ import redis
 
 from tests.support.mutual_tls import thumbprint_of
 from tests.support.sandbox import Caller, Running, eventually
+from tests.support.tokens_by_digest import item
 
 METADATA = "/.well-known/authzen-configuration"
 EVALUATION = "/access/v1/evaluation"
 EVALUATIONS = "/access/v1/evaluations"
-
-
-def subject(token: str) -> dict[str, str]:
-    digest = hashlib.sha256(token.encode()).digest()
-    return {"type": "access_token", "id": base64.urlsafe_b64encode(digest).rstrip(b"=").decode()}
-
-
-def item(token: str, detail: dict[str, Any]) -> dict[str, Any]:
-    """A share of the first half hour that a consent allows; windows begin on the hour."""
-    end = detail["data_from"].replace(":00:00Z", ":30:00Z")
-    asked = {"dataset_id": detail["dataset_id"], "from": detail["data_from"], "to": end}
-    return {
-        "subject": subject(token),
-        "action": {"name": "share", "properties": asked},
-        "resource": {"type": "meter_point", "id": detail["meter_points"][0]},
-    }
 
 
 def codes(edp: Caller, items: list[dict[str, Any]]) -> list[Any]:
