@@ -48,6 +48,7 @@ BENCHES = (
     Bench("overload", ("--json",), ("--quick",)),
     Bench("handshakes", ("--json",), ("--quick",)),
     Bench("bystanders", ("--json",), ("--quick",)),
+    Bench("redis_lost", ("--json",), ("--quick",)),
     Bench("negatives", ("--json",), ("--quick",)),
     Bench("worker", (), ("--requests", "20000")),
     Bench("listener", (), ("--requests", "20000")),

@@ -93,6 +93,9 @@ TARGETS = (
            lambda r: r["handshakes"]["handshakes_per_second"], lower=False),
     Target("goodput at twice the capacity, share of capacity", "", 0.8, 0.95,
            lambda r: r["overload"]["goodput_share"], lower=False),
+    Target("answers not current, Redis killed and started again under load", "", 0.01, 0.0,
+           lambda r: r["redis_lost"]["not_current_share"]),
+    Target("failed requests, Redis killed and started again under load", "", 0, 0, lambda r: r["redis_lost"]["failed"]),
     Target("CPU an introspection, two workers by one", "x", 1.1, 1.03, lambda r: r["scaling"]["ratio"]),
 )  # fmt: skip
 
@@ -150,6 +153,13 @@ def row(target: Target, value: float) -> str:
     return f"| {target.what} | {value:,.6g} {target.unit} | {bound} | {target.aim:,} | {verdict(target, value)} |"
 
 
+def used(target: Target, value: float) -> float:
+    """How much of the must a figure uses; where nothing at all is allowed, anything is twice too much."""
+    if not target.must:
+        return 2.0 if value else 0.0
+    return value / target.must if target.lower else target.must / value
+
+
 def draw(rows: list[tuple[Target, float]], chart: Path) -> None:
     """Bars: how much of the must each figure uses; under 1 is good, whichever way the figure counts."""
     import matplotlib as mpl
@@ -157,8 +167,8 @@ def draw(rows: list[tuple[Target, float]], chart: Path) -> None:
     mpl.use("Agg")
     from matplotlib import pyplot as plt
 
-    shares = [(t.what, value / t.must if t.lower else t.must / value) for t, value in rows]
-    aims = [t.aim / t.must if t.lower else t.must / t.aim for t, _ in rows]
+    shares = [(target.what, used(target, value)) for target, value in rows]
+    aims = [used(target, target.aim) for target, _ in rows]
     figure, axes = plt.subplots(figsize=(9, 0.5 * len(rows) + 1.2))
     axes.barh([what for what, _ in shares], [share for _, share in shares], color="#1d70b8")
     axes.scatter(aims, range(len(aims)), marker="|", s=260, color="#00703c", label="aim")

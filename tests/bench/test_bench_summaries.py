@@ -7,6 +7,10 @@ from bench.latency import summary as of_latency
 from bench.openloop import Load, Tally, Usage
 from bench.overload import Run
 from bench.overload import summary as of_overload
+from bench.redis_lost import longest_gap
+from bench.redis_lost import summary as of_redis_lost
+from bench.redis_lost import told as of_a_loss
+from bench.report import Target, used
 from bench.scaling import summary as of_scaling
 from bench.target import Door, usage_of, usage_of_all
 
@@ -91,3 +95,32 @@ def test_bystanders_tell_no_latency_of_rounds_that_lagged() -> None:
 def test_only_what_was_due_during_the_storm_counts_for_it() -> None:
     tally = Tally(good=[0.1, 0.2, 0.3], due=[1.0, 2.0, 3.0], began=100.0)
     assert during(tally, 101.5, 103.0) == [0.2]
+
+
+def test_a_loss_of_redis_counts_whatever_was_not_current() -> None:
+    tally = Tally(
+        good=[0.01, 0.02, 0.01],
+        due=[0.0, 1.0, 1.5],
+        statuses={"200": 6, "503": 1},
+        late=1,
+        wrong=2,
+        timeouts=1,
+        given_up=1,
+        broken=1,
+    )
+    told = of_a_loss(tally, Load(rate=1.0, count=10, connections=1))
+    assert (told["current"], told["not_current"], told["flagged"], told["failed"]) == (4, 6, 2, 4)
+    assert longest_gap(tally) == 1010.0
+
+
+def test_the_worst_loss_of_redis_is_told() -> None:
+    losses: list[dict[str, object]] = [
+        {"offered": 100, "not_current": bad, "failed": failed, "longest_gap_ms": gap}
+        for bad, failed, gap in ((1, 0, 5.0), (0, 1, 9.0))
+    ]
+    assert of_redis_lost(losses) == {"not_current_share": 0.01, "failed": 1, "longest_gap_ms": 9.0}
+
+
+def test_where_nothing_is_allowed_anything_is_too_much() -> None:
+    nothing = Target("failures", "", 0, 0, lambda _: 0.0)
+    assert (used(nothing, 0.0), used(nothing, 1.0)) == (0.0, 2.0)
