@@ -384,7 +384,8 @@ class Watch:
     def begin(self) -> None:
         for thread in self._threads:
             thread.start()
-        eventually(lambda: all(self._last(edp) == {CURRENT} for edp in self._tokens))
+        for edp in self._tokens:
+            self.wait_told(edp, CURRENT)
 
     def end(self) -> None:
         self._over.set()
@@ -443,14 +444,14 @@ class Watch:
             time.sleep(0.02)
 
     def wait_told(self, edp: str, outcome: str) -> float:
-        """Wait until the EDP is told nothing else any more; returns when that was."""
-        eventually(lambda: self._last(edp) == {outcome})
+        """Wait until requests sent from now on are told this, three in a row; returns when that was."""
+        since = time.monotonic()
+        eventually(lambda: self._newest(edp, since) == [outcome] * 3)
         return time.monotonic()
 
-    def _last(self, edp: str) -> set[str]:
+    def _newest(self, edp: str, since: float) -> list[str]:
         ids = {each["consent_id"] for each in self._standing[edp]}
-        recent = [s.outcome for s in self.seen[-200:] if s.consent_id in ids]
-        return set(recent[-3:]) if len(recent) >= 3 else set()
+        return [s.outcome for s in self.seen[-200:] if s.consent_id in ids and s.sent >= since][-3:]
 
     def failures(self) -> list[Seen]:
         """What was neither answered nor refused in order."""
