@@ -7,7 +7,7 @@ by the issuer's vouching (`tokens.vouching`). Without it nothing is known, and n
 
 import binascii
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 
 import msgspec
@@ -59,10 +59,22 @@ class Link(Executor, Protocol):
 
 
 class RedisTokenLookups:
-    """From Redis. mac_keys: newest first. one_issuer: whether there is but one, so that its vouching says all."""
+    """From Redis. mac_keys: newest first. one_issuer: whether there is but one, so that its vouching says all.
 
-    def __init__(self, redis: Link, mac_keys: tuple[bytes, ...], clock: Clock, *, one_issuer: bool) -> None:
+    forged: called for each record whose seal is wrong.
+    """
+
+    def __init__(
+        self,
+        redis: Link,
+        mac_keys: tuple[bytes, ...],
+        clock: Clock,
+        *,
+        one_issuer: bool,
+        forged: Callable[[], object] = lambda: None,
+    ) -> None:
         self._redis = redis
+        self._forged = forged
         self._mac_keys = mac_keys
         self._clock = clock
         self._one_issuer = one_issuer
@@ -92,6 +104,7 @@ class RedisTokenLookups:
             try:
                 records[digest] = unseal_token_record(raw, digest, self._mac_keys)
             except ForgedTokenRecord:
+                self._forged()
                 in_doubt.add(digest)
         return records, frozenset(in_doubt)
 

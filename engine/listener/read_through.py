@@ -4,7 +4,7 @@ A record counts only if it is sealed by us, for this very key, in the replica's 
 what the transaction had applied: anything else is older than the replica, or forged.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
@@ -29,11 +29,14 @@ class ReadThrough(Protocol):
 
 
 class RedisReadThrough:
-    """From the records that the projector keeps in Redis. mac_keys: newest first."""
+    """From the records that the projector keeps in Redis. mac_keys: newest first. forged: called for each forgery."""
 
-    def __init__(self, redis: Executor, mac_keys: tuple[bytes, ...]) -> None:
+    def __init__(
+        self, redis: Executor, mac_keys: tuple[bytes, ...], forged: Callable[[], object] = lambda: None
+    ) -> None:
         self._redis = redis
         self._mac_keys = mac_keys
+        self._forged = forged
 
     async def find(self, keys: Sequence[ConsentKey]) -> Found:
         """One MGET. A record that is not sealed by us counts as absent. Raises RedisFault."""
@@ -45,8 +48,12 @@ class RedisReadThrough:
         try:
             entry = unseal(sealed, self._mac_keys)
         except ForgedEntry:
+            self._forged()
             return None
-        return entry if entry.kind is EntryKind.CONSENT and entry.key == key else None
+        if entry.kind is EntryKind.CONSENT and entry.key == key:
+            return entry
+        self._forged()  # a genuine one in another's place
+        return None
 
 
 class NoReadThrough:

@@ -13,6 +13,7 @@ from contextlib import aclosing
 from functools import partial
 from typing import Final
 
+import msgspec
 import trio
 
 from engine.clock import Clock, Seconds
@@ -25,6 +26,7 @@ from engine.listener.connection_limits import ConnectionLimits
 from engine.listener.digests import NoTokenLookups, RedisTokenLookups, TokenDigests, TokenLookups
 from engine.listener.evaluation_answers import BATCH_PATH, METADATA_PATH, SINGLE_PATH, metadata
 from engine.listener.evaluations import Evaluations, Rules
+from engine.listener.forgeries import Forgeries
 from engine.listener.introspection import PATH, Introspection, Outcome
 from engine.listener.issuer_keys import IssuerKeys
 from engine.listener.read_through import NoReadThrough, ReadThrough, RedisReadThrough
@@ -49,6 +51,14 @@ LOOK_EVERY: Final = Seconds(1.0)  # for another generation of the replica
 COUNT_EVERY: Final = Seconds(1.0)
 
 
+class _Further(msgspec.Struct, frozen=True):
+    """What else is counted."""
+
+    said_again: Tally
+    last_known: tuple[Tally, ...]
+    forged: Tally
+
+
 async def work(process: Process) -> None:
     """Serve until drained. Raises BadConfig, BadTlsFiles, NoBootId before it is ready."""
     config, clock = process.order.config, SystemClock()
@@ -64,7 +74,8 @@ async def work(process: Process) -> None:
     meter_key, place = read_key(config.feed.meter_key_file), place_of(config.replica.directory, boot_id())
     async with aclosing(feed), trio.open_nursery() as aside:
         redis, claims = _redis(config, aside), FeedClaims(feed, aside)
-        read_through = _read_through(config, redis)
+        forged = Forgeries()
+        read_through = _read_through(config, redis, forged)
         introspection = Introspection(
             replica=replica,
             memo=memo,
@@ -80,7 +91,7 @@ async def work(process: Process) -> None:
         )
         evaluations = Evaluations(
             replica=replica,
-            digests=TokenDigests(memo, _lookups(config, redis, clock), config.tokens.memo_size),
+            digests=TokenDigests(memo, _lookups(config, redis, clock, forged), config.tokens.memo_size),
             meter_key=meter_key,
             clock=clock,
             boot_id=place,
@@ -95,8 +106,8 @@ async def work(process: Process) -> None:
         )
         still_there = partial(require_place, config.replica.directory, boot_id(), place)
         aside.start_soon(_keep_looking, replica, answer_key, still_there)
-        last_known = introspection.last_known, evaluations.last_known
-        aside.start_soon(_keep_counting, process, memo, outcomes, items, security, introspection.said_again, last_known)
+        further = _Further(introspection.said_again, (introspection.last_known, evaluations.last_known), forged)
+        aside.start_soon(_keep_counting, process, memo, outcomes, items, security, further)
         handler = by_path({PATH: introspection, **_evaluation_paths(evaluations, config)})
         proxied = _behind_proxies(process, handler, clock, security)
         await serve_until_drained(process, handler, clock, proxied, ConnectionLimits(replica))
@@ -159,15 +170,15 @@ def _signing(config: NodeConfig, key: CurrentAnswerKey | None) -> Signing:
     return Signing(config.tokens.issuer, key.signer, shows_codes=config.signing.decision_codes)
 
 
-def _read_through(config: NodeConfig, redis: RedisClient | None) -> ReadThrough:
-    return NoReadThrough() if redis is None else RedisReadThrough(redis, read_keys(config.feed.mac_key_files))
+def _read_through(config: NodeConfig, redis: RedisClient | None, forged: Forgeries) -> ReadThrough:
+    return NoReadThrough() if redis is None else RedisReadThrough(redis, read_keys(config.feed.mac_key_files), forged)
 
 
-def _lookups(config: NodeConfig, redis: RedisClient | None, clock: Clock) -> TokenLookups:
+def _lookups(config: NodeConfig, redis: RedisClient | None, clock: Clock, forged: Forgeries) -> TokenLookups:
     if redis is None:
         return NoTokenLookups()
     keys = read_keys(config.feed.mac_key_files)
-    return RedisTokenLookups(redis, keys, clock, one_issuer=config.tokens.one_issuer)
+    return RedisTokenLookups(redis, keys, clock, one_issuer=config.tokens.one_issuer, forged=forged)
 
 
 async def _keep_looking(replica: Replica, answer_key: CurrentAnswerKey | None, still_there: Callable[[], None]) -> None:
@@ -186,8 +197,7 @@ async def _keep_counting(
     outcomes: dict[Outcome, Tally],
     items: dict[ItemOutcome, Tally],
     security: SecurityLog,
-    said_again: Tally,
-    last_known: tuple[Tally, ...],
+    further: _Further,
 ) -> None:
     await process.telemetry_loaded.wait()
     from engine.telemetry import metrics  # noqa: PLC0415 - not before the first requests
@@ -198,8 +208,9 @@ async def _keep_counting(
             metrics.OUTCOMES.labels(outcome.value).inc(tally.take())
         for item_outcome, tally in items.items():
             metrics.EVALUATIONS.labels(item_outcome.value).inc(tally.take())
-        metrics.SAID_AGAIN.inc(said_again.take())
-        metrics.LAST_KNOWN.inc(sum(tally.take() for tally in last_known))
+        metrics.SAID_AGAIN.inc(further.said_again.take())
+        metrics.LAST_KNOWN.inc(sum(tally.take() for tally in further.last_known))
+        metrics.FORGED.inc(further.forged.take())
         for kind, tally in security.counts.items():
             metrics.SECURITY_EVENTS.labels(kind.value).inc(tally.take())
         before = _count_memo(before, memo.statistics())

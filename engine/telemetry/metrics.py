@@ -49,4 +49,4 @@ SILENCE: Final = Gauge(
 WAY: Final = Gauge("ccs_feed_way", "1 for the way by which answers come.", ["way"], multiprocess_mode="livemax")
 HEALED: Final = Counter("ccs_feed_gaps_healed", "Gaps in the feed that were closed over HTTPS.")
 SNAPSHOTS: Final = Counter("ccs_feed_snapshots", "Snapshots that became the replica.")
-FORGED: Final = Counter("ccs_feed_forged", "Entries and answers that failed their check.")
+FORGED: Final = Counter("ccs_feed_forged", "Entries, answers and records in Redis that failed their check.")

@@ -10,6 +10,7 @@ from engine.feed.redis_faults import RedisUnavailable
 from engine.feed.redis_names import TOKENS_VOUCHED, TOKENS_WITNESS, token_key
 from engine.listener import digests
 from engine.listener.digests import RedisTokenLookups
+from engine.listener.forgeries import Forgeries
 from engine.telemetry.host import SystemClock
 from engine.tokens.vouching import seal_word
 from tests.support.pki import METER_KEY, NOW, MakeToken
@@ -43,6 +44,17 @@ async def test_record_is_found_and_absence_is_told_by_the_issuers_word(
     assert found.absent_means_none
     vouched.call("DEL", TOKENS_VOUCHED)
     assert not (await lookups.find([UNKNOWN])).absent_means_none
+
+
+async def test_a_record_put_under_another_tokens_digest_is_in_doubt_and_counted(
+    redis_client: RedisClient, vouched: Valkey, make_token: MakeToken
+) -> None:
+    minted, forged = make_token(), Forgeries()
+    await RedisTokenRecords(redis_client, mac_key=MAC_KEY, meter_key=METER_KEY).keep([minted], NOW)
+    vouched.call("SET", token_key(UNKNOWN), vouched.call("GET", token_key(minted.digest)))
+    lookups = RedisTokenLookups(redis_client, (MAC_KEY,), SystemClock(), one_issuer=True, forged=forged)
+    found = await lookups.find([UNKNOWN])
+    assert (found.records, found.in_doubt, forged.total) == ({}, frozenset({UNKNOWN}), 1)
 
 
 async def test_emptied_redis_says_nothing_even_where_an_old_word_is_put_back(

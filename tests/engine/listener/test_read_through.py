@@ -9,6 +9,7 @@ from engine.feed.entries import Entry, EntryKind, seal
 from engine.feed.redis_client import RedisClient
 from engine.feed.redis_commands import put
 from engine.feed.redis_names import record_key
+from engine.listener.forgeries import Forgeries
 from engine.listener.read_through import NoReadThrough, RedisReadThrough, newer_consent
 from tests.support.replicas import INCARNATION, MAC_KEY, OTHER_INCARNATION, bound, consent, consent_entry, consent_key
 
@@ -32,12 +33,16 @@ async def test_an_older_mac_key_is_still_taken(redis_client: RedisClient) -> Non
 
 async def test_what_is_not_sealed_by_us_counts_as_absent(redis_client: RedisClient) -> None:
     await keep(redis_client, consent_entry(5, 1), mac_key=b"x" * 32)
-    assert await RedisReadThrough(redis_client, (MAC_KEY,)).find([KEY]) == {}
+    forged = Forgeries()
+    assert await RedisReadThrough(redis_client, (MAC_KEY,), forged).find([KEY]) == {}
+    assert forged.total == 1
 
 
 async def test_a_record_moved_under_another_key_counts_as_absent(redis_client: RedisClient) -> None:
     await keep(redis_client, consent_entry(5, 2), under=KEY)
-    assert await RedisReadThrough(redis_client, (MAC_KEY,)).find([KEY]) == {}
+    forged = Forgeries()
+    assert await RedisReadThrough(redis_client, (MAC_KEY,), forged).find([KEY]) == {}
+    assert forged.total == 1
 
 
 async def test_another_kind_of_record_counts_as_absent(redis_client: RedisClient) -> None:

@@ -147,6 +147,7 @@ def test_redis_with_forged_entries_answers_records_and_token_records(site: Site)
             assert decide(edp, "made up", seen["token"]) is not True
             assert decide(edp, unseen["token"], seen["token"]) is not True
         eventually(lambda: site.metric("ccs_feed_forged_total") >= 1)
+        eventually(lambda: "a record of a consent or a token failed its check" in site.node.said())
 
 
 def forge(site: Site, consent_id: str) -> None:
