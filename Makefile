@@ -1,6 +1,6 @@
 # The four front doors: up, test, check, bench. Each sets up what it needs in .venv, without root.
 .DELETE_ON_ERROR:
-.PHONY: up test check bench fuzz lock clean
+.PHONY: up test check bench fuzz chaos lock clean
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
@@ -22,9 +22,14 @@ bench: .venv/development
 bench-compare: .venv/development
 	@$(BIN)/python -m bench.revisions "$(BASE)"
 
+fuzz: SECONDS := 600
 fuzz: .venv/development
 	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS)
-SECONDS := 600
+
+chaos: SECONDS := 300
+chaos: .venv/development
+	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) \
+		$(if $(POSTGRES),--postgres) $(if $(REPORT),--report $(REPORT))
 
 lock: .venv/development
 	$(BIN)/uv pip compile $(LOCK) --extra sandbox --extra guard --extra build -o requirements.lock pyproject.toml

@@ -1,0 +1,138 @@
+"""Break a real installation at random, by a seed, under load: `make chaos SECONDS=300 SEED=7`.
+
+Real processes on loopback only: admin, Redis, nodes, mutual TLS between all. They are killed, frozen and cut off from
+each other while EDPs ask and consents are granted and revoked; every answer is checked against what was known before it
+was asked. Exit code 0: no promise was broken. 1: one was. 2: wrong input. 3: the system did not come up. 130: Ctrl-C.
+"""
+
+import argparse
+import secrets
+import shutil
+import signal
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import trio
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tests.chaos.report import figures, write_report
+from tests.chaos.run import Options, Results, Watching, run
+from tests.chaos.system import NotReady
+
+FEWEST_SECONDS = 12.0
+SHOWN = 20  # violations on the terminal; all of them stand in the results
+
+
+def main(argv: list[str]) -> int:
+    """Run, and say what came of it."""
+    options, chosen = _read(argv)
+    console = Console(stderr=chosen.json)
+    console.print(f"seed {options.seed}; logs lie in {options.directory}")
+    results: Results | None = None
+    failed: list[BaseException] = []
+    try:
+        with _ledger(options) as (url, *more), _watching(console, options) as watching:
+            results = trio.run(_until_told, options, watching, url, *more)
+    except* NotReady as group:
+        failed = list(group.exceptions)
+    if failed:
+        console.print(f"the system did not come up: {failed}; logs lie in {options.directory}")
+        return 3
+    if results is None:
+        console.print(f"ended; logs lie in {options.directory}")
+        return 130
+    (options.directory / "results.json").write_bytes(msgspec.json.format(msgspec.json.encode(results)))
+    if chosen.report:
+        write_report(results, chosen.report)
+    if chosen.json:
+        sys.stdout.write(msgspec.json.encode(results).decode() + "\n")
+    _show(console, results)
+    if results.violations or chosen.keep:
+        console.print(f"logs and results lie in {options.directory}")
+    else:
+        shutil.rmtree(options.directory, ignore_errors=True)
+    return 1 if results.violations else 0
+
+
+async def _until_told(options: Options, watching: Watching, url: str, *more: Any) -> Results | None:
+    """None: a signal ended it; every process is ended in either case."""
+    results = None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_end_at_signals, nursery.cancel_scope)
+        results = await run(options, watching, url, *more)
+        nursery.cancel_scope.cancel()
+    return results
+
+
+async def _end_at_signals(scope: trio.CancelScope) -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
+        async for _ in signals:
+            scope.cancel()
+
+
+def _read(argv: list[str]) -> tuple[Options, argparse.Namespace]:
+    asked = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.partition("\n")[0])
+    asked.add_argument("--seconds", type=float, default=300.0, help="of load")
+    asked.add_argument("--seed", type=int, default=None, help="drawn and printed where none is given")
+    asked.add_argument("--nodes", type=int, default=3)
+    asked.add_argument("--rate", type=float, default=300.0, help="questions a second, over all nodes")
+    asked.add_argument("--postgres", action="store_true", help="the ledger in PostgreSQL, whose server is killed too")
+    asked.add_argument("--report", type=Path, help="folder to write CHAOS.md and chaos.png to")
+    asked.add_argument("--json", action="store_true", help="the results as one line of JSON on standard output")
+    asked.add_argument("--directory", type=Path, help="a new folder for data and logs; it is kept")
+    asked.add_argument("--keep", action="store_true", help="keep the folder also when nothing was wrong")
+    chosen = asked.parse_args(argv)
+    if chosen.seconds < FEWEST_SECONDS or chosen.nodes < 2 or chosen.rate <= 0:
+        asked.error(f"at least {FEWEST_SECONDS:.0f} seconds, two nodes and some questions")
+    if chosen.directory is not None:
+        if chosen.directory.exists() and any(chosen.directory.iterdir()):
+            asked.error(f"{chosen.directory} holds something else")
+        chosen.directory.mkdir(parents=True, exist_ok=True)
+        chosen.keep = True
+    directory = chosen.directory or Path(tempfile.mkdtemp(prefix="ccs-chaos-"))
+    seed = secrets.randbelow(2**31) if chosen.seed is None else chosen.seed
+    options = Options(chosen.seconds, seed, directory.absolute(), chosen.nodes, chosen.rate, chosen.postgres)
+    return options, chosen
+
+
+@contextmanager
+def _ledger(options: Options) -> Iterator[tuple[Any, ...]]:
+    if not options.postgres:
+        yield (f"sqlite:///{options.directory / 'ledger.db'}",)
+        return
+    from tests.chaos.postgres import own_server
+
+    with own_server() as (url, server):
+        yield url, server
+
+
+@contextmanager
+def _watching(console: Console, options: Options) -> Iterator[Watching]:
+    columns = (BarColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("starting", total=options.seconds)
+        yield Watching(
+            lambda said: console.print(f"  {said}", highlight=False),
+            lambda done, said: progress.update(task, completed=done, description=said),
+        )
+
+
+def _show(console: Console, results: Results) -> None:
+    table = Table("figure", "value", title=f"seed {results.seed}, {results.seconds:.0f} s")
+    for name, value in figures(results):
+        table.add_row(name, value)
+    console.print(table)
+    for one in results.violations[:SHOWN]:
+        console.print(f"[red]{one.rule}[/] at {one.at:.3f}: {one.says}", soft_wrap=True)
+    console.print(f"{len(results.violations)} violations")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

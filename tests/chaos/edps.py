@@ -1,0 +1,200 @@
+"""EDPs that ask, some hundred times a second: kept connections, two seconds of patience, one try at another node.
+
+Questions come in an open loop: who waits for an answer holds up nobody else, as it is with callers who know nothing
+of each other. Every answer goes to the judge.
+"""
+
+import base64
+import json
+import time
+from random import Random
+from typing import Any
+from urllib.parse import quote
+
+import jwt
+import trio
+
+from tests.chaos.calls import BrokenOff, Caller, NoConnection, Reply
+from tests.chaos.judge import LAST_KNOWN, Answer, Judge, Violation
+from tests.chaos.knowledge import Knowledge, Question, Token
+from tests.chaos.settings import EDPS, Edp
+from tests.chaos.system import System
+from tests.chaos.tally import ANSWERED, Asked, Outcome
+
+PATIENCE = 2.0  # seconds for one node, connecting included
+MOST_WAITING = 1_500  # questions at once; beyond, this process could not keep up and would measure itself
+FORM = ("Content-Type", "application/x-www-form-urlencoded")
+TO_BE_VERIFIED = 20_000  # signed answers whose key was not published yet when they came
+
+
+class Load:
+    """All EDPs. rate: questions a second."""
+
+    def __init__(self, system: System, knowledge: Knowledge, judge: Judge, random: Random, rate: float) -> None:
+        self._system, self._knowledge, self._judge, self._random = system, knowledge, judge, random
+        self._rate = rate
+        self._edps = {edp.client_id: edp for edp in EDPS}
+        self._contexts = {edp.client_id: system.context(edp.client_id) for edp in EDPS}
+        self._idle: dict[tuple[str, str], list[Caller]] = {}
+        self._keys: dict[str, Any] = {}
+        self._unverified: list[tuple[str, str, str]] = []
+        self.asked: list[Asked] = []
+        self.waiting = 0
+        self.not_asked = 0  # this process could not keep up
+        self.verified = 0
+        self.latencies: list[float] = []
+
+    async def run(self, seconds: float) -> None:
+        """Ask for so long."""
+        began = trio.current_time()
+        due = began
+        async with trio.open_nursery() as nursery:
+            while due < began + seconds:
+                due += self._random.expovariate(self._rate)
+                await trio.sleep_until(due)
+                question = self._knowledge.next(time.time())
+                if question is None:
+                    continue
+                if self.waiting >= MOST_WAITING:
+                    self.not_asked += 1
+                    continue
+                nursery.start_soon(self._ask, question, due - began)
+
+    async def ask_one(self, token: Token, node: str) -> tuple[Outcome, Answer | None]:
+        """One question to one node; judged."""
+        outcome, answer = await self._at(self._edps[token.edp], token, node)
+        if answer is not None:
+            self._judge.judge(token.consent, answer)
+        return outcome, answer
+
+    def verify(self, keys: dict[str, Any]) -> None:
+        """Check signatures with the issuer's published keys by their kid."""
+        self._keys |= keys
+        waiting, self._unverified = self._unverified, []
+        for raw, edp, token in waiting:
+            self._verify(raw, edp, token)
+
+    @property
+    def unverified(self) -> int:
+        """Signed answers whose key nobody has published."""
+        return len(self._unverified)
+
+    async def close(self) -> None:
+        """End every connection."""
+        for callers in self._idle.values():
+            while callers:
+                await callers.pop().abandon()
+
+    async def _ask(self, question: Question, at: float) -> None:
+        self.waiting += 1
+        try:
+            token, edp = question.token, self._edps[question.token.edp]
+            nodes = self._system.nodes
+            node = question.node or self._random.choice(nodes)
+            first, _ = await self.ask_one(token, node)
+            second = None
+            if first not in ANSWERED:
+                other = self._random.choice([one for one in nodes if one != node])
+                second, _ = await self.ask_one(token, other)
+            self.asked.append(Asked(at, edp.handles_last_known, node, first, second))
+        finally:
+            self.waiting -= 1
+
+    async def _at(self, edp: Edp, token: Token, node: str) -> tuple[Outcome, Answer | None]:
+        began = trio.current_time()
+        with trio.move_on_after(PATIENCE):
+            try:
+                sent_wall, sent, reply = await self._exchange(edp.client_id, token.token, node)
+            except NoConnection:
+                return Outcome.UNREACHABLE, None
+            except BrokenOff:
+                return Outcome.BROKEN, None
+            self.latencies.append(trio.current_time() - began)
+            answer = self._read(edp, token, node, sent, sent_wall, reply)
+            return _outcome(answer), answer
+        return Outcome.SILENT, None
+
+    async def _exchange(self, edp: str, token: str, node: str) -> tuple[float, float, Reply]:
+        """A kept connection that has ended without a byte of an answer is no fault: the next one is taken."""
+        idle = self._idle.setdefault((edp, node), [])
+        while True:
+            caller = idle.pop() if idle else await self._reach(edp, node)
+            was_used = caller.used
+            sent_wall, sent = time.time(), trio.current_time()
+            try:
+                reply = await caller.call("POST", "/introspect", b"token=" + quote(token).encode(), FORM)
+            except BrokenOff as broken:
+                await caller.abandon()
+                if was_used and broken.unheard:
+                    continue
+                raise
+            except BaseException:
+                await caller.abandon()
+                raise
+            if reply.closing:
+                await caller.abandon()
+            else:
+                idle.append(caller)
+            return sent_wall, sent, reply
+
+    async def _reach(self, edp: str, node: str) -> Caller:
+        return await Caller.reach(self._system.introspection_port(node), self._contexts[edp])
+
+    def _read(self, edp: Edp, token: Token, node: str, sent: float, sent_wall: float, reply: Reply) -> Answer:
+        body: dict[str, Any] = {}
+        if reply.status == 200:
+            body = (
+                self._opened(reply.body.decode(), edp.client_id, token)
+                if edp.answers == "signed"
+                else json.loads(reply.body)
+            )
+        return Answer(
+            node=node,
+            edp=edp.client_id,
+            handles_last_known=edp.handles_last_known,
+            token_expires_at=token.expires_at,
+            sent=sent,
+            received=trio.current_time(),
+            sent_wall=sent_wall,
+            received_wall=time.time(),
+            status=reply.status,
+            active=body.get("active", False),
+            state=body.get("ccs_freshness", ""),
+            as_of=body.get("ccs_as_of", 0.0),
+            until=body.get("ccs_last_known_until", 0.0),
+        )
+
+    def _opened(self, raw: str, edp: str, token: Token) -> dict[str, Any]:
+        """What a signed answer says; its signature is checked as soon as its key is known."""
+        if len(self._unverified) < TO_BE_VERIFIED:
+            self._verify(raw, edp, token.token)
+        payload = raw.split(".")[1]
+        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
+        found: dict[str, Any] = claims["token_introspection"]
+        return found
+
+    def _verify(self, raw: str, edp: str, token: str) -> None:
+        key = self._keys.get(jwt.get_unverified_header(raw)["kid"])
+        if key is None:
+            self._unverified.append((raw, edp, token))
+            return
+        try:
+            jwt.decode(raw, key, ["ES256"], issuer=self._system.issuer, audience=edp)
+            self.verified += 1
+        except jwt.InvalidTokenError as error:
+            self._judge.violations.append(Violation("signature", trio.current_time(), f"to {edp}: {error!r}"))
+
+
+def _outcome(answer: Answer) -> Outcome:
+    if answer.status == 503:
+        return Outcome.UNAVAILABLE
+    if answer.status != 200:
+        return Outcome.OTHER
+    if not answer.active:
+        return Outcome.INACTIVE
+    return Outcome.LAST_KNOWN if answer.state == LAST_KNOWN else Outcome.CURRENT
+
+
+def published_keys(key_set: dict[str, Any]) -> dict[str, Any]:
+    """The EC keys of a JWKS by their kid."""
+    return {one["kid"]: jwt.PyJWK(one).key for one in key_set["keys"] if one["kty"] == "EC"}

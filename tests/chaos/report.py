@@ -1,0 +1,179 @@
+"""What came of a run: a table, a chart over time with the faults marked, and what each kind of fault did."""
+
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.run import Results
+from tests.chaos.tally import Effect, Outcome
+
+COLOURS = {
+    Outcome.CURRENT: "#00703c",
+    Outcome.LAST_KNOWN: "#85994b",
+    Outcome.INACTIVE: "#1d70b8",
+    Outcome.UNAVAILABLE: "#f47738",
+    Outcome.OTHER: "#000000",
+    Outcome.BROKEN: "#d4351c",
+    Outcome.SILENT: "#942514",
+    Outcome.UNREACHABLE: "#f499be",
+}
+STATES = {"current": "#00703c", "last_known": "#ffdd00", "blind": "#d4351c", "silent": "#b1b4b6"}
+
+
+def figures(results: Results) -> list[tuple[str, str]]:
+    """Rows of the table, the ones that must be zero first."""
+    asked, fates, calm = results.raw_and_retried, results.fates, results.quiet
+    wrong_inactives = sum(one.rule == "wrong inactive" for one in results.violations)
+    return [
+        ("wrong actives (must be 0)", f"{results.wrong_actives}"),
+        ("lost events (must be 0)", f"{results.lost_events}"),
+        ("wrong inactives (must be 0)", f"{wrong_inactives}"),
+        ("violations of any kind (must be 0)", f"{len(results.violations)}"),
+        ("questions", f"{asked.questions:,}"),
+        ("answered by the first node asked", f"{asked.raw:.2%}"),
+        ("answered with one try at another node", f"{asked.retried:.2%}"),
+        ("… for EDPs that handle last known answers", f"{results.handling.raw:.2%}, {results.handling.retried:.2%}"),
+        ("… for EDPs that do not", f"{results.not_handling.raw:.2%}, {results.not_handling.retried:.2%}"),
+        ("… while nothing was broken", f"{calm.raw:.2%}, {calm.retried:.2%} of {calm.questions:,}"),
+        *((f"answers: {name}", f"{count:,}") for name, count in results.outcomes.items() if count),
+        ("time to an answer, p50, p99, most", f"{_joined(results.latency_ms)} ms"),
+        ("answers judged", f"{results.judged:,}"),
+        ("… to questions sent after the revocation was effective", f"{results.asked_after_effect:,}"),
+        ("… of these active, said to be last known", f"{results.exposed:,}"),
+        ("signed answers verified", f"{results.verified:,}"),
+        ("faults", f"{len(results.plan)}"),
+        ("events in the ledger", f"{results.events:,}"),
+        ("writes acknowledged (after more than one attempt)", f"{fates.acknowledged:,} ({fates.repeated:,})"),
+        ("writes never answered: done, not done", f"{fates.unknown_done}, {fates.unknown_not_done}"),
+        ("writes refused for good", f"{fates.refused}"),
+        ("revocations effective by acknowledgement, by waiting out", _pair(results.effective)),
+        ("from first attempt to effective, p50, p99, most", f"{_joined(results.effective_ms)} ms"),
+        ("seconds until each node was whole again at the end", ", ".join(f"{s:.1f}" for s in results.back.values())),
+        ("consents asked about on every node at the end", f"{results.asked_at_the_end:,}"),
+        ("processes that ended by themselves", f"{len(results.ended_by_themselves)}"),
+        ("questions not asked: the tool could not keep up", f"{results.not_asked}"),
+    ]  # fmt: skip
+
+
+def write_report(results: Results, folder: Path) -> None:
+    """CHAOS.md and chaos.png."""
+    folder.mkdir(parents=True, exist_ok=True)
+    draw(results, folder / "chaos.png")
+    (folder / "CHAOS.md").write_text(page(results))
+
+
+def page(results: Results) -> str:
+    """The Markdown."""
+    command = f"make chaos SECONDS={results.seconds:.0f} SEED={results.seed}"
+    if results.ledger == "PostgreSQL":
+        command += " POSTGRES=1"
+    lines = [
+        "# Chaos",
+        "",
+        f"Written by `{command} REPORT=bench` on {time.strftime('%Y-%m-%d')}: {platform.machine()},",
+        f"{os.cpu_count()} cores shared with the load itself and with other work, CPython {platform.python_version()},",
+        f"{results.ledger}. {results.nodes} nodes, admin and Redis, real processes over mutual TLS, are killed,",
+        "frozen and cut off from each other by a plan that the seed gives; [chaos.md](../docs/chaos.md) says how to",
+        "read this.",
+        "",
+        "| figure | value |",
+        "|---|---|",
+        *(f"| {name} | {value} |" for name, value in figures(results)),
+        "",
+        "![answers over time, faults and states of the nodes](chaos.png)",
+        "",
+        *_violations(results),
+        "## What each kind of fault did",
+        "",
+        "While it lasted and for two seconds after; faults that overlap share what happened meanwhile. `last known`:",
+        "share of the active answers.",
+        "",
+        "| fault | times | questions | answered | with a retry | last known |",
+        "|---|---|---|---|---|---|",
+        *(_row(effect) for effect in results.effects),
+        "",
+        "## Every fault",
+        "",
+        "| number, at | questions | answered | with a retry | last known |",
+        "|---|---|---|---|---|",
+        *(_row(effect, times=False) for effect in results.alone),
+        "",
+    ]  # fmt: skip
+    return "\n".join(lines)
+
+
+def draw(results: Results, chart: Path) -> None:
+    """Answers of each second, stacked; below, what was broken, and what the nodes called themselves."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    rows = sorted({fault.target for fault in results.plan}, reverse=True)
+    figure, (above, middle, below) = plt.subplots(
+        3, 1, sharex=True, figsize=(14, 5 + 0.2 * len(rows) + 0.3 * results.nodes),
+        height_ratios=(20, max(3, len(rows)), 1.5 * results.nodes),
+    )  # fmt: skip
+    _draw_answers(above, results)
+    for fault in results.plan:
+        colour = "#d4351c" if fault.what.startswith(("kill", "lose", "roll")) else "#505a5f"
+        middle.barh(rows.index(fault.target), max(0.4, fault.until - fault.at), left=fault.at, color=colour, height=0.7)
+        above.axvline(fault.at, color="#0b0c0c", linewidth=0.4, alpha=0.5)
+    middle.set_yticks(range(len(rows)), rows, fontsize=7)
+    middle.set_ylabel("broken (red: killed)")
+    _draw_states(below, results)
+    below.set_xlabel("seconds")
+    figure.tight_layout()
+    figure.savefig(chart, dpi=90)
+    plt.close(figure)
+
+
+def _draw_answers(axes: Any, results: Results) -> None:
+    seconds = range(len(next(iter(results.by_second.values()))))
+    shown = [outcome for outcome in Outcome if sum(results.by_second[outcome.value])]
+    lines = [results.by_second[outcome.value] for outcome in shown]
+    axes.stackplot(
+        seconds, *lines, labels=[one.value for one in shown], colors=[COLOURS[one] for one in shown], step="post"
+    )
+    axes.set_xlim(0, results.seconds)
+    axes.set_ylabel("answers a second, by the first node asked")
+    axes.legend(loc="lower left", ncols=4, fontsize=8)
+    axes.set_title(
+        f"seed {results.seed}: {results.raw_and_retried.raw:.2%} answered at once, "
+        f"{results.raw_and_retried.retried:.2%} with one retry, {results.wrong_actives} wrong actives, "
+        f"{results.lost_events} lost events"
+    )
+
+
+def _draw_states(axes: Any, results: Results) -> None:
+    for row, (_, states) in enumerate(results.states.items()):
+        ends = [at for at, _ in states[1:]] + [results.seconds]
+        for (start, state), end in zip(states, ends, strict=True):
+            axes.barh(row, end - start, left=start, color=STATES.get(state, "#000000"), height=0.8)
+    axes.set_yticks(range(len(results.states)), list(results.states), fontsize=8)
+    axes.legend(
+        handles=[axes.barh(0, 0, color=colour, label=state) for state, colour in STATES.items()],
+        loc="lower left", ncols=4, fontsize=7,
+    )  # fmt: skip
+
+
+def _violations(results: Results) -> list[str]:
+    if not results.violations:
+        return []
+    return ["## Violations", "", *(f"- {one.rule}: {one.says}" for one in results.violations), ""]
+
+
+def _row(effect: Effect, *, times: bool = True) -> str:
+    found = effect.availability
+    first = f"| {effect.fault} | {effect.times} |" if times else f"| {effect.fault} |"
+    return f"{first} {found.questions:,} | {found.raw:.1%} | {found.retried:.1%} | {effect.last_known:.1%} |"
+
+
+def _joined(figures: dict[str, float]) -> str:
+    return ", ".join(f"{value:,.1f}" for value in figures.values())
+
+
+def _pair(how: dict[str, int]) -> str:
+    return f"{how.get('acknowledged', 0):,}, {how.get('waited_out', 0):,}"

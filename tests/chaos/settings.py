@@ -1,0 +1,172 @@
+"""Settings files of the system under test: as an operator would write them for several nodes on one machine."""
+
+from pathlib import Path
+
+import msgspec
+
+HOST = "127.0.0.1"
+OPERATOR = "operator-1"
+ATPS = ("atp-1", "atp-2")
+DATASET = "hh-electricity-import"
+
+
+class Edp(msgspec.Struct, frozen=True):
+    """An EDP and how it is registered."""
+
+    client_id: str
+    handles_last_known: bool = True
+    answers: str = "plain"
+
+
+EDPS = (Edp("edp-1"), Edp("edp-2", handles_last_known=False), Edp("edp-3", answers="signed"))
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """Where the processes listen themselves. Links have ports of their own."""
+
+    public: int
+    machine: int
+    console: int
+    redis: int
+
+
+class NodePorts(msgspec.Struct, frozen=True):
+    """A node's own ports, and those of its links to Redis and to the feed service."""
+
+    introspection: int
+    status: int
+    redis: int
+    feed: int
+
+
+class Places(msgspec.Struct, frozen=True):
+    """Folders below the one of the run."""
+
+    root: Path
+
+    @property
+    def pki(self) -> Path:
+        return self.root / "pki"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def redis(self) -> Path:
+        return self.root / "redis"
+
+    @property
+    def logs(self) -> Path:
+        return self.root / "log"
+
+    def config(self, name: str) -> Path:
+        """Of a service: `admin`, `node-1`."""
+        return self.root / f"{name}.toml"
+
+
+def admin_settings(places: Places, ports: Ports, ledger_url: str, redis_port: int, nodes: list[str]) -> str:
+    """redis_port: of the link to Redis."""
+    text = f"""\
+introspection-endpoint = "https://localhost/introspect"
+
+[ledger]
+url = "{ledger_url}"
+kind = "sandbox"
+person-key-file = "{places.keys / "person.key"}"
+checkpoint-key-file = "{places.keys / "checkpoint.pem"}"
+
+[issuer]
+issuer = "https://localhost:{ports.public}"
+key-files = ["{places.keys / "token.pem"}"]
+
+[web]
+host = "{HOST}"
+public-port = {ports.public}
+machine-port = {ports.machine}
+console-port = {ports.console}
+
+[web.tls]
+{_server(places)}
+
+[feed]
+mac-key-files = ["{places.keys / "feed-mac.key"}"]
+meter-key-file = "{places.keys / "meter.key"}"
+
+[redis]
+url = "redis://{HOST}:{redis_port}"
+"""
+    for client, role in ((OPERATOR, "operator"), *((node, "node") for node in nodes)):
+        text += f"""
+[[bootstrap]]
+client-id = "{client}"
+role = "{role}"
+certificate-file = "{places.pki / f"{client}.pem"}"
+"""
+    return text
+
+
+def node_settings(places: Places, ports: Ports, name: str, own: NodePorts, workers: int) -> str:
+    """A node that knows Redis and the feed service by the ports of its links."""
+    return f"""\
+node-id = "{name}"
+runtime-directory = "{places.root / name / "run"}"
+workers = {workers}
+
+[listener]
+host = "{HOST}"
+port = {own.introspection}
+
+[listener.tls]
+{_server(places)}
+
+[status]
+host = "{HOST}"
+port = {own.status}
+
+[redis]
+url = "redis://{HOST}:{own.redis}"
+
+[feed]
+url = "https://localhost:{own.feed}/feed"
+ca-file = "{places.pki / "ca.pem"}"
+certificate-file = "{places.pki / f"{name}.pem"}"
+key-file = "{places.pki / f"{name}.key"}"
+mac-key-files = ["{places.keys / "feed-mac.key"}"]
+meter-key-file = "{places.keys / "meter.key"}"
+
+[replica]
+directory = "{places.root / name / "replica"}"
+map-size = {1 << 28}
+
+[signing]
+directory = "{places.root / name / "answer-keys"}"
+
+[tokens]
+issuer = "https://localhost:{ports.public}"
+one-issuer = true
+"""
+
+
+def redis_settings(places: Places, port: int) -> str:
+    """On loopback, durable as production's would be."""
+    return f"""\
+port {port}
+bind {HOST}
+dir "{places.redis}"
+daemonize no
+appendonly yes
+appendfsync everysec
+aof-load-truncated yes
+save ""
+maxmemory 256mb
+maxmemory-policy noeviction
+logfile "{places.logs / "redis.log"}"
+"""
+
+
+def _server(places: Places) -> str:
+    return f"""\
+certificate-file = "{places.pki / "server.pem"}"
+key-file = "{places.pki / "server.key"}"
+client-ca-file = "{places.pki / "ca.pem"}\""""

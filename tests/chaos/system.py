@@ -1,0 +1,324 @@
+"""The whole system under test on this machine, of real processes, with a link of ours between any two of them.
+
+Whatever joins it later (a pusher, a guard, receivers) is one more process in `processes` or one more link in `links`:
+faults are drawn over what stands there.
+"""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import trio
+
+from admin.cli import embedded_redis
+from admin.cli.children import STATE_MARK, end_left_over
+from admin.pki.authority import Authority
+from admin.pki.key_files import generate_secret
+from admin.pki.keys import generate_p256_key, generate_token_key
+from engine.consent.records import ClientId
+from engine.telemetry.host import SystemClock
+from tests.chaos.links import Link
+from tests.chaos.plan import CHILDREN, Fault, Targets, What
+from tests.chaos.processes import Process, signal_to
+from tests.chaos.settings import (
+    ATPS,
+    EDPS,
+    HOST,
+    OPERATOR,
+    NodePorts,
+    Places,
+    Ports,
+    admin_settings,
+    node_settings,
+    redis_settings,
+)
+
+READY_WITHIN = 90.0
+COPY_EVERY = 8.0  # seconds between copies of Redis's data that it may be rolled back to
+# Below those that the kernel hands out: nobody else gets the port of a link that refuses for a while.
+PORTS = range(20_000, 32_000)
+
+
+class NotReady(Exception):
+    """A part did not come up."""
+
+
+class System:
+    """Processes and links by name. draw: what the links draw from."""
+
+    def __init__(self, places: Places, nodes: int, ledger_url: str, seed: int) -> None:
+        self.places = places
+        self.nodes = [f"node-{number}" for number in range(1, nodes + 1)]
+        self.environment = {**os.environ, STATE_MARK: str(places.root)}
+        self.processes: dict[str, Process] = {}
+        self.links: dict[str, Link] = {}
+        self.copy = places.root / "redis-copy"
+        self._draw = Random(seed).random  # noqa: S311 - how bytes are cut, no secret
+        self._status: dict[str, int] = {}
+        self._write(ledger_url, _free_ports(4 + nodes * 5 + 2))
+
+    def targets(self, *, postgres: bool = False) -> Targets:
+        """What the plan may break."""
+        children = [f"{node}/{part}" for node in self.nodes for part in (*CHILDREN, "supervisor")]
+        # Workers and admin are what callers meet: they are drawn more often than one in a row of links.
+        processes = (*children, "admin", "redis", *(("postgres",) if postgres else ()))
+        return Targets(processes, tuple(self.links), ("redis",))
+
+    def introspection_port(self, node: str) -> int:
+        """Where EDPs reach it."""
+        return self.links[f"edps > {node}"].port
+
+    @property
+    def machine_port(self) -> int:
+        """Where the writer reaches the machine API."""
+        return self.links["writer > admin"].port
+
+    def context(self, client: str) -> ssl.SSLContext:
+        """Of a participant."""
+        context = ssl.create_default_context(cafile=str(self.places.pki / "ca.pem"))
+        context.load_cert_chain(self.places.pki / f"{client}.pem", self.places.pki / f"{client}.key")
+        return context
+
+    async def status(self, node: str) -> dict[str, Any]:
+        """Its `/statusz`; nothing where it does not answer. Not through a link: this is our own eye."""
+        return await trio.to_thread.run_sync(_status, self._status[node])
+
+    def pid_of(self, target: str, share: float = 0.0) -> int:
+        """The process that a name such as `node-1/feeder` stands for now; 0 = none. share: which of the workers."""
+        name, _, part = target.partition("/")
+        if not part or part == "supervisor":
+            return self.processes[name].pid
+        try:
+            pids = json.loads((self.places.root / name / "run" / "node.json").read_bytes())["pids"]
+        except (OSError, ValueError, KeyError):
+            return 0
+        workers = pids["workers"] or [0]
+        found = workers[int(share * len(workers))] if part == "worker" else pids[part]
+        return found if _is_ours(found, str(self.places.root)) else 0
+
+    def roll_back(self) -> None:
+        """Give Redis the data of an older moment; it is not running."""
+        self.empty()
+        shutil.copytree(self.copy, self.places.redis / "appendonlydir", dirs_exist_ok=True)
+
+    def empty(self) -> None:
+        """Take Redis's data away; it is not running."""
+        shutil.rmtree(self.places.redis / "appendonlydir", ignore_errors=True)
+
+    async def keep_copies(self) -> None:
+        """Copy Redis's data now and then."""
+        while True:
+            await trio.to_thread.run_sync(self._copy)
+            await trio.sleep(COPY_EVERY)
+
+    def _copy(self) -> None:
+        fresh = self.copy.with_suffix(".new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        with suppress(OSError, shutil.Error):  # it is being killed or rolled back: the copy before stays
+            shutil.copytree(self.places.redis / "appendonlydir", fresh)
+            shutil.rmtree(self.copy, ignore_errors=True)
+            fresh.rename(self.copy)
+
+    def _write(self, ledger_url: str, free: Iterator[int]) -> None:
+        """Identities, settings, processes and links."""
+        places = self.places
+        for directory in (places.pki, places.keys, places.redis, places.logs):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _make_identities(places, self.nodes)
+        ports = Ports(next(free), next(free), next(free), next(free))
+        self.issuer = f"https://localhost:{ports.public}"
+        places.config("redis").write_text(redis_settings(places, ports.redis))
+        self._add("redis", [str(embedded_redis.find_server()), str(places.config("redis"))])
+        redis = self._link("admin > redis", next(free), ports.redis)
+        text = admin_settings(places, ports, ledger_url, redis, self.nodes)
+        self._add_service("admin", "admin", text)
+        self._link("writer > admin", next(free), ports.machine)
+        for number, node in enumerate(self.nodes):
+            own = NodePorts(next(free), next(free), next(free), next(free))
+            self._link(f"{node} > redis", own.redis, ports.redis)
+            self._link(f"{node} > admin", own.feed, ports.machine)
+            self._link(f"edps > {node}", next(free), own.introspection)
+            self._status[node] = own.status
+            text = node_settings(places, ports, node, own, workers=1 + number % 2)
+            self._add_service(node, "node", text)
+
+    def _add_service(self, name: str, command: str, text: str) -> None:
+        self.places.config(name).write_text(text)
+        argv = [sys.executable, "-m", "admin.cli", command, "--config", str(self.places.config(name))]
+        self._add(name, argv)
+
+    def _add(self, name: str, argv: list[str]) -> None:
+        self.processes[name] = Process(name, argv, self.places.logs / f"{name}.log", self.environment)
+
+    def _link(self, name: str, port: int, target: int) -> int:
+        self.links[name] = Link(name, port, target, self._draw)
+        return port
+
+
+@asynccontextmanager
+async def running(system: System) -> AsyncIterator[None]:
+    """Everything up and kept up until the end of the block; then every process is ended."""
+    try:
+        async with trio.open_nursery() as nursery:
+            for link in system.links.values():
+                await nursery.start(link.run)
+            await _start(system)
+            for process in system.processes.values():
+                nursery.start_soon(process.keep)
+            nursery.start_soon(system.keep_copies)
+            yield
+            nursery.cancel_scope.cancel()
+    finally:
+        end(system)
+
+
+async def wait_current(system: System, within: float) -> dict[str, float]:
+    """Seconds until each node called itself current. Raises NotReady naming the one that did not."""
+    began, found = trio.current_time(), dict[str, float]()
+    while trio.current_time() < began + within:
+        for node in system.nodes:
+            if node not in found and (await system.status(node)).get("state") == "current":
+                found[node] = trio.current_time() - began
+        if len(found) == len(system.nodes):
+            return found
+        await trio.sleep(0.05)
+    late = [node for node in system.nodes if node not in found]
+    raise NotReady(f"not current within {within:.0f} s: {', '.join(late)}; logs lie in {system.places.logs}")
+
+
+def end(system: System) -> None:
+    """End what was started, whoever asks whom last."""
+    for name, process in reversed(system.processes.items()):
+        for part in CHILDREN if name in system.nodes else ():
+            if pid := system.pid_of(f"{name}/{part}"):
+                signal_to(pid, signal.SIGCONT)
+        process.send(signal.SIGCONT)
+    try:
+        for process in reversed(system.processes.values()):
+            process.send(signal.SIGTERM)
+        for process in reversed(system.processes.values()):
+            process.stop()
+    finally:
+        end_left_over(system.places.root)
+
+
+async def _start(system: System) -> None:
+    for name, process in system.processes.items():
+        process.start()
+        if name == "admin":  # nodes that come before it wait longer than it takes
+            await _wait_admin(system)
+    await wait_current(system, READY_WITHIN)
+
+
+async def _wait_admin(system: System) -> None:
+    url = f"{system.issuer}/jwks"
+    context = ssl.create_default_context(cafile=str(system.places.pki / "ca.pem"))
+    with trio.move_on_after(READY_WITHIN):
+        while system.processes["admin"].alive:
+            if await trio.to_thread.run_sync(partial(_answers, url, context)):
+                return
+            await trio.sleep(0.1)
+    raise NotReady(f"admin did not start: {system.processes['admin'].log}")
+
+
+def _answers(url: str, context: ssl.SSLContext) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2, context=context) as answer:  # noqa: S310 - our own address
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def _status(port: int) -> dict[str, Any]:
+    try:
+        with urllib.request.urlopen(f"http://{HOST}:{port}/statusz", timeout=1) as answer:
+            found: dict[str, Any] = json.loads(answer.read())
+            return found
+    except (OSError, ValueError, urllib.error.URLError):
+        return {}
+
+
+def _is_ours(pid: int, mark: str) -> bool:
+    """A pid may have become somebody else's meanwhile."""
+    try:
+        return pid > 0 and f"{STATE_MARK}={mark}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return False
+
+
+def _make_identities(places: Places, nodes: list[str]) -> None:
+    now = SystemClock().now()
+    authority = Authority.create(places.pki, now)
+    authority.issue_server(now).write(places.pki / "server.pem", places.pki / "server.key")
+    for client in (OPERATOR, *ATPS, *(edp.client_id for edp in EDPS), *nodes):
+        issued = authority.issue_client(ClientId(client), now)
+        issued.write(places.pki / f"{client}.pem", places.pki / f"{client}.key")
+    for name in ("feed-mac.key", "meter.key", "person.key"):
+        generate_secret(places.keys / name)
+    generate_token_key(places.keys / "token.pem")
+    generate_p256_key(places.keys / "checkpoint.pem")
+
+
+def _free_ports(count: int) -> Iterator[int]:
+    """Ports that are free now, from a place that hardly two runs begin at."""
+    start = Random(os.getpid() * 7919).randrange(len(PORTS))  # noqa: S311 - no secret
+    found = 0
+    for offset in range(len(PORTS)):
+        port = PORTS[(start + offset) % len(PORTS)]
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+        yield port
+        found += 1
+        if found == count:
+            return
+    raise NotReady("no free ports")
+
+
+@contextmanager
+def broken(system: System, fault: Fault) -> Iterator[None]:
+    """Break something for the length of the block."""
+    if fault.target in system.links:
+        link = system.links[fault.target]
+        link.apply(fault)
+        try:
+            yield
+        finally:
+            link.restore()
+        return
+    pid = system.pid_of(fault.target, fault.share)
+    if fault.what is What.FREEZE:
+        stopped = bool(pid) and signal_to(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            if stopped:
+                signal_to(pid, signal.SIGCONT)
+        return
+    _kill(system, fault, pid)
+    yield
+
+
+def _kill(system: System, fault: Fault, pid: int) -> None:
+    process = system.processes.get(fault.target.removesuffix("/supervisor"))
+    if process is None:  # a child, whose supervisor starts it again
+        if pid:
+            signal_to(pid, signal.SIGKILL)
+        return
+    before = {What.EMPTY: system.empty, What.ROLL_BACK: system.roll_back}.get(fault.what)
+    process.kill(fault.until - fault.at, before)
