@@ -8,6 +8,7 @@ import random
 import secrets
 from collections.abc import Sequence
 from time import time
+from typing import Final
 
 import trio
 
@@ -28,10 +29,12 @@ from admin.ledger.sql import SqlLedger
 from admin.ledger.vouching import Vouching
 from admin.measured import MeasuredLedger
 from engine.actors.supervisor import Service, Supervision
-from engine.clock import Clock
+from engine.clock import Clock, Seconds
 from engine.feed.redis_access import RedisAccess
 from engine.feed.redis_client import RedisClient, Subscription
 from engine.feed.redis_names import ASKED
+
+PATIENCE: Final = Seconds(1.0)  # with Redis, which answers within milliseconds or not at all
 
 
 class Background:
@@ -51,12 +54,14 @@ class Background:
         self.answer_keys = AnswerKeys(ledger.database, KnownNodes(ledger), keys.issuer, kids, time)
         self.expiry = Expiry(MeasuredLedger(ledger), self.claims, clock.now, random.random)
         self.vouching = Vouching(ledger)
+        self._supervised: list[Supervision] = []
+        self._supervise("expiry", self.expiry.run)  # before whatever may have to wait for Redis
+        self._supervise("checkpoints", self.vouching.run)
         self.projector: Projector | None = None
         self.token_records: TokenRecords | None = None
         self.links: dict[str, RedisClient] = {}
         self._ledger = ledger
         self._stream_length = config.feed.stream_length
-        self._supervised: list[Supervision] = []
         redis = self._redis(config, keys, is_new=is_new)
         self.questions = Questions(
             self.register,
@@ -68,15 +73,24 @@ class Background:
             jitter=random.random,
         )
         self._supervise("questions", self.questions.run)
-        self._supervise("expiry", self.expiry.run)
-        self._supervise("checkpoints", self.vouching.run)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Run everything until cancelled; ready once each part is. Raises GaveUp, in a group."""
+        """Run everything until cancelled; ready once each part is, or Redis lets them wait. Raises GaveUp, in a group.
+
+        Writes and the feed over HTTPS need no Redis: one that takes connections and says nothing must not keep the
+        listeners shut.
+        """
         async with trio.open_nursery() as nursery:
-            for supervision in self._supervised:
-                await nursery.start(supervision.run)
+            ready = trio.Event()
+            nursery.start_soon(self._start_all, nursery, ready)
+            with trio.move_on_after(PATIENCE):
+                await ready.wait()
             task_status.started()
+
+    async def _start_all(self, nursery: trio.Nursery, ready: trio.Event) -> None:
+        for supervision in self._supervised:
+            await nursery.start(supervision.run)
+        ready.set()
 
     def work(self) -> Sequence[tuple[str, str]]:
         """Each part's name and life, for the status page."""

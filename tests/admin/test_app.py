@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from admin.ledger.sql import open_reader
 from admin.listeners import CannotListen, listen, port_of
 from admin.pki.key_files import BadKeyFile, generate_secret
 from admin.pki.keys import generate_token_key
-from engine.config import BadConfig, Tls
+from engine.config import BadConfig, Redis, Tls
 from tests.support.admin_service import grant_form, ledger_config, tls_of
 from tests.support.ledger import tamper
 from tests.support.pki import Pki
@@ -380,3 +381,26 @@ def test_a_process_with_bad_settings_says_one_sentence(config: AdminConfig, tmp_
     assert started.returncode == 2
     assert said.decode().startswith("ccs: ")
     assert len(said.decode().splitlines()) == 1
+
+
+@asynccontextmanager
+async def silent_redis() -> AsyncIterator[tuple[str, list[str]]]:
+    """A Redis that takes connections and says nothing, as one that is stopped: its address, and who gave up on it."""
+    given_up: list[str] = []
+
+    async def swallow(stream: trio.SocketStream) -> None:
+        while await stream.receive_some():
+            pass
+        given_up.append("a caller")
+
+    async with trio.open_nursery() as nursery:
+        (listener,) = await nursery.start(partial(trio.serve_tcp, swallow, 0, host="127.0.0.1"))
+        yield f"redis://127.0.0.1:{listener.socket.getsockname()[1]}", given_up
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_start_does_not_wait_for_a_redis_that_says_nothing(config: AdminConfig, pki: Pki) -> None:
+    async with silent_redis() as (url, given_up), running(changed(config, redis=Redis(url=url))) as ports:
+        assert given_up == []  # the first call still stands, and is not waited for
+        async with http(pki, ports.machine, "operator-1") as machine:
+            assert (await machine.get("/participants")).status_code == 200
