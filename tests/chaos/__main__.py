@@ -13,6 +13,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from tests.chaos.report import figures, write_report
-from tests.chaos.run import Options, Results, Watching, run
+from tests.chaos.results import Results
+from tests.chaos.run import Options, Run
 from tests.chaos.system import NotReady
+from tests.chaos.watching import Watching
 
 FEWEST_SECONDS = 12.0
 SHOWN = 20  # violations on the terminal; all of them stand in the results
@@ -34,7 +37,7 @@ def main(argv: list[str]) -> int:
     """Run, and say what came of it."""
     options, chosen = _read(argv)
     console = Console(stderr=chosen.json)
-    console.print(f"seed {options.seed}; logs lie in {options.directory}")
+    console.print(f"seed {options.seed}; logs lie in {options.directory}", soft_wrap=True)
     results: Results | None = None
     failed: list[BaseException] = []
     try:
@@ -43,10 +46,10 @@ def main(argv: list[str]) -> int:
     except* NotReady as group:
         failed = list(group.exceptions)
     if failed:
-        console.print(f"the system did not come up: {failed}; logs lie in {options.directory}")
+        console.print(f"the system did not come up: {failed}; logs lie in {options.directory}", soft_wrap=True)
         return 3
     if results is None:
-        console.print(f"ended; logs lie in {options.directory}")
+        console.print(f"ended; logs lie in {options.directory}", soft_wrap=True)
         return 130
     (options.directory / "results.json").write_bytes(msgspec.json.format(msgspec.json.encode(results)))
     if chosen.report:
@@ -55,7 +58,7 @@ def main(argv: list[str]) -> int:
         sys.stdout.write(msgspec.json.encode(results).decode() + "\n")
     _show(console, results)
     if results.violations or chosen.keep:
-        console.print(f"logs and results lie in {options.directory}")
+        console.print(f"logs and results lie in {options.directory}", soft_wrap=True)
     else:
         shutil.rmtree(options.directory, ignore_errors=True)
     return 1 if results.violations else 0
@@ -66,7 +69,7 @@ async def _until_told(options: Options, watching: Watching, url: str, *more: Any
     results = None
     async with trio.open_nursery() as nursery:
         nursery.start_soon(_end_at_signals, nursery.cancel_scope)
-        results = await run(options, watching, url, *more)
+        results = await Run(options, watching, url, *more)()
         nursery.cancel_scope.cancel()
     return results
 
@@ -82,7 +85,7 @@ def _read(argv: list[str]) -> tuple[Options, argparse.Namespace]:
     asked.add_argument("--seconds", type=float, default=300.0, help="of load")
     asked.add_argument("--seed", type=int, default=None, help="drawn and printed where none is given")
     asked.add_argument("--nodes", type=int, default=3)
-    asked.add_argument("--rate", type=float, default=300.0, help="questions a second, over all nodes")
+    asked.add_argument("--rate", type=float, default=200.0, help="questions a second, over all nodes")
     asked.add_argument("--postgres", action="store_true", help="the ledger in PostgreSQL, whose server is killed too")
     asked.add_argument("--report", type=Path, help="folder to write CHAOS.md and chaos.png to")
     asked.add_argument("--json", action="store_true", help="the results as one line of JSON on standard output")
@@ -130,8 +133,12 @@ def _show(console: Console, results: Results) -> None:
         table.add_row(name, value)
     console.print(table)
     for one in results.violations[:SHOWN]:
-        console.print(f"[red]{one.rule}[/] at {one.at:.3f}: {one.says}", soft_wrap=True)
+        console.print(f"[red]{one.rule}[/]{_when(one.at)}: {one.says}", soft_wrap=True)
     console.print(f"{len(results.violations)} violations")
+
+
+def _when(at: float) -> str:
+    return f" at {datetime.fromtimestamp(at, UTC):%H:%M:%S.%f}" if at else ""
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ async def ask_about_all(
             expected = _expected(token, ledger)
             if expected is not None and outcome is not expected:
                 said = f"{node}: {token.consent.consent_id} is {outcome}, the ledger says {expected}"
-                violations.append(Violation("lost event", trio.current_time(), said))
+                violations.append(Violation("lost event", time.time(), said))
 
     async with trio.open_nursery() as nursery:
         for token in knowledge.all.values():

@@ -4,27 +4,26 @@ Questions come in an open loop: who waits for an answer holds up nobody else, as
 of each other. Every answer goes to the judge.
 """
 
-import base64
 import json
 import time
 from random import Random
 from typing import Any
 from urllib.parse import quote
 
-import jwt
 import trio
 
 from tests.chaos.calls import BrokenOff, Caller, NoConnection, Reply
-from tests.chaos.judge import LAST_KNOWN, Answer, Judge, Violation
+from tests.chaos.judge import LAST_KNOWN, Answer, Judge
 from tests.chaos.knowledge import Knowledge, Question, Token
 from tests.chaos.settings import EDPS, Edp
+from tests.chaos.signed import SignedAnswers
 from tests.chaos.system import System
 from tests.chaos.tally import ANSWERED, Asked, Outcome
 
 PATIENCE = 2.0  # seconds for one node, connecting included
 MOST_WAITING = 1_500  # questions at once; beyond, this process could not keep up and would measure itself
+MOST_LATE = 0.25  # seconds behind its time that a question is still asked
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
-TO_BE_VERIFIED = 20_000  # signed answers whose key was not published yet when they came
 
 
 class Load:
@@ -36,12 +35,10 @@ class Load:
         self._edps = {edp.client_id: edp for edp in EDPS}
         self._contexts = {edp.client_id: system.context(edp.client_id) for edp in EDPS}
         self._idle: dict[tuple[str, str], list[Caller]] = {}
-        self._keys: dict[str, Any] = {}
-        self._unverified: list[tuple[str, str, str]] = []
         self.asked: list[Asked] = []
         self.waiting = 0
         self.not_asked = 0  # this process could not keep up
-        self.verified = 0
+        self.signed = SignedAnswers(system.issuer)
         self.latencies: list[float] = []
 
     async def run(self, seconds: float) -> None:
@@ -55,10 +52,10 @@ class Load:
                 question = self._knowledge.next(time.time())
                 if question is None:
                     continue
-                if self.waiting >= MOST_WAITING:
+                if self.waiting >= MOST_WAITING or trio.current_time() > due + MOST_LATE:
                     self.not_asked += 1
                     continue
-                nursery.start_soon(self._ask, question, due - began)
+                nursery.start_soon(self._ask, question, trio.current_time() - began)
 
     async def ask_one(self, token: Token, node: str) -> tuple[Outcome, Answer | None]:
         """One question to one node; judged."""
@@ -66,18 +63,6 @@ class Load:
         if answer is not None:
             self._judge.judge(token.consent, answer)
         return outcome, answer
-
-    def verify(self, keys: dict[str, Any]) -> None:
-        """Check signatures with the issuer's published keys by their kid."""
-        self._keys |= keys
-        waiting, self._unverified = self._unverified, []
-        for raw, edp, token in waiting:
-            self._verify(raw, edp, token)
-
-    @property
-    def unverified(self) -> int:
-        """Signed answers whose key nobody has published."""
-        return len(self._unverified)
 
     async def close(self) -> None:
         """End every connection."""
@@ -143,11 +128,9 @@ class Load:
     def _read(self, edp: Edp, token: Token, node: str, sent: float, sent_wall: float, reply: Reply) -> Answer:
         body: dict[str, Any] = {}
         if reply.status == 200:
-            body = (
-                self._opened(reply.body.decode(), edp.client_id, token)
-                if edp.answers == "signed"
-                else json.loads(reply.body)
-            )
+            raw = reply.body.decode()
+            is_signed = edp.answers == "signed"
+            body = self.signed.open(raw, edp.client_id, token.token) if is_signed else json.loads(raw)
         return Answer(
             node=node,
             edp=edp.client_id,
@@ -164,26 +147,6 @@ class Load:
             until=body.get("ccs_last_known_until", 0.0),
         )
 
-    def _opened(self, raw: str, edp: str, token: Token) -> dict[str, Any]:
-        """What a signed answer says; its signature is checked as soon as its key is known."""
-        if len(self._unverified) < TO_BE_VERIFIED:
-            self._verify(raw, edp, token.token)
-        payload = raw.split(".")[1]
-        claims = json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))
-        found: dict[str, Any] = claims["token_introspection"]
-        return found
-
-    def _verify(self, raw: str, edp: str, token: str) -> None:
-        key = self._keys.get(jwt.get_unverified_header(raw)["kid"])
-        if key is None:
-            self._unverified.append((raw, edp, token))
-            return
-        try:
-            jwt.decode(raw, key, ["ES256"], issuer=self._system.issuer, audience=edp)
-            self.verified += 1
-        except jwt.InvalidTokenError as error:
-            self._judge.violations.append(Violation("signature", trio.current_time(), f"to {edp}: {error!r}"))
-
 
 def _outcome(answer: Answer) -> Outcome:
     if answer.status == 503:
@@ -193,8 +156,3 @@ def _outcome(answer: Answer) -> Outcome:
     if not answer.active:
         return Outcome.INACTIVE
     return Outcome.LAST_KNOWN if answer.state == LAST_KNOWN else Outcome.CURRENT
-
-
-def published_keys(key_set: dict[str, Any]) -> dict[str, Any]:
-    """The EC keys of a JWKS by their kid."""
-    return {one["kid"]: jwt.PyJWK(one).key for one in key_set["keys"] if one["kty"] == "EC"}

@@ -53,7 +53,10 @@ class Fault(msgspec.Struct, frozen=True):
 
 
 class Targets(msgspec.Struct, frozen=True):
-    """What there is to break: `node-1/worker` is a process of a node, `node-1 > redis` a link."""
+    """What there is to break: `node-1/worker` is a process of a node, `node-1 > redis` a link.
+
+    A link may stand for several that break together.
+    """
 
     processes: tuple[str, ...]
     links: tuple[str, ...]
@@ -95,8 +98,11 @@ def _broken(plan: Sequence[Fault], at: float) -> set[str]:
 
 
 def _part(target: str) -> str:
-    """A node's processes are one part: whoever has lost its supervisor has no worker to be killed."""
-    return target if ">" in target else target.partition("/")[0]
+    """A node's processes are one part: whoever has lost its supervisor has no worker to be killed. So are its links."""
+    near, _, far = target.partition(" > ")
+    if far:
+        return target if near == "edps" else f"{near} >"
+    return target.partition("/")[0]
 
 
 def _length(random: Random, what: What, target: str) -> float:
@@ -109,4 +115,4 @@ def _gap(random: Random) -> float:
     drawn = random.random()
     if drawn < TOGETHER:
         return random.uniform(0.0, 0.5)
-    return random.uniform(6.0, 10.0) if drawn > 1 - PAUSE else random.uniform(0.8, 4.5)
+    return random.uniform(6.0, 10.0) if drawn > 1 - PAUSE else random.uniform(0.5, 4.0)

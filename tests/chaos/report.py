@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.run import Results
+from tests.chaos.results import Results
 from tests.chaos.tally import Effect, Outcome
 
 COLOURS = {
@@ -24,36 +24,36 @@ STATES = {"current": "#00703c", "last_known": "#ffdd00", "blind": "#d4351c", "si
 
 def figures(results: Results) -> list[tuple[str, str]]:
     """Rows of the table, the ones that must be zero first."""
-    asked, fates, calm = results.raw_and_retried, results.fates, results.quiet
-    wrong_inactives = sum(one.rule == "wrong inactive" for one in results.violations)
+    callers, account, fates = results.callers, results.account, results.account.fates
+    asked, calm = callers.all, callers.quiet
     return [
         ("wrong actives (must be 0)", f"{results.wrong_actives}"),
         ("lost events (must be 0)", f"{results.lost_events}"),
-        ("wrong inactives (must be 0)", f"{wrong_inactives}"),
+        ("wrong inactives (must be 0)", f"{results.wrong_inactives}"),
         ("violations of any kind (must be 0)", f"{len(results.violations)}"),
         ("questions", f"{asked.questions:,}"),
         ("answered by the first node asked", f"{asked.raw:.2%}"),
         ("answered with one try at another node", f"{asked.retried:.2%}"),
-        ("… for EDPs that handle last known answers", f"{results.handling.raw:.2%}, {results.handling.retried:.2%}"),
-        ("… for EDPs that do not", f"{results.not_handling.raw:.2%}, {results.not_handling.retried:.2%}"),
+        ("… for EDPs that handle last known answers", f"{callers.handling.raw:.2%}, {callers.handling.retried:.2%}"),
+        ("… for EDPs that do not", f"{callers.not_handling.raw:.2%}, {callers.not_handling.retried:.2%}"),
         ("… while nothing was broken", f"{calm.raw:.2%}, {calm.retried:.2%} of {calm.questions:,}"),
-        *((f"answers: {name}", f"{count:,}") for name, count in results.outcomes.items() if count),
-        ("time to an answer, p50, p99, most", f"{_joined(results.latency_ms)} ms"),
+        *((f"answers: {name}", f"{count:,}") for name, count in callers.outcomes.items() if count),
+        ("time to an answer, p50, p99, most", f"{_joined(callers.latency_ms)} ms"),
         ("answers judged", f"{results.judged:,}"),
         ("… to questions sent after the revocation was effective", f"{results.asked_after_effect:,}"),
         ("… of these active, said to be last known", f"{results.exposed:,}"),
         ("signed answers verified", f"{results.verified:,}"),
         ("faults", f"{len(results.plan)}"),
-        ("events in the ledger", f"{results.events:,}"),
+        ("events in the ledger", f"{account.events:,}"),
         ("writes acknowledged (after more than one attempt)", f"{fates.acknowledged:,} ({fates.repeated:,})"),
         ("writes never answered: done, not done", f"{fates.unknown_done}, {fates.unknown_not_done}"),
         ("writes refused for good", f"{fates.refused}"),
         ("revocations effective by acknowledgement, by waiting out", _pair(results.effective)),
         ("from first attempt to effective, p50, p99, most", f"{_joined(results.effective_ms)} ms"),
-        ("seconds until each node was whole again at the end", ", ".join(f"{s:.1f}" for s in results.back.values())),
-        ("consents asked about on every node at the end", f"{results.asked_at_the_end:,}"),
+        ("seconds until each node had the last event, once verified", f"{_joined(account.back)}"),
+        ("consents asked about on every node at the end", f"{account.asked:,}"),
         ("processes that ended by themselves", f"{len(results.ended_by_themselves)}"),
-        ("questions not asked: the tool could not keep up", f"{results.not_asked}"),
+        ("questions not asked: the tool could not keep up", f"{callers.not_asked:,}"),
     ]  # fmt: skip
 
 
@@ -92,13 +92,13 @@ def page(results: Results) -> str:
         "",
         "| fault | times | questions | answered | with a retry | last known |",
         "|---|---|---|---|---|---|",
-        *(_row(effect) for effect in results.effects),
+        *(_row(effect) for effect in results.callers.effects),
         "",
         "## Every fault",
         "",
         "| number, at | questions | answered | with a retry | last known |",
         "|---|---|---|---|---|",
-        *(_row(effect, times=False) for effect in results.alone),
+        *(_row(effect, times=False) for effect in results.callers.each_fault),
         "",
     ]  # fmt: skip
     return "\n".join(lines)
@@ -131,18 +131,18 @@ def draw(results: Results, chart: Path) -> None:
 
 
 def _draw_answers(axes: Any, results: Results) -> None:
-    seconds = range(len(next(iter(results.by_second.values()))))
-    shown = [outcome for outcome in Outcome if sum(results.by_second[outcome.value])]
-    lines = [results.by_second[outcome.value] for outcome in shown]
+    seconds = range(len(next(iter(results.callers.by_second.values()))))
+    shown = [outcome for outcome in Outcome if sum(results.callers.by_second[outcome.value])]
+    lines = [results.callers.by_second[outcome.value] for outcome in shown]
     axes.stackplot(
         seconds, *lines, labels=[one.value for one in shown], colors=[COLOURS[one] for one in shown], step="post"
     )
     axes.set_xlim(0, results.seconds)
     axes.set_ylabel("answers a second, by the first node asked")
-    axes.legend(loc="lower left", ncols=4, fontsize=8)
+    axes.legend(loc="lower left", ncols=8, fontsize=8)
     axes.set_title(
-        f"seed {results.seed}: {results.raw_and_retried.raw:.2%} answered at once, "
-        f"{results.raw_and_retried.retried:.2%} with one retry, {results.wrong_actives} wrong actives, "
+        f"seed {results.seed}: {results.callers.all.raw:.2%} answered at once, "
+        f"{results.callers.all.retried:.2%} with one retry, {results.wrong_actives} wrong actives, "
         f"{results.lost_events} lost events"
     )
 
@@ -155,7 +155,7 @@ def _draw_states(axes: Any, results: Results) -> None:
     axes.set_yticks(range(len(results.states)), list(results.states), fontsize=8)
     axes.legend(
         handles=[axes.barh(0, 0, color=colour, label=state) for state, colour in STATES.items()],
-        loc="lower left", ncols=4, fontsize=7,
+        loc="upper left", bbox_to_anchor=(0.0, -0.35), ncols=4, fontsize=8,
     )  # fmt: skip
 
 

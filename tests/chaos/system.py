@@ -72,9 +72,17 @@ class System:
     def targets(self, *, postgres: bool = False) -> Targets:
         """What the plan may break."""
         children = [f"{node}/{part}" for node in self.nodes for part in (*CHILDREN, "supervisor")]
-        # Workers and admin are what callers meet: they are drawn more often than one in a row of links.
-        processes = (*children, "admin", "redis", *(("postgres",) if postgres else ()))
-        return Targets(processes, tuple(self.links), ("redis",))
+        single = ("admin", "redis", *(("postgres",) if postgres else ()))
+        # What there is only one of has as many cards as what each node has.
+        links = (*self.links, *(f"{node} > everybody" for node in self.nodes))
+        return Targets((*children, *single * len(self.nodes)), links, ("redis", "redis"))
+
+    def links_of(self, target: str) -> list[Link]:
+        """The links that a name stands for; a node that hears from nobody has lost both of its own."""
+        node, _, other = target.partition(" > ")
+        if other == "everybody":
+            return [self.links[f"{node} > redis"], self.links[f"{node} > admin"]]
+        return [self.links[target]] if target in self.links else []
 
     def introspection_port(self, node: str) -> int:
         """Where EDPs reach it."""
@@ -111,7 +119,8 @@ class System:
     def roll_back(self) -> None:
         """Give Redis the data of an older moment; it is not running."""
         self.empty()
-        shutil.copytree(self.copy, self.places.redis / "appendonlydir", dirs_exist_ok=True)
+        if self.copy.exists():
+            shutil.copytree(self.copy, self.places.redis / "appendonlydir", dirs_exist_ok=True)
 
     def empty(self) -> None:
         """Take Redis's data away; it is not running."""
@@ -293,13 +302,14 @@ def _free_ports(count: int) -> Iterator[int]:
 @contextmanager
 def broken(system: System, fault: Fault) -> Iterator[None]:
     """Break something for the length of the block."""
-    if fault.target in system.links:
-        link = system.links[fault.target]
-        link.apply(fault)
+    if links := system.links_of(fault.target):
+        for link in links:
+            link.apply(fault)
         try:
             yield
         finally:
-            link.restore()
+            for link in links:
+                link.restore()
         return
     pid = system.pid_of(fault.target, fault.share)
     if fault.what is What.FREEZE:

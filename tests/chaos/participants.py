@@ -1,0 +1,33 @@
+"""Who takes part: the forms by which EDPs and ATPs are registered, with limits that let a load through."""
+
+from base64 import b64encode
+from typing import Any
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from tests.chaos.settings import ATPS, DATASET, EDPS, Places
+
+LIMITS = {"max_connections": 10_000, "max_requests_per_second": 100_000}
+
+
+def registrations(places: Places) -> list[dict[str, Any]]:
+    """The forms of all EDPs and ATPs; their certificates are there."""
+    edps = [
+        {
+            **_form(places, edp.client_id, "edp"),
+            "organisation": {"name": edp.client_id, "locations": [f"https://api.{edp.client_id}.example/hh"]},
+            "datasets": [DATASET],
+            "answers": edp.answers,
+            "handles_last_known": edp.handles_last_known,
+            **LIMITS,
+        }
+        for edp in EDPS
+    ]
+    return [*edps, *({**_form(places, atp, "atp"), "organisation": {"name": atp}} for atp in ATPS)]
+
+
+def _form(places: Places, client: str, role: str) -> dict[str, Any]:
+    pem = (places.pki / f"{client}.pem").read_bytes()
+    der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
+    return {"client_id": client, "role": role, "certificates": [b64encode(der).decode()]}

@@ -1,0 +1,99 @@
+"""What a run comes to: everything that the report shows, and as JSON everything that is compared later. Pure."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from tests.chaos.fates import Fates
+from tests.chaos.judge import Violation
+from tests.chaos.plan import Fault
+from tests.chaos.tally import Asked, Availability, Effect, availability, by_second, effects, outcomes, quiet
+
+States = dict[str, list[tuple[float, str]]]  # of each node: since when, what
+
+
+class Callers(msgspec.Struct, frozen=True):
+    """What EDPs got. latency_ms: of answers, of whatever kind. not_asked: this process could not keep up."""
+
+    all: Availability
+    handling: Availability
+    not_handling: Availability
+    quiet: Availability
+    outcomes: dict[str, int]
+    by_second: dict[str, list[int]]
+    effects: list[Effect]
+    each_fault: list[Effect]
+    latency_ms: dict[str, float]
+    not_asked: int
+
+
+class Account(msgspec.Struct, frozen=True):
+    """What was found when all was mended. back: seconds until each node was current with the last event."""
+
+    fates: Fates
+    events: int
+    back: dict[str, float]
+    asked: int
+
+
+class Results(msgspec.Struct, frozen=True):
+    """One run. asked_after_effect: answers that P1 is about; exposed: those active in `last_known`, which is lawful."""
+
+    seconds: float
+    seed: int
+    nodes: int
+    ledger: str
+    plan: tuple[Fault, ...]
+    callers: Callers
+    states: States
+    judged: int
+    asked_after_effect: int
+    exposed: int
+    verified: int
+    effective: dict[str, int]
+    effective_ms: dict[str, float]
+    account: Account
+    ended_by_themselves: list[str]
+    violations: list[Violation]
+
+    @property
+    def wrong_actives(self) -> int:
+        """Actives that nobody should have got."""
+        return sum(one.rule.startswith(("P1", "P2", "P6")) for one in self.violations)
+
+    @property
+    def wrong_inactives(self) -> int:
+        """Noes to consents that stood."""
+        return sum(one.rule == "wrong inactive" for one in self.violations)
+
+    @property
+    def lost_events(self) -> int:
+        """Of the ledger or of a replica."""
+        return sum(one.rule in ("P7 lost", "lost event") for one in self.violations)
+
+
+def of_callers(
+    asked: list[Asked], plan: tuple[Fault, ...], seconds: float, latencies: Sequence[float], not_asked: int
+) -> Callers:
+    """Count what was asked. latencies: seconds."""
+    return Callers(
+        all=availability(asked),
+        handling=availability(one for one in asked if one.handles_last_known),
+        not_handling=availability(one for one in asked if not one.handles_last_known),
+        quiet=availability(quiet(asked, plan)),
+        outcomes=outcomes(asked),
+        by_second={outcome.value: counts for outcome, counts in by_second(asked, int(seconds) + 1).items()},
+        effects=effects(asked, plan),
+        each_fault=effects(asked, plan, lambda fault: f"{fault.number:03} {fault}"),
+        latency_ms=percentiles(latencies),
+        not_asked=not_asked,
+    )
+
+
+def percentiles(seconds: Sequence[float]) -> dict[str, float]:
+    """p50, p99 and the most, in milliseconds; empty where there is nothing."""
+    if not seconds:
+        return {}
+    ordered = sorted(seconds)
+    shares = {"p50": 0.5, "p99": 0.99, "max": 1.0}
+    return {name: round(1e3 * ordered[int(share * (len(ordered) - 1))], 1) for name, share in shares.items()}
