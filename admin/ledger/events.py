@@ -295,6 +295,21 @@ class LedgerCreated(msgspec.Struct, frozen=True, array_like=True, tag="ledger.cr
     at: UnixTime
 
 
+class LedgerRestored(msgspec.Struct, frozen=True, array_like=True, tag="ledger.restored"):
+    """The first event of a new incarnation: the ledger was restored from a backup, and what came after it is lost.
+
+    The only event that may leave numbers out: its own position is above every position ever reported.
+    """
+
+    previous_incarnation: str
+    restored_seq: int  # of the last event that was kept, under the previous incarnation
+    reported_seq: int  # the highest position known to have been reported; not below restored_seq
+    gap_from: UnixTime  # when the last event that was kept was recorded
+    gap_to: UnixTime  # when the restore was made: nothing was written under the previous incarnation after that
+    backup: str  # id of the backup; the operator's records name it
+    erased_again: int = 0  # persons whose erasure came after the backup was made, and was applied anew
+
+
 ConsentEvent = (
     ConsentRequested
     | ConsentGranted
@@ -320,6 +335,7 @@ LedgerEvent = (
     | PolicyChanged
     | IssuerKeysPublished
     | LedgerCreated
+    | LedgerRestored
 )
 
 
@@ -392,7 +408,12 @@ def decode_personal(plaintext: bytes) -> ConsentPersonal:
         raise UnreadableEvent("a personal part could not be read") from error
 
 
-_SINGLE: Final[dict[type, str]] = {PolicyChanged: "policy", IssuerKeysPublished: "issuer", LedgerCreated: "ledger"}
+_SINGLE: Final[dict[type, str]] = {
+    PolicyChanged: "policy",
+    IssuerKeysPublished: "issuer",
+    LedgerCreated: "ledger",
+    LedgerRestored: "ledger",
+}
 
 
 def subject_of(event: LedgerEvent) -> str:
@@ -400,7 +421,7 @@ def subject_of(event: LedgerEvent) -> str:
     match event:
         case TokenRevoked():
             return f"token:{event.key.hex()}"
-        case PolicyChanged() | IssuerKeysPublished() | LedgerCreated():
+        case PolicyChanged() | IssuerKeysPublished() | LedgerCreated() | LedgerRestored():
             return _SINGLE[type(event)]
         case CertificateBound() | CertificateReleased():
             return f"certificate:{event.thumbprint.hex()}"
@@ -425,7 +446,7 @@ def feed_record_of(event: LedgerEvent) -> FeedRecord | None:
             return FeedRecord(EntryKind.POLICY, POLICY_KEY, _encoder.encode(event.policy))
         case IssuerKeysPublished():
             return FeedRecord(EntryKind.KEYS, KEYS_KEY, _encoder.encode(event.issuer))
-        case LedgerCreated() | CertificateBound() | CertificateReleased():
+        case LedgerCreated() | LedgerRestored() | CertificateBound() | CertificateReleased():
             return None  # engines know certificates from the participants that have them
         case (
             ParticipantRegistered()

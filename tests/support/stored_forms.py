@@ -25,6 +25,7 @@ from admin.ledger.events import (
     IssuerKeysPublished,
     LeadOccupant,
     LedgerCreated,
+    LedgerRestored,
     Organisation,
     Origin,
     ParticipantRegistered,
@@ -127,6 +128,9 @@ EVENTS: Final = {
     "policy.changed": PolicyChanged(POLICY, ACT),
     "issuer.keys_published": IssuerKeysPublished("https://ccs.example", b'{"keys":[]}', AT),
     "ledger.created": LedgerCreated("sandbox", "0123456789abcdef", AT),
+    "ledger.restored": LedgerRestored(
+        "0123456789abcdef", 1_000_000, 1_000_040, AT, UnixTime(AT + 60), "00112233445566778899aabbccddeeff", 2
+    ),
 }
 RECORDS: Final[dict[str, msgspec.Struct]] = {
     "ConsentRecord": CONSENT,

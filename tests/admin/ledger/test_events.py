@@ -140,8 +140,10 @@ def test_a_certificate_is_a_subject_and_means_nothing_to_engines(tag: str) -> No
     assert feed_record_of(EVENTS[tag]) is None
 
 
-def test_the_first_event_means_nothing_to_engines() -> None:
-    assert feed_record_of(EVENTS["ledger.created"]) is None
+@pytest.mark.parametrize("tag", ["ledger.created", "ledger.restored"])
+def test_the_first_event_of_an_incarnation_is_about_the_ledger_and_means_nothing_to_engines(tag: str) -> None:
+    assert subject_of(EVENTS[tag]) == "ledger"
+    assert feed_record_of(EVENTS[tag]) is None
 
 
 @pytest.mark.parametrize("tag", EVENTS)
