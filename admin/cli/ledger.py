@@ -104,7 +104,7 @@ async def tail(
     from admin.ledger.printing import json_line, line
 
     async with _reader(config, state) as reader:
-        after = max(0, (await reader.head()).position.seq - lines)
+        after = await reader.before_newest(lines)
         while True:
             events = await reader.events(after, PAGE)
             for event in events:

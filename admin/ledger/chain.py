@@ -12,9 +12,11 @@ from typing import Final
 
 import msgspec
 
+from admin.ledger.events import LedgerRestored, UnreadableEvent, decode
 from admin.ledger.store import StoredEvent
 
 FORM: Final = "ccs.ledger.event.1"
+RESTORED: Final = "ledger.restored"
 NO_HASH: Final = bytes(32)  # what the first event of a ledger has for a predecessor
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -71,7 +73,7 @@ class Walk:
     """Walks a chain from its first event; feed it events in the order of their numbers.
 
     A new incarnation may leave numbers out (it continues above any position ever reported), and only its first
-    event, tagged `ledger.restored`, may do so.
+    event may do so: a `ledger.restored` that names the event before it and the numbers it leaves out.
     """
 
     def __init__(self) -> None:
@@ -90,15 +92,32 @@ class Walk:
         return None
 
     def _fault_in(self, event: StoredEvent) -> str | None:
-        restored = event.position.incarnation != self.incarnation and event.tag == "ledger.restored"
+        what = self._fault_in_place(event)
+        if what is not None:
+            return what
+        if event.hash != hash_of(event):
+            return "its contents do not match its hash"
+        return None if event.previous_hash == self.hash else "it does not continue from its predecessor"
+
+    def _fault_in_place(self, event: StoredEvent) -> str | None:
+        restored = event.tag == RESTORED
         if event.position.seq <= self.seq:
             return "its number is out of order"
+        if restored and not self._begins_anew(event):
+            return "it says that the ledger was restored, and does not follow on what it says was kept"
         if event.position.seq != self.seq + 1 and not restored:
             return f"events {self.seq + 1} to {event.position.seq - 1} are missing before it"
         if self.incarnation not in {None, event.position.incarnation} and not restored:
             return "its incarnation is not that of its predecessor"
-        if event.hash != hash_of(event):
-            return "its contents do not match its hash"
-        if event.previous_hash != self.hash:
-            return "it does not continue from its predecessor"
         return None
+
+    def _begins_anew(self, event: StoredEvent) -> bool:
+        """Whether it is a new incarnation that names its predecessor, and stands above all that was reported."""
+        try:
+            said = decode(event.body)
+        except UnreadableEvent:
+            return False
+        if not isinstance(said, LedgerRestored) or self.incarnation in {None, event.position.incarnation}:
+            return False
+        follows = (said.previous_incarnation, said.restored_seq) == (self.incarnation, self.seq)
+        return follows and self.seq <= said.reported_seq < event.position.seq

@@ -37,6 +37,13 @@ class SqlLedgerReader:
         """Events with seq > after, in order, at most `limit`."""
         return await self.database.read(lambda connection: read_events(connection, after, limit))
 
+    async def before_newest(self, count: int) -> int:
+        """The seq behind which the newest `count` events stand; a restore leaves numbers out, so they are counted."""
+        newest = sa.select(events.c.seq).order_by(events.c.seq.desc()).limit(count).subquery()
+        lowest = sa.select(sa.func.coalesce(sa.func.min(newest.c.seq) - 1, sa.literal(2**62)))
+        found = await self.database.read(lambda connection: connection.execute(lowest).scalar_one())
+        return min(int(found), (await self.head()).position.seq)
+
     async def subject(self, subject: str) -> SubjectState | None:
         """The subject's newest event, decrypted as far as its person's key is still there. Raises PersonalBroken."""
         row = await self.database.read(lambda connection: connection.execute(_subject(subject)).first())

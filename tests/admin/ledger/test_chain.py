@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from admin.ledger.chain import NO_HASH, Break, Walk, canonical, hash_of, link, said_by
+from admin.ledger.events import LedgerRestored, encode
 from admin.ledger.store import FeedRecord, StoredEvent
 from engine.clock import UnixTime
 from engine.feed.entries import EntryKind, Position
@@ -81,19 +82,53 @@ def test_link_and_hash_of_agree() -> None:
     assert link(EVENT.previous_hash, said_by(EVENT)) == hash_of(EVENT)
 
 
-def test_new_incarnation_may_leave_numbers_out_where_it_begins() -> None:
-    events = linked(at("a" * 16, 1), at("a" * 16, 2), at("b" * 16, 900, "ledger.restored"), at("b" * 16, 901))
-    assert Walk().first_break(events) is None
+def restored(seq: int, incarnation: str = "b" * 16, **changes: Any) -> StoredEvent:
+    """The event that restores the two events before it, with what it says changed."""
+    said = LedgerRestored("a" * 16, 2, 800, UnixTime(1_800_000_000), UnixTime(1_800_000_060), "c" * 16)
+    body = encode(msgspec.structs.replace(said, **changes))
+    return msgspec.structs.replace(at(incarnation, seq, "ledger.restored"), body=body)
+
+
+KEPT = (at("a" * 16, 1), at("a" * 16, 2))
+
+
+@pytest.mark.parametrize("seq", [801, 900, 2**62])
+def test_new_incarnation_may_leave_numbers_out_where_it_begins(seq: int) -> None:
+    assert Walk().first_break(linked(*KEPT, restored(seq), at("b" * 16, seq + 1))) is None
+
+
+def test_nothing_may_be_left_out_behind_a_restore() -> None:
+    events = linked(*KEPT, restored(900), at("b" * 16, 902))
+    assert Walk().first_break(events) == Break(902, "events 901 to 901 are missing before it")
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        restored(900, previous_incarnation="d" * 16),
+        restored(900, restored_seq=1),  # event 2 was slipped in behind it
+        restored(900, restored_seq=3),  # event 3 was taken out
+        restored(900, reported_seq=1),
+        restored(900, reported_seq=900),  # its own number had been told before
+        restored(3),
+        restored(900, "a" * 16),
+        at("b" * 16, 900, "ledger.restored"),  # with a body of another kind
+    ],
+)
+def test_restore_that_does_not_say_what_it_follows_is_a_break(event: StoredEvent) -> None:
+    what = "it says that the ledger was restored, and does not follow on what it says was kept"
+    assert Walk().first_break(linked(*KEPT, event)) == Break(event.position.seq, what)
+
+
+def test_ledger_does_not_begin_with_a_restore() -> None:
+    event = restored(900, previous_incarnation="", restored_seq=0)
+    assert Walk().first_break(linked(restored(900))) is not None
+    assert Walk().first_break(linked(event)) is not None
 
 
 def test_other_events_may_not_change_the_incarnation() -> None:
     events = linked(at("a" * 16, 1), at("b" * 16, 2))
     assert Walk().first_break(events) == Break(2, "its incarnation is not that of its predecessor")
-
-
-def test_same_incarnation_may_not_be_restored_over_a_gap() -> None:
-    events = linked(at("a" * 16, 1), at("a" * 16, 9, "ledger.restored"))
-    assert Walk().first_break(events) == Break(9, "events 2 to 8 are missing before it")
 
 
 def test_walk_goes_on_over_batches() -> None:
