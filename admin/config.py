@@ -18,6 +18,8 @@ class Ledger(Base, frozen=True, kw_only=True):
     checkpoint_key_file: Path  # PEM, EC P-256: signs checkpoints
     password_file: Path | None = None
     pool_size: Count = 4
+    backup_key_file: Path | None = None  # 32 raw bytes: seals backups; keep it apart from them
+    erasure_journal: Path | None = None  # a file in another place; None: backups alone tell whom to erase again
 
 
 class Issuer(Base, frozen=True, kw_only=True):

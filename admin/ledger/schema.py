@@ -8,7 +8,7 @@ hold state that must not be lost or doubled but is not history.
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy import CheckConstraint, Column, LargeBinary, Table, Text
+from sqlalchemy import CheckConstraint, Column, Index, LargeBinary, Table, Text
 
 # SQLite's STRICT tables know five types only; PostgreSQL's INTEGER and REAL would be too small.
 WHOLE: Final = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
@@ -104,6 +104,7 @@ idempotency = Table(
     Column("seq", WHOLE, nullable=False),
     Column("version", WHOLE, nullable=False),
     Column("committed_at", INSTANT, nullable=False),
+    Index(None, "seq"),  # a backup looks for what came since the one before; the same goes for the indexes below
     sqlite_strict=True,
     sqlite_with_rowid=False,
 )
@@ -115,6 +116,17 @@ person_keys = Table(
     Column("key_id", LargeBinary, nullable=False),  # stands before each ciphertext: an erased key's are told apart
     Column("wrapped_key", LargeBinary, nullable=False),
     Column("created_at", WHOLE, nullable=False),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+erasures = Table(
+    "erasures",
+    metadata,
+    Column("number", WHOLE, primary_key=True, autoincrement=False),
+    Column("person_id", Text, nullable=False),
+    Column("key_id", LargeBinary, nullable=False),  # of the key that was destroyed; the person may have another since
+    Column("erased_at", WHOLE, nullable=False),
     sqlite_strict=True,
     sqlite_with_rowid=False,
 )
@@ -139,6 +151,7 @@ claims = Table(
     Column("edp", Text, primary_key=True),
     Column("share_id", Text, nullable=False),
     Column("claimed_at", INSTANT, nullable=False),
+    Index(None, "claimed_at"),
     sqlite_strict=True,
 )
 
@@ -149,6 +162,7 @@ reports = Table(
     Column("idempotency_key", Text, primary_key=True),
     Column("body", LargeBinary, nullable=False),
     Column("received_at", INSTANT, nullable=False),
+    Index(None, "received_at"),
     sqlite_strict=True,
 )
 

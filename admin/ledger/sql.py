@@ -16,12 +16,13 @@ import trio
 from admin.config import Ledger as LedgerConfig
 from admin.ledger import genesis
 from admin.ledger.admission import Write
-from admin.ledger.bulk import NoLedger, bulk_for
+from admin.ledger.bulk import NoLedger
 from admin.ledger.checkpoints import CheckpointKey, CheckpointSigner
 from admin.ledger.database import Database
+from admin.ledger.erasures import ErasureJournal, erase
 from admin.ledger.personal import Safe
 from admin.ledger.reader import SqlLedgerReader
-from admin.ledger.schema import events, ledger_meta, person_keys
+from admin.ledger.schema import events, ledger_meta
 from admin.ledger.store import Append, Idempotency, LedgerDamaged, LedgerUnavailable, Receipt
 from admin.ledger.transaction import Outcome, Transaction
 from admin.ledger.writer import GroupCommit
@@ -45,9 +46,12 @@ class SqlLedger(SqlLedgerReader):
         *,
         wall: Callable[[], float] = time,
         checkpoint_every: int = CHECKPOINT_EVERY,
+        journal: ErasureJournal | None = None,
     ) -> None:
-        """clock: dates the events. wall: the same with fractions, for receipts."""
+        """clock: dates the events. wall: the same with fractions, for receipts. journal: of erasures, elsewhere."""
         super().__init__(database, safe)
+        self._clock = clock
+        self._journal = journal
         self._transaction = Transaction(safe, signer, clock.now, wall, checkpoint_every)
         self._writer = GroupCommit(self._commit)
         self._committed = trio.Event()
@@ -77,8 +81,13 @@ class SqlLedger(SqlLedgerReader):
                 await self._look()
 
     async def erase_person(self, person_id: str) -> bool:
-        """Destroy the person's key. True if there was one. The chain stays whole."""
-        erased = await self.database.run(lambda connection: _erase(connection, person_id))
+        """Destroy the person's key. True if there was one. The chain stays whole.
+
+        Raises LedgerUnavailable, also when the journal in another place cannot be written.
+        """
+        erased = await self.database.run(
+            lambda connection: erase(connection, person_id, self._clock.now(), self._journal)
+        )
         self._safe.forget()
         if erased:
             with suppress(LedgerUnavailable):  # the key is gone; its last copies go with the next checkpoint or vacuum
@@ -108,11 +117,6 @@ class SqlLedger(SqlLedgerReader):
             self._committed = trio.Event()
 
 
-def _erase(connection: sa.Connection, person_id: str) -> bool:
-    bulk_for(connection).lock_head()  # no append that still uses the key is under way
-    return connection.execute(sa.delete(person_keys).where(person_keys.c.person_id == person_id)).rowcount > 0
-
-
 @asynccontextmanager
 async def open_ledger(
     config: LedgerConfig,
@@ -130,7 +134,8 @@ async def open_ledger(
     database = Database.of(config)
     try:
         await database.run(lambda connection: _open(connection, config, safe, clock))
-        ledger = SqlLedger(database, safe, signer, clock, wall=wall, checkpoint_every=checkpoint_every)
+        journal = ErasureJournal(config.erasure_journal, signer) if config.erasure_journal else None
+        ledger = SqlLedger(database, safe, signer, clock, wall=wall, checkpoint_every=checkpoint_every, journal=journal)
         async with _writing(ledger):
             yield ledger
     finally:

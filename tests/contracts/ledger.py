@@ -362,6 +362,10 @@ class LedgerContract:
             await ledger.append([change(1, person="p-1")])
         back = (
             "DROP TABLE answer_keys",
+            "DROP TABLE erasures",
+            "DROP INDEX ix_idempotency_seq",
+            "DROP INDEX ix_claims_claimed_at",
+            "DROP INDEX ix_reports_received_at",
             "ALTER TABLE ledger_meta DROP COLUMN key_check",
             "UPDATE alembic_version SET version_num = '0001'",
         )
