@@ -1,4 +1,7 @@
-"""`ccs ledger`: verify, follow and export the ledger. They read the database itself, beside the running service."""
+"""`ccs ledger`: verify, follow and export the ledger. They read the database itself, beside the running service.
+
+`backup` and `restore` stand in a file of their own.
+"""
 
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +16,7 @@ from cyclopts.validators import Number
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from admin.cli.ledger_backup import backup, restore
 from admin.cli.running import settings_file
 from engine.config import BadConfig
 from engine.errors import Fault, Kind
@@ -31,7 +35,9 @@ Json = Annotated[bool, Parameter(name="--json", negative="")]
 Lines = Annotated[int, Parameter(name=("--lines", "-n"), validator=Number(gte=0))]
 Seq = Annotated[int, Parameter(validator=Number(gte=0))]
 
-app = App(name="ledger", help="Verify, follow and export the ledger.", backend="trio")
+app = App(name="ledger", help="Verify, follow, export, back up and restore the ledger.", backend="trio")
+app.command(backup)
+app.command(restore)
 
 
 class LedgerBroken(Fault):

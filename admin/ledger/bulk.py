@@ -20,6 +20,13 @@ from engine.feed.entries import Position
 
 KeyRow = tuple[str, bytes, bytes, int]  # person_id, key_id, wrapped_key, created_at
 
+_POSTGRES_TYPES: Final[dict[type, str]] = {
+    sa.BigInteger: "int8",
+    sa.Double: "float8",
+    sa.LargeBinary: "bytea",
+    sa.Text: "text",
+}
+
 _json = msgspec.json.Encoder().encode
 
 
@@ -47,6 +54,9 @@ class Bulk(Protocol):
     def insert_receipts(self, rows: Sequence[ReceiptRow]) -> None: ...
 
     def insert_person_keys(self, rows: Sequence[KeyRow]) -> None: ...
+
+    def insert(self, table: sa.Table, rows: Sequence[Sequence[Any]]) -> None:
+        """Rows of any table, whose keys are not there yet."""
 
     def advance(self, before: int, head: Head) -> None:
         """Derive what follows from the events above `before`, and move the head."""
@@ -99,6 +109,9 @@ class SqliteBulk:
     def insert_person_keys(self, rows: Sequence[KeyRow]) -> None:
         self._insert("INSERT INTO person_keys VALUES ", rows)
 
+    def insert(self, table: sa.Table, rows: Sequence[Sequence[Any]]) -> None:
+        self._insert(f"INSERT INTO {table.name} VALUES ", rows)  # noqa: S608 - a name of ours
+
     def advance(self, before: int, head: Head) -> None:
         self._sql(
             "INSERT INTO subjects (subject, version, seq)"
@@ -115,7 +128,7 @@ class SqliteBulk:
         )
         self._sql("UPDATE ledger_meta SET head_seq = ?, head_hash = ? WHERE id = 1", (head.position.seq, head.hash))
 
-    def _insert(self, statement: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    def _insert(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
         one = "(" + ", ".join("?" * len(rows[0])) + ")" if rows else ""
         for chunk in _chunks(rows, self._CHUNKS):
             values = ", ".join([one] * len(chunk))
@@ -162,6 +175,9 @@ class PostgresBulk:
     def insert_person_keys(self, rows: Sequence[KeyRow]) -> None:
         self._copy("person_keys", "text bytea bytea int8", rows)
 
+    def insert(self, table: sa.Table, rows: Sequence[Sequence[Any]]) -> None:
+        self._copy(table.name, " ".join(_POSTGRES_TYPES[type(column.type)] for column in table.columns), rows)
+
     def advance(self, before: int, head: Head) -> None:
         self._sql(
             "INSERT INTO subjects (subject, version, seq)"
@@ -178,7 +194,7 @@ class PostgresBulk:
         )
         self._sql("UPDATE ledger_meta SET head_seq = %s, head_hash = %s WHERE id = 1", (head.position.seq, head.hash))
 
-    def _copy(self, target: str, types: str, rows: Sequence[tuple[Any, ...]]) -> None:
+    def _copy(self, target: str, types: str, rows: Sequence[Sequence[Any]]) -> None:
         if not rows:
             return
         with self._driver.cursor() as cursor, cursor.copy(f"COPY {target} FROM STDIN (FORMAT BINARY)") as copy:
@@ -193,7 +209,7 @@ def _head(row: Any) -> Head:  # noqa: ANN401 - rows of textual SQL have no types
     return Head(Position(row[0], row[1]), row[2])
 
 
-def _chunks(rows: Sequence[tuple[Any, ...]], sizes: Sequence[int]) -> Iterator[Sequence[tuple[Any, ...]]]:
+def _chunks(rows: Sequence[Sequence[Any]], sizes: Sequence[int]) -> Iterator[Sequence[Sequence[Any]]]:
     at = 0
     for size in sizes:
         while len(rows) - at >= size:

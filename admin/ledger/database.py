@@ -107,9 +107,10 @@ class Database:
         SQLite copies its log into the file, where deleted rows are overwritten, and empties it; PostgreSQL vacuums
         `person_keys`. Old backups and archived logs are the operator's to expire.
         """
-        await trio.to_thread.run_sync(self._scrub, limiter=self._writers)
+        await trio.to_thread.run_sync(self.scrub_now, limiter=self._writers)
 
-    def _scrub(self) -> None:
+    def scrub_now(self) -> None:
+        """`scrub` for callers that are in a thread already."""
         statement = "PRAGMA wal_checkpoint(TRUNCATE)" if self.is_sqlite else "VACUUM person_keys"
         with self._translated(), self._bare.connect() as connection:
             connection.exec_driver_sql(statement)

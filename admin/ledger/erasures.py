@@ -66,6 +66,11 @@ class ErasureJournal:
         self._path = path
         self._signer = signer
 
+    def prepare(self) -> None:
+        """Make the file, so that a journal without lines is told from one that is missing. Raises OSError."""
+        with _locked(self._path):
+            pass
+
     def add(self, erasure: Erasure) -> None:
         """Append a line; on disk when this returns. Call in a thread. Raises LedgerUnavailable."""
         kid = self._signer.kid
@@ -121,7 +126,7 @@ def ledger_id(connection: sa.Connection) -> str:
 def _read(line: bytes, number: int, key: CheckpointKey, ledger: str) -> Erasure:
     try:
         read = msgspec.json.decode(line, type=Line)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, ValueError) as error:  # the latter: text that is no UTF-8
         raise BrokenJournal(f"line {number} of the erasure journal cannot be read") from error
     if read.kid != key.kid or not key.verify(read.erasure.signed_bytes(read.kid), read.signature):
         raise BrokenJournal(f"line {number} of the erasure journal was not signed by this ledger's checkpoint key")

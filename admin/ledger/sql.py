@@ -134,12 +134,21 @@ async def open_ledger(
     database = Database.of(config)
     try:
         await database.run(lambda connection: _open(connection, config, safe, clock))
-        journal = ErasureJournal(config.erasure_journal, signer) if config.erasure_journal else None
+        journal = _journal(config, signer)
         ledger = SqlLedger(database, safe, signer, clock, wall=wall, checkpoint_every=checkpoint_every, journal=journal)
         async with _writing(ledger):
             yield ledger
     finally:
         database.dispose()
+
+
+def _journal(config: LedgerConfig, signer: CheckpointSigner) -> ErasureJournal | None:
+    if config.erasure_journal is None:
+        return None
+    journal = ErasureJournal(config.erasure_journal, signer)
+    with suppress(OSError):  # the other place is away: that is no reason not to serve, only not to erase
+        journal.prepare()
+    return journal
 
 
 def _open(connection: sa.Connection, config: LedgerConfig, safe: Safe, clock: Clock) -> None:

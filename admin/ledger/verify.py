@@ -62,15 +62,18 @@ async def verify(
         progress(min(inspection.walk.seq, end), end if head else inspection.walk.seq)
     if inspection.fault is None:
         await _finish(reader, inspection)
-    return Verdict(
-        inspection.events,
-        inspection.checkpoints,
-        head or inspection.reached(),
-        inspection.newest,
-        inspection.fault,
-        inspection.persons,
-        inspection.erased,
-    )
+    return inspection.verdict(head or inspection.reached())
+
+
+def verify_within(
+    connection: sa.Connection, key: CheckpointKey, *, progress: Progress = lambda _walked, _all: None
+) -> Verdict:
+    """Check everything inside one transaction, before it commits. Call in a thread. Raises what the database does."""
+    inspection, head = _Inspection(key, ()), read_head(connection)
+    while inspection.fault is None and inspection.step(connection):
+        progress(min(inspection.walk.seq, head.position.seq), head.position.seq)
+    inspection.finish(connection)
+    return inspection.verdict(head)
 
 
 async def _head_of(reader: SqlLedgerReader) -> Head | None:
@@ -157,6 +160,10 @@ class _Inspection:
         """Nothing further can be read."""
         last = f"event {self.walk.seq} is the last that could be checked" if self.walk.seq else "no event can be read"
         self.fault = Break(self.walk.seq + 1, f"{what}; {last}")
+
+    def verdict(self, head: Head) -> Verdict:
+        """What was found so far."""
+        return Verdict(self.events, self.checkpoints, head, self.newest, self.fault, self.persons, self.erased)
 
     def reached(self) -> Head:
         """Where the walk stands."""

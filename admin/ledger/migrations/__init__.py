@@ -11,9 +11,11 @@ from typing import Final
 import sqlalchemy as sa
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from alembic.util import CommandError as UnknownRevision
 
-__all__ = ["UnknownRevision", "check", "upgrade"]
+__all__ = ["UnknownRevision", "check", "newest", "revision_of", "upgrade"]
 
 _LOCK: Final = 0x6363732E6C656467  # "ccs.ledg": the advisory lock's number
 
@@ -26,6 +28,19 @@ def upgrade(connection: sa.Connection) -> None:
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
     command.upgrade(_config(connection), "head")
+
+
+def newest() -> str:
+    """The revision that this program brings databases to."""
+    script = ScriptDirectory(str(Path(__file__).parent))
+    found = script.get_current_head()
+    assert found is not None  # noqa: S101 - there are revisions beside this file
+    return found
+
+
+def revision_of(connection: sa.Connection) -> str | None:
+    """The database's revision; None where nothing was ever migrated."""
+    return MigrationContext.configure(connection).get_current_revision()
 
 
 def check(connection: sa.Connection) -> None:
