@@ -42,6 +42,7 @@ BENCHES = (
     Bench("ledger_append", ("--backend", "postgres"), ("--rounds", "2")),
     Bench("replica", (), ("--consents", "50000")),
     Bench("million", ("--json",), ("--consents", "20000")),
+    Bench("restore", ("--json",), ("--consents", "20000", "--seconds", "5")),
     Bench("comparison", ("--json", "--chart", "bench/comparison.png"), ("--quick",)),
     Bench("scaling", ("--json",), ("--quick",)),
     Bench("latency", ("--json",), ("--quick",)),
