@@ -131,15 +131,15 @@ class Follower:
 
     async def run(self) -> None:
         """Continue the newest series or begin one. Raises what waiting does not mend: see `Shipper.full`."""
-        failure: Fault | None = None
+        end: BaseException | None = None
         async with trio.open_nursery() as nursery:
             try:
                 await self._follow(nursery)
-            except Fault as fault:  # comes out as it is, not in a group
-                failure = fault
+            except (Fault, KeyboardInterrupt) as error:  # comes out as it is, not in a group
+                end = error
                 nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        if end is not None:
+            raise end
 
     async def _follow(self, nursery: trio.Nursery) -> None:
         self._newest = await self._shipper.continuable()

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import msgspec
 import pytest
 import trio
 
-from admin.cli import run
+from admin.cli import INTERRUPTED, run
 from admin.ledger.sql import open_ledger, open_reader
 from tests.support.ledger import HandClock, change, ledger_config, settings_text
 
@@ -59,15 +60,15 @@ class Shell:
         self._environment = {**os.environ, "PATH": path, "PYTHONPATH": str(PAGE.parents[2])}
 
     def run(self, line: str) -> str:
-        words = ["sh", "-c", line.replace("/mnt/", "")]
-        with subprocess.Popen(
-            words, cwd=self._desk, env=self._environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-            process_group=0,
-        ) as process:  # fmt: skip
+        here = line.replace("/mnt/", "")
+        words = ["sh", "-c", f"exec {here}" if here.startswith("ccs") else here]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        with subprocess.Popen(words, cwd=self._desk, env=self._environment, text=True, **pipes) as process:
             assert process.stdout is not None
             if "--follow" in line:
                 said = process.stdout.readline()
-                os.killpg(process.pid, 15)
+                process.send_signal(signal.SIGINT)
+                assert (process.wait(30), process.communicate()[1]) == (INTERRUPTED, "")
                 return said
             said, complaint = process.communicate(timeout=60)
             assert (process.returncode, complaint) == (0, ""), line
