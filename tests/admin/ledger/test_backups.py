@@ -11,7 +11,7 @@ import sqlalchemy as sa
 import trio
 
 from admin.config import Ledger
-from admin.ledger.backup.contents import BY_NAME, KEPT, LEFT_OUT
+from admin.ledger.backup.contents import BY_NAME, KEPT, LEFT_OUT, Part, Rows, encode
 from admin.ledger.backup.place import NoBackup, Place
 from admin.ledger.backup.positions import MARGIN, RATE, ClockBehind
 from admin.ledger.backup.restoring import RestoredBroken, TargetNotEmpty, choose
@@ -98,12 +98,30 @@ def pair(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Ledger, Ledger
     return config, elsewhere(config, urls["target"])
 
 
-async def test_restored_ledger_holds_everything_and_goes_on(pair: tuple[Ledger, Ledger], place: Place) -> None:
+@pytest.fixture
+def small_pages(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Two rows a page, so that small tables have many; returns how many rows each sealed page had."""
+    sizes: list[int] = []
+
+    def sealed(part: Part) -> bytes:
+        sizes.append(len(part.rows) if isinstance(part, Rows) else 0)
+        return encode(part)
+
+    small = tuple(msgspec.structs.replace(kept, page=2) for kept in KEPT)
+    monkeypatch.setattr("admin.ledger.backup.taking.KEPT", small)
+    monkeypatch.setattr("admin.ledger.backup.taking.encode", sealed)
+    return sizes
+
+
+async def test_restored_ledger_holds_everything_and_goes_on(
+    pair: tuple[Ledger, Ledger], place: Place, small_pages: list[int]
+) -> None:
     config, target = pair
     async with shipping(config, place) as (ledger, shipper):
         await fill(ledger, 0, 7)
         await ledger.checkpoint()
-        add_what_is_no_event(config, 1, time())
+        for number in (1, 3, 4, 5, 6):
+            add_what_is_no_event(config, number, time())
         shipped = await shipper.full()
         await ledger.append([change(0, 1, person="p-0"), change(50, person="p-50")], used("k-50"))
         await ledger.checkpoint()
@@ -112,6 +130,7 @@ async def test_restored_ledger_holds_everything_and_goes_on(pair: tuple[Ledger, 
         assert tail is not None
         assert tail.taken.counts["events"] == 2
         before = await ledger.head()
+    assert max(small_pages) == 2  # whatever the ledger's size, memory holds one page
     made = await restored(target, place)
 
     first = made.position.seq
