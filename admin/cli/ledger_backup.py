@@ -50,7 +50,8 @@ async def backup(
 
     Exit code 0: it is there, read back and whole. 2: the settings or a key cannot be used. 3: the database does not
     answer, or the place cannot be written. 4: there is no ledger, or no such place. 5: the place holds another
-    ledger's backups, or the database has another schema. 7: what was read back differs. 130: ended by Ctrl-C.
+    ledger's backups, another backup follows there, or the database has another schema. 7: what was read back
+    differs. 130: ended by Ctrl-C.
 
     Parameters
     ----------

@@ -7,6 +7,7 @@ itself `current` by anything of the ledger that is gone.
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,9 +17,11 @@ import pytest
 
 from admin.cli import embedded_redis
 from admin.cli.children import Child
+from engine.feed.redis_names import HEAD
 from tests.support.sandbox import Caller, Running, eventually
 
 REDIS_MEMORY = "256mb"
+FAR = 10**15  # a ledger that is thirty years old: numbers of its size must pass everywhere
 
 
 class Parts:
@@ -49,6 +52,14 @@ class Parts:
     def revoke(self, consent_id: str) -> None:
         done = self.sandbox.ccs("sandbox", "revoke", consent_id, "--wait-effective")
         assert (done.returncode, json.loads(done.stdout)["state"]) == (0, "effective"), done.stderr
+
+    def redis_head(self) -> bytes:
+        """Incarnation and position of the feed's copy in Redis."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(20)
+            connection.connect(str(self.redis.socket_path))
+            connection.sendall(b"GET " + HEAD + b"\r\n")
+            return connection.recv(1_000)
 
     def is_up(self) -> bool:
         """Whether the node's status address answers."""
@@ -122,11 +133,11 @@ def test_a_restored_ledger_is_served_and_nothing_revoked_comes_back(parts: Parts
         for file in (sandbox.state / "ledger").iterdir():
             file.unlink()
         eventually(lambda: parts.state() != "current")
-        restored = sandbox.ccs("ledger", "restore", str(place), "--key", str(key), "--json")
+        restored = sandbox.ccs("ledger", "restore", str(place), "--key", str(key), "--json", "--above", str(FAR))
         assert restored.returncode == 0, restored.stderr
         made = json.loads(restored.stdout)
         assert made["previous_incarnation"] == old["incarnation"] != made["incarnation"]
-        assert made["restored_seq"] == json.loads(backed_up.stdout)["seq"] < old["applied"] < made["seq"]
+        assert made["restored_seq"] == json.loads(backed_up.stdout)["seq"] < old["applied"] < FAR < made["seq"]
         parts.admin.start()
         eventually(lambda: sandbox.node_status()["incarnation"] == made["incarnation"], 60)
         eventually(lambda: caller.introspect(kept["token"])[1].get("active") is True, 60)
@@ -135,6 +146,7 @@ def test_a_restored_ledger_is_served_and_nothing_revoked_comes_back(parts: Parts
     assert watch.wrong == []
 
     assert parts.sandbox.node_status()["applied"] >= made["seq"]
+    eventually(lambda: made["incarnation"].encode() in parts.redis_head())
     for minted in (before, within, lost):
         eventually(lambda token=minted["token"]: caller.introspect(token) == (200, {"active": False}))
     verified = sandbox.ccs("ledger", "verify", "--json")

@@ -84,17 +84,10 @@ class Place:
     def parts(self, series: str, index: int) -> Iterator[Part]:
         """What a segment holds, checked: the head first, the counts last. Raises BrokenBackup, WrongBackupKey."""
         path = _path(self.root / series, index)
-        counted: dict[str, int] = {}
-        part: Part | None = None
-        for number, chunk in enumerate(chunks(path, self._key, series, index)):
-            part = _decoded(chunk, path)
-            if isinstance(part, Head) != (number == 0):
-                raise BrokenBackup(f"{path}: does not begin with its head, or has two")
-            if isinstance(part, Rows):
-                counted[part.table] = counted.get(part.table, 0) + len(part.rows)
-            yield part
-        if not isinstance(part, End) or part.counts != counted:
-            raise BrokenBackup(f"{path}: does not hold as many rows as it says")
+        try:
+            yield from _checked(chunks(path, self._key, series, index), path)
+        except OSError as error:
+            raise BrokenBackup(f"{path}: {error.strerror}") from error
 
     def publish(self, series: str, index: int, write: Callable[[SealedWriter], None]) -> int:
         """Write a segment, check it, and give it its name. Returns its size in bytes. Call in a thread.
@@ -131,6 +124,21 @@ class Place:
     def _check(self, draft: Path, series: str, index: int) -> None:
         for _ in chunks(draft, self._key, series, index):
             pass
+
+
+def _checked(found: Iterator[bytes], path: Path) -> Iterator[Part]:
+    """The parts: the head first, then rows, last as many as are counted."""
+    counted: dict[str, int] = {}
+    part: Part | None = None
+    for number, chunk in enumerate(found):
+        part = _decoded(chunk, path)
+        if isinstance(part, Head) != (number == 0):
+            raise BrokenBackup(f"{path}: does not begin with its head, or has two")
+        if isinstance(part, Rows):
+            counted[part.table] = counted.get(part.table, 0) + len(part.rows)
+        yield part
+    if not isinstance(part, End) or part.counts != counted:
+        raise BrokenBackup(f"{path}: does not hold as many rows as it says")
 
 
 def _decoded(chunk: bytes, path: Path) -> Part:

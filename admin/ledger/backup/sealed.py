@@ -115,14 +115,10 @@ class SealedWriter:
 def chunks(path: Path, key: BackupKey, series: str, index: int) -> Iterator[bytes]:
     """The chunks of a file, one after another. Only after the last one is it known that the file is whole.
 
-    Raises BrokenBackup, WrongBackupKey.
+    Raises BrokenBackup, WrongBackupKey, OSError.
     """
-    try:
-        with path.open("rb") as file:
-            cipher = _open(file, path, key, series, index)
-            yield from _read(file, path, cipher)
-    except OSError as error:
-        raise BrokenBackup(f"{path}: {error.strerror}") from error
+    with path.open("rb") as file:
+        yield from _read(file, path, _open(file, path, key, series, index))
 
 
 def _open(file: BinaryIO, path: Path, key: BackupKey, series: str, index: int) -> AESGCM:

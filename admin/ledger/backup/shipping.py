@@ -79,6 +79,11 @@ class Shipper:
             return None
         return newest if await self._database.read(lambda connection: _continues(connection, newest.head)) else None
 
+    async def age(self, series: str) -> Seconds:
+        """How long ago its full segment was taken. Raises BrokenBackup, WrongBackupKey."""
+        first = await trio.to_thread.run_sync(self._place.head, series, 0)
+        return Seconds(max(0.0, self._wall() - first.until.wall))
+
     async def _ship(self, series: str, index: int, after: Marks | None, progress: Progress) -> Shipped:
         began = trio.current_time()
         taken: list[Taken] = []
@@ -143,10 +148,11 @@ class Follower:
 
     async def _follow(self, nursery: trio.Nursery) -> None:
         self._newest = await self._shipper.continuable()
+        age = await self._shipper.age(self._newest.series) if self._newest else Seconds(0.0)
         while self._newest is None:
             await self._patiently(self._full)
             await trio.sleep(self._every)
-        self._due = trio.current_time() + self._full_every
+        self._due = trio.current_time() + self._full_every - age
         while True:
             if trio.current_time() >= self._due:
                 self._due = trio.current_time() + self._full_every

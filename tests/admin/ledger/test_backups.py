@@ -602,6 +602,24 @@ async def test_a_fresh_full_backup_is_taken_beside_and_followed(config: Ledger, 
     assert made.counts["events"] == number + 1
 
 
+async def test_a_follower_that_is_started_again_does_not_put_the_full_backup_off(config: Ledger, place: Place) -> None:
+    """The day is counted from the full backup and not from the start."""
+    now = [time()]
+    async with open_ledger(config, HandClock()) as ledger:
+        shipper = Shipper(ledger.database, place, lambda: now[0])
+        first = await shipper.full()
+        for hours, series in ((23.0, 1), (24.1, 2)):
+            now[0] = first.taken.head.until.wall + 3600 * hours
+            ears = Ears()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ears.follower(shipper, full_every=86_400.0).run)
+                await ears.wait_shipped(1)
+                if series == 2:
+                    await eventually(lambda heard=ears: any(one.index == 0 for one in heard.shipped))
+                nursery.cancel_scope.cancel()
+            assert len(place.series()) == series
+
+
 async def test_following_ends_where_waiting_does_not_help(config: Ledger, place: Place, tmp_path: Path) -> None:
     async with shipping(config, place) as (_, shipper):
         await shipper.full()
