@@ -24,13 +24,14 @@ from engine.errors import Fault
 
 if TYPE_CHECKING:
     from admin.config import Ledger
+    from admin.ledger.backup.filling import Keys, Restored
     from admin.ledger.backup.place import Place
-    from admin.ledger.backup.restoring import Keys, Restored
     from admin.ledger.backup.shipping import Shipped
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Flag = Annotated[bool, Parameter(negative="")]
 Positive = Annotated[float, Parameter(validator=Number(gt=0))]
+Count = Annotated[int, Parameter(validator=Number(gte=1))]
 Whole = Annotated[int, Parameter(validator=Number(gte=0))]
 Bar = Callable[[str, int, int], None]
 
@@ -101,7 +102,7 @@ async def restore(
     config: Path | None = None,
     state: Path = Path("var"),
     series: str | None = None,
-    segments: Whole | None = None,
+    segments: Count | None = None,
     above: Whole = 0,
     without_journal: Flag = False,
     json: Json = False,
@@ -178,7 +179,7 @@ def _place(root: Path, key: Path | None, settings: "Ledger") -> "Place":
 
 
 def _keys(settings: "Ledger", *, without_journal: bool) -> "Keys":
-    from admin.ledger.backup.restoring import Keys
+    from admin.ledger.backup.filling import Keys
     from admin.ledger.checkpoints import CheckpointKey
     from admin.ledger.personal import Safe
 

@@ -11,8 +11,9 @@ import msgspec
 import trio
 
 from admin.config import Ledger
+from admin.ledger.backup.filling import Keys, Restored
 from admin.ledger.backup.place import Place
-from admin.ledger.backup.restoring import Keys, Restored, choose, restore
+from admin.ledger.backup.restoring import choose, restore
 from admin.ledger.backup.sealed import BackupKey
 from admin.ledger.backup.shipping import Shipper
 from admin.ledger.checkpoints import CheckpointKey

@@ -49,9 +49,11 @@ class Parts:
     def state(self) -> str:
         return str(self.sandbox.node_status()["state"])
 
-    def revoke(self, consent_id: str) -> None:
+    def revoke(self, consent_id: str) -> dict[str, object]:
         done = self.sandbox.ccs("sandbox", "revoke", consent_id, "--wait-effective")
-        assert (done.returncode, json.loads(done.stdout)["state"]) == (0, "effective"), done.stderr
+        told: dict[str, object] = json.loads(done.stdout)
+        assert (done.returncode, told["state"]) == (0, "effective"), done.stderr
+        return told
 
     def redis_head(self) -> bytes:
         """Incarnation and position of the feed's copy in Redis."""
@@ -153,5 +155,7 @@ def test_a_restored_ledger_is_served_and_nothing_revoked_comes_back(parts: Parts
     assert verified.returncode == 0, verified.stderr
     assert json.loads(verified.stdout)["head"]["incarnation"] == made["incarnation"]
     assert "ledger.restored" in sandbox.ccs("ledger", "tail", "-n", "30").stdout
-    parts.revoke(kept["consent_id"])  # what is written from now on reaches the node
-    assert caller.introspect(kept["token"]) == (200, {"active": False})
+    told = parts.revoke(kept["consent_id"])  # what is written from now on reaches the node
+    answer = caller.introspect(kept["token"])[1]
+    assert not answer["active"] or answer["ccs_freshness"] != "current", (told, answer)
+    eventually(lambda: caller.introspect(kept["token"]) == (200, {"active": False}))

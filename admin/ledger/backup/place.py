@@ -66,7 +66,7 @@ class Place:
         """The files of a series, in order. Raises NoBackup, BrokenBackup when one is missing between others."""
         found = dict(_numbered(self.root / series)) if _SERIES.fullmatch(series) else {}
         if not found:
-            raise NoBackup(f"{self.root} holds no series {series}" if series else f"{self.root} holds no backup")
+            raise NoBackup(f"{self.root} holds no series {series}")
         for index in range(max(found) + 1):
             if index not in found:
                 raise BrokenBackup(f"{self.root / series}: segment {index} is missing")

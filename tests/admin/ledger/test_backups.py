@@ -12,9 +12,10 @@ import trio
 
 from admin.config import Ledger
 from admin.ledger.backup.contents import BY_NAME, KEPT, LEFT_OUT, Part, Rows, encode
+from admin.ledger.backup.filling import RestoredBroken, TargetNotEmpty
 from admin.ledger.backup.place import NoBackup, Place
 from admin.ledger.backup.positions import MARGIN, RATE, ClockBehind
-from admin.ledger.backup.restoring import RestoredBroken, TargetNotEmpty, choose
+from admin.ledger.backup.restoring import choose
 from admin.ledger.backup.sealed import BackupKey, BrokenBackup, WrongBackupKey
 from admin.ledger.backup.shipping import Follower, PlaceOfAnother, Shipped, Shipper
 from admin.ledger.backup.taking import OtherSchema
@@ -535,6 +536,32 @@ async def eventually(holds: Callable[[], bool]) -> None:
     with trio.fail_after(30):
         while not holds():  # noqa: ASYNC110 - a follower tells by calls, and sleeps by itself
             await trio.sleep(0.01)
+
+
+async def test_of_two_ledgers_in_one_place_none_is_taken_by_chance(
+    config: Ledger, target: Ledger, tmp_path: Path, place: Place
+) -> None:
+    """Somebody copied another ledger's series there."""
+    async with shipping(config, place) as (ledger, shipper):
+        await fill(ledger, 0, 3)
+        ours = await shipper.full()
+    (tmp_path / "other").mkdir()
+    async with shipping(elsewhere(config, f"sqlite:///{tmp_path}/o.db"), place_in(tmp_path / "other")) as (
+        ledger,
+        other,
+    ):
+        await fill(ledger, 0, 9)
+        theirs = await other.full()
+    (tmp_path / "other" / "place" / theirs.series).rename(place.root / theirs.series)
+    with pytest.raises(PlaceOfAnother, match="several ledgers"):
+        await restored(target, place)
+    assert (await restored(target, place, series=ours.series)).event.reported_seq == 4
+
+
+async def test_a_target_that_cannot_be_written_is_said_so(filled: Place, target: Ledger, tmp_path: Path) -> None:
+    (tmp_path / "restored.db.restoring").mkdir()
+    with pytest.raises(LedgerUnavailable, match="cannot be written"):
+        await restored(target, filled)
 
 
 class Ears:
