@@ -21,7 +21,7 @@ from engine.feed.redis_names import HEAD
 from tests.support.sandbox import Caller, Running, eventually
 
 REDIS_MEMORY = "256mb"
-FAR = 10**15  # a ledger that is thirty years old: numbers of its size must pass everywhere
+FAR = 10**14  # a ledger that is thirty years old: numbers of its size must pass everywhere
 
 
 class Parts:

@@ -12,10 +12,11 @@ from typing import Final
 
 from engine.clock import Seconds, UnixTime
 from engine.errors import Fault, Kind
+from engine.replica.layout import STAMP_BYTES
 
-RATE: Final = 1_000_000  # events a second; the fastest ledger measured gives a fiftieth of it
+RATE: Final = 100_000  # events a second; the fastest ledger measured gives a fifth of it
 MARGIN: Final = Seconds(3_600.0)
-HIGHEST: Final = 1 << 53  # the largest whole number that every JSON reader keeps exact (RFC 8259 section 6)
+HIGHEST: Final = 1 << (8 * STAMP_BYTES - 1)  # half of what a replica's stamps hold: as much is left to go on with
 
 
 class ClockBehind(Fault):
@@ -25,7 +26,7 @@ class ClockBehind(Fault):
 
 
 class PositionTooHigh(Fault):
-    """Beyond it, some readers would confuse neighbouring positions."""
+    """Beyond it, replicas have no room for positions."""
 
     kind = Kind.INVALID
 
@@ -40,5 +41,5 @@ def first_position(created_at: UnixTime, recorded_at: UnixTime, wall: float, tol
         raise ClockBehind("this machine's clock stands before the last event of the backup: set it right first")
     first = max(int(RATE * (wall - created_at + MARGIN)), *told) + 1
     if first > HIGHEST:
-        raise PositionTooHigh(f"the ledger would go on at {first}, above the highest exact position {HIGHEST}")
+        raise PositionTooHigh(f"the ledger would go on at {first}, above {HIGHEST}, where replicas have no room for it")
     return first

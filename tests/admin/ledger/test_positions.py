@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from admin.ledger.backup.positions import HIGHEST, MARGIN, RATE, ClockBehind, PositionTooHigh, first_position
 from engine.clock import UnixTime
+from engine.replica.layout import stamp, stamped_at
 
 AT = UnixTime(1_800_000_000)
 seconds = st.floats(min_value=0.001, max_value=86_400.0, allow_nan=False)
@@ -29,13 +30,15 @@ def test_a_clock_behind_the_backup_is_refused() -> None:
         first_position(AT, UnixTime(AT + 60), AT + 59.5, (1_000,))
 
 
-def test_a_position_that_readers_of_json_would_round_is_refused() -> None:
+def test_a_position_that_replicas_have_no_room_for_is_refused() -> None:
     with pytest.raises(PositionTooHigh):
         first_position(AT, AT, AT + 1.0, (HIGHEST,))
 
 
-def test_a_ledger_of_two_hundred_years_may_still_be_restored() -> None:
-    assert first_position(AT, AT, AT + 200 * 365.25 * 86_400, (1,)) < HIGHEST
+def test_a_ledger_of_forty_years_may_still_be_restored_and_goes_on() -> None:
+    first = first_position(AT, AT, AT + 40 * 365.25 * 86_400, (1,))
+    assert first < HIGHEST < 2**53  # and every reader of JSON keeps it exact (RFC 8259 section 6)
+    assert stamped_at(stamp(first + HIGHEST - 2, b"")) == first + HIGHEST - 2
 
 
 lives = st.tuples(seconds, st.floats(min_value=0, max_value=1), st.integers(min_value=0), seconds)
