@@ -17,6 +17,7 @@ import pytest
 
 from admin.cli import embedded_redis
 from admin.cli.children import Child
+from admin.cli.up import answers
 from engine.feed.redis_names import HEAD
 from tests.support.sandbox import Caller, Running, eventually
 
@@ -63,12 +64,12 @@ class Parts:
             connection.sendall(b"GET " + HEAD + b"\r\n")
             return connection.recv(1_000)
 
-    def is_up(self) -> bool:
-        """Whether the node's status address answers."""
-        try:
-            return bool(self.sandbox.node_status())
-        except OSError:
-            return False
+    def is_served(self) -> bool:
+        """Whether both services answer; a node may be current for two seconds by what the last one heard."""
+        about = self.sandbox.about
+        return answers(f"{about['issuer']}/jwks", Path(about["ca_file"])) and answers(
+            f"{about['node_status_url']}/healthz"
+        )
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def parts(tmp_path: Path) -> Iterator[Parts]:
     try:
         made.admin.start()
         made.node.start()
-        eventually(made.is_up, 60)
+        eventually(made.is_served, 60)
         eventually(lambda: made.state() == "current", 60)
         yield made
     finally:
