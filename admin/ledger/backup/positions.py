@@ -16,7 +16,8 @@ from engine.replica.layout import STAMP_BYTES
 
 RATE: Final = 100_000  # events a second; the fastest ledger measured gives a fifth of it
 MARGIN: Final = Seconds(3_600.0)
-HIGHEST: Final = 1 << (8 * STAMP_BYTES - 1)  # half of what a replica's stamps hold: as much is left to go on with
+# Half of what a replica's stamps hold, so that as much is left to go on with; and what every JSON reader keeps exact.
+HIGHEST: Final = min(1 << (8 * STAMP_BYTES - 1), 1 << 53)
 
 
 class ClockBehind(Fault):
@@ -26,7 +27,7 @@ class ClockBehind(Fault):
 
 
 class PositionTooHigh(Fault):
-    """Beyond it, replicas have no room for positions."""
+    """Beyond it, replicas have no room for positions, or readers of JSON confuse neighbouring ones."""
 
     kind = Kind.INVALID
 
@@ -41,5 +42,5 @@ def first_position(created_at: UnixTime, recorded_at: UnixTime, wall: float, tol
         raise ClockBehind("this machine's clock stands before the last event of the backup: set it right first")
     first = max(int(RATE * (wall - created_at + MARGIN)), *told) + 1
     if first > HIGHEST:
-        raise PositionTooHigh(f"the ledger would go on at {first}, above {HIGHEST}, where replicas have no room for it")
+        raise PositionTooHigh(f"the ledger would go on at {first}, above the highest position {HIGHEST}")
     return first
