@@ -21,6 +21,7 @@ from admin.ledger.backup.shipping import Follower, PlaceOfAnother, Shipped, Ship
 from admin.ledger.backup.taking import OtherSchema
 from admin.ledger.checkpoints import CheckpointKey
 from admin.ledger.database import Database
+from admin.ledger.erasures import BrokenJournal, Erasure, ErasureJournal
 from admin.ledger.events import LedgerRestored, event_of
 from admin.ledger.genesis import WrongLedger, WrongPersonKey
 from admin.ledger.personal import Safe
@@ -29,7 +30,8 @@ from admin.ledger.schema import answer_keys, claims, events, metadata, reports
 from admin.ledger.sql import SqlLedger, open_ledger, open_reader
 from admin.ledger.store import LedgerUnavailable
 from admin.ledger.verify import verify
-from engine.clock import Seconds
+from engine.clock import Seconds, UnixTime
+from engine.config import BadConfig
 from engine.consent.records import ClientId
 from tests.support.backups import KEY, LATER, cut, elsewhere, flip, keys_of, place_in, restored, shipping
 from tests.support.ledger import HandClock, change, ledger_config, tamper, used
@@ -492,6 +494,20 @@ async def test_checkpoints_of_another_key_are_refused(target: Ledger, filled: Pl
     other = CheckpointKey.from_file(ledger_config(tmp_path / "other", "sqlite://").checkpoint_key_file)
     with pytest.raises(RestoredBroken, match="signed by another key"):
         await restored(target, filled, keys=msgspec.structs.replace(keys_of(target), checkpoint=other))
+    assert left_behind(target) == []
+
+
+async def test_a_journal_that_is_missing_or_forged_is_refused(filled: Place, target: Ledger, tmp_path: Path) -> None:
+    """Without it, somebody may come back; with a forged one, somebody else may go."""
+    (tmp_path / "elsewhere").mkdir()
+    journal = tmp_path / "elsewhere" / "erasures.jsonl"
+    asked = msgspec.structs.replace(target, erasure_journal=journal)
+    with pytest.raises(BadConfig, match=r"erasures\.jsonl"):
+        await restored(asked, filled)
+    forger = CheckpointKey.from_file(ledger_config(journal.parent, "sqlite://").checkpoint_key_file)
+    ErasureJournal(journal, forger).add(Erasure("0" * 32, "p-1", b"key id", UnixTime(NOW)))
+    with pytest.raises(BrokenJournal):
+        await restored(asked, filled)
     assert left_behind(target) == []
 
 
