@@ -22,7 +22,7 @@ from admin.ledger.database import DatabaseFault
 from admin.ledger.genesis import WrongLedger, kind_of
 from admin.ledger.reader import SqlLedgerReader, read_events, read_head, stored_checkpoint
 from admin.ledger.schema import checkpoints, events, feed_records, ledger_meta, person_keys, subjects
-from admin.ledger.store import Head, LedgerDamaged, StoredEvent
+from admin.ledger.store import Head, LedgerDamaged, LedgerUnavailable, StoredEvent
 from engine.feed.entries import Position
 
 BATCH: Final = 2_000  # events read and hashed in one go: a few MB, some 30 ms
@@ -58,8 +58,9 @@ async def verify(
     inspection = _Inspection(key, against)
     head = await _head_of(reader)
     end = head.position.seq if head else sys.maxsize
+    count = await _count(reader)
     while inspection.fault is None and inspection.walk.seq < end and await _step(reader, inspection):
-        progress(min(inspection.walk.seq, end), end if head else inspection.walk.seq)
+        progress(inspection.events, max(count, inspection.events))
     if inspection.fault is None:
         await _finish(reader, inspection)
     return inspection.verdict(head or inspection.reached())
@@ -70,8 +71,9 @@ def verify_within(
 ) -> Verdict:
     """Check everything inside one transaction, before it commits. Call in a thread. Raises what the database does."""
     inspection, head = _Inspection(key, ()), read_head(connection)
+    count = connection.execute(_all_events()).scalar_one()
     while inspection.fault is None and inspection.step(connection):
-        progress(min(inspection.walk.seq, head.position.seq), head.position.seq)
+        progress(inspection.events, count)
     inspection.finish(connection)
     return inspection.verdict(head)
 
@@ -87,6 +89,18 @@ async def _head_of(reader: SqlLedgerReader) -> Head | None:
             if not await reader.events(_BEFORE_ALL, 1):
                 raise
         return None
+
+
+async def _count(reader: SqlLedgerReader) -> int:
+    """How many events there are, for whoever watches: numbers do not tell, a restore leaves some out."""
+    try:
+        return await reader.database.read(lambda connection: connection.execute(_all_events()).scalar_one())
+    except (*_UNREADABLE, LedgerUnavailable):  # counting many may take longer than a statement may
+        return 0
+
+
+def _all_events() -> sa.Select[int]:
+    return sa.select(func.count()).select_from(events)
 
 
 async def _step(reader: SqlLedgerReader, inspection: "_Inspection") -> bool:
