@@ -17,12 +17,17 @@ import msgspec
 from admin.ledger.store import Append, FeedRecord, Personal, StoredEvent
 from engine.clock import UnixTime
 from engine.consent.records import (
+    LIVE_KEY,
     POLICY_KEY,
     ClientId,
     ConsentId,
     ConsentRecord,
+    DoubtRecord,
+    LiveRecord,
     ParticipantRecord,
     PolicyRecord,
+    RestoreRecord,
+    Role,
     Thumbprint,
     TokenRevocation,
     consent_key,
@@ -310,6 +315,60 @@ class LedgerRestored(msgspec.Struct, frozen=True, array_like=True, tag="ledger.r
     erased_again: int = 0  # persons whose erasure came after the backup was made, and was applied anew
 
 
+class Change(enum.StrEnum):
+    """What is told of a consent that a restored ledger has lost. The ends bear the names of the states they lead to."""
+
+    REVOKED = "revoked"
+    DISPUTED = "terminated_by_dispute"
+    CONSUMED = "consumed"
+    EXPIRED = "expired"
+    SUPERSEDED = "superseded"
+    GRANTED = "granted"
+    RENEWED = "renewed"
+    WINDOW_CUT = "window_cut"
+
+
+class RecoveryTold(msgspec.Struct, frozen=True, array_like=True, tag="recovery.told"):
+    """Somebody told what the restored ledger had lost of a consent; until a newer word on it, it is in doubt.
+
+    The end that follows from it, if any, is the event behind this one.
+    """
+
+    consent_id: ConsentId
+    change: Change
+    teller: ClientId
+    role: Role
+    told_at: UnixTime
+    happened_at: UnixTime | None = None  # as told; a node does not know
+    evidence: str = ""  # a reference of the teller's: the id of a pushed event, a case number; never free text
+    position: int = 0  # of the lost event, told by a node
+
+
+class RecoveryReported(msgspec.Struct, frozen=True, array_like=True, tag="recovery.reported"):
+    """A party to the recovery has told what it knows. complete: it says that this is all."""
+
+    teller: ClientId
+    role: Role
+    told_at: UnixTime
+    complete: bool
+    told: int  # changes of consents
+    since: UnixTime | None = None  # an ATP or EDP: from when on
+    known_under: str = ""  # a node: the incarnation it knew …
+    known_to: int = 0  # … and up to which position
+    participants: tuple[ClientId, ...] = ()  # that were written in the gap: somebody has to look at them
+    policy: bool = False  # the policy was written in the gap: somebody has to look at it
+
+
+class LedgerWentLive(msgspec.Struct, frozen=True, array_like=True, tag="ledger.went_live"):
+    """An operator ended the recovery: what this ledger says is the truth again."""
+
+    act: Act
+    without: tuple[str, ...]  # parties that had not reported, and whatever else it went live in spite of
+    reported: int  # parties that had
+    ended: int  # consents that were ended by what was told
+    in_doubt: int  # consents of which nothing newer than the doubt is known: lost grants and renewals
+
+
 ConsentEvent = (
     ConsentRequested
     | ConsentGranted
@@ -336,6 +395,9 @@ LedgerEvent = (
     | IssuerKeysPublished
     | LedgerCreated
     | LedgerRestored
+    | LedgerWentLive
+    | RecoveryTold
+    | RecoveryReported
 )
 
 
@@ -413,6 +475,7 @@ _SINGLE: Final[dict[type, str]] = {
     IssuerKeysPublished: "issuer",
     LedgerCreated: "ledger",
     LedgerRestored: "ledger",
+    LedgerWentLive: "ledger",
 }
 
 
@@ -421,8 +484,10 @@ def subject_of(event: LedgerEvent) -> str:
     match event:
         case TokenRevoked():
             return f"token:{event.key.hex()}"
-        case PolicyChanged() | IssuerKeysPublished() | LedgerCreated() | LedgerRestored():
+        case PolicyChanged() | IssuerKeysPublished() | LedgerCreated() | LedgerRestored() | LedgerWentLive():
             return _SINGLE[type(event)]
+        case RecoveryTold() | RecoveryReported():
+            return _recovery_subject(event)
         case CertificateBound() | CertificateReleased():
             return f"certificate:{event.thumbprint.hex()}"
         case (
@@ -442,11 +507,11 @@ def feed_record_of(event: LedgerEvent) -> FeedRecord | None:
     match event:
         case TokenRevoked():
             return FeedRecord(EntryKind.TOKEN_REVOCATION, event.key, _encoder.encode(event.revocation))
-        case PolicyChanged():
-            return FeedRecord(EntryKind.POLICY, POLICY_KEY, _encoder.encode(event.policy))
-        case IssuerKeysPublished():
-            return FeedRecord(EntryKind.KEYS, KEYS_KEY, _encoder.encode(event.issuer))
-        case LedgerCreated() | LedgerRestored() | CertificateBound() | CertificateReleased():
+        case PolicyChanged() | IssuerKeysPublished():
+            return _service_record(event)
+        case LedgerRestored() | LedgerWentLive() | RecoveryTold():
+            return _recovery_record(event)
+        case LedgerCreated() | RecoveryReported() | CertificateBound() | CertificateReleased():
             return None  # engines know certificates from the participants that have them
         case (
             ParticipantRegistered()
@@ -459,6 +524,38 @@ def feed_record_of(event: LedgerEvent) -> FeedRecord | None:
             return FeedRecord(EntryKind.PARTICIPANT, key, _encoder.encode(event.participant))
         case _:
             return _consent_record(event)
+
+
+def _service_record(event: PolicyChanged | IssuerKeysPublished) -> FeedRecord:
+    if isinstance(event, PolicyChanged):
+        return FeedRecord(EntryKind.POLICY, POLICY_KEY, _encoder.encode(event.policy))
+    return FeedRecord(EntryKind.KEYS, KEYS_KEY, _encoder.encode(event.issuer))
+
+
+def _recovery_subject(event: RecoveryTold | RecoveryReported) -> str:
+    return told_subject(event.consent_id) if isinstance(event, RecoveryTold) else reported_subject(event.teller)
+
+
+def _recovery_record(event: LedgerRestored | LedgerWentLive | RecoveryTold) -> FeedRecord:
+    match event:
+        case LedgerRestored():
+            restore = RestoreRecord(event.restored_seq, event.reported_seq, event.gap_from, event.gap_to)
+            return FeedRecord(EntryKind.RECOVERY, event.previous_incarnation.encode(), _encoder.encode(restore))
+        case LedgerWentLive():
+            return FeedRecord(EntryKind.RECOVERY, LIVE_KEY, _encoder.encode(LiveRecord(event.act.at)))
+        case RecoveryTold():
+            doubt = _encoder.encode(DoubtRecord(event.told_at))
+            return FeedRecord(EntryKind.DOUBT, consent_key(event.consent_id), doubt)
+
+
+def told_subject(consent_id: ConsentId) -> str:
+    """What is told of one consent, by whomever."""
+    return f"told:{consent_id}"
+
+
+def reported_subject(client_id: ClientId) -> str:
+    """What one party has reported."""
+    return f"reported:{client_id}"
 
 
 _NEVER_GRANTED: Final = frozenset({State.REQUESTED, State.DECLINED, State.ABANDONED})

@@ -111,3 +111,27 @@ class PolicyRecord(msgspec.Struct, frozen=True, array_like=True):
 
 
 POLICY_KEY: Final = b"policy"
+
+
+class RestoreRecord(msgspec.Struct, frozen=True, array_like=True):
+    """The ledger was restored from a backup; key = ASCII of the incarnation that ended with it."""
+
+    restored_seq: int  # of the last event that was kept, under the incarnation that ended
+    reported_seq: int  # the highest position of it known to have been reported
+    gap_from: UnixTime  # when the last event that was kept was recorded
+    gap_to: UnixTime  # nothing was written under that incarnation after this
+
+
+class LiveRecord(msgspec.Struct, frozen=True, array_like=True):
+    """An operator let the ledger go live after a restore; key = b"live"."""
+
+    at: UnixTime
+
+
+class DoubtRecord(msgspec.Struct, frozen=True, array_like=True):
+    """Something was told about a consent that a restored ledger had lost; key = `ConsentKey`."""
+
+    at: UnixTime  # when it was told
+
+
+LIVE_KEY: Final = b"live"

@@ -58,6 +58,10 @@ question); the incarnation (a restored ledger's positions are never compared wit
 serialisable reads; and clock *rates* differing by less than CLOCK_RATE_MARGIN. A hypervisor that stops BOOTTIME, or
 that copies a machine together with its running processes, is outside the promise.
 
+A ledger restored with a gap has lost commits; of those no position speaks. Until an operator lets it go live, no
+bound counts as current (`under_recovery`); by then what had been reported effective is written again, so P1 holds for
+what was lost as well: docs/decisions/0020-recovering.md.
+
 `last_known` and `blind` promise less, and say so: how long ago the newest answered question was asked.
 """
 
@@ -68,6 +72,7 @@ import msgspec
 
 from engine.clock import BootTime, Seconds, UnixTime
 from engine.consent.records import OnSilence, PolicyRecord
+from engine.consent.recovery import Recovery
 
 MAX_SILENCE: Final = Seconds(2.0)  # P2: no answer rests on a question older than this
 CLOCK_RATE_MARGIN: Final = 0.01  # two machines' clocks may differ in rate by this share, not more
@@ -126,6 +131,8 @@ SERVED: Final[dict[tuple[FreshnessState, OnSilence, bool], bool]] = {
     for handles in (False, True)
 }
 
+NO_BOOT: Final = "recovering"  # no boot's id: the age of such a bound is told by the wall clock alone
+
 _BLIND: Final = Freshness(FreshnessState.BLIND, UnixTime(0), UnixTime(0))
 
 
@@ -142,6 +149,18 @@ def freshness_of(
     age = boot - bound.fresh_until + MAX_SILENCE if same_boot else float(now - bound.as_of)
     finding = _finding(age, same_boot, policy.outage_cap)
     return Freshness(STATES[finding], bound.as_of, _last_known_until(bound.as_of, age, policy.outage_cap, now))
+
+
+def under_recovery(bound: Bound, recovery: Recovery | None) -> Bound:
+    """The bound that readers may use: while the ledger is recovering, known as of the gap's beginning, never current.
+
+    However new the answered question is, the ledger that answered it does not know what it has lost; what it holds is
+    what was known when the gap began (docs/decisions/0020-recovering.md). A bound that is blind stays so.
+    """
+    if recovery is None or not bound.boot_id or not bound.as_of:
+        return bound
+    as_of = min(bound.as_of, recovery.gap_from)
+    return Bound(bound.incarnation, bound.applied, NO_BOOT, BootTime(0.0), as_of)
 
 
 def _finding(age: float, same_boot: bool, cap: Seconds) -> Finding:

@@ -28,6 +28,8 @@ class EntryKind(enum.IntEnum):
     RECEIVER = 4
     POLICY = 5
     KEYS = 6  # verification keys changed: fetch them anew over HTTPS
+    RECOVERY = 7  # the ledger was restored, or went live again (`consent.recovery`)
+    DOUBT = 8  # a consent was touched in what a restored ledger has lost
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True, order=False):

@@ -11,6 +11,7 @@ from engine.clock import Clock, UnixTime
 from engine.config import BadConfig
 from engine.config import Status as StatusConfig
 from engine.consent.records import PolicyRecord
+from engine.consent.recovery import Recovery
 from engine.decision.freshness import Bound, Freshness, freshness_of
 from engine.errors import Fault
 from engine.listener.http1 import Request, Response
@@ -62,12 +63,16 @@ class StatusPages:
 
 
 class FreshnessReader:
-    """Judges the replica's bound as workers do. place: where the replica stands now."""
+    """Judges the replica's bound as workers do. place: where the replica stands now.
+
+    recovery: of the ledger, as it was found when the bound was read last; None = it is live.
+    """
 
     def __init__(self, replica: Replica, *, place: Callable[[], str], clock: Clock) -> None:
         self._replica = replica
         self._place = place
         self._clock = clock
+        self.recovery: Recovery | None = None
 
     def read(self) -> tuple[Bound | None, Freshness, str]:
         """The bound, what it makes the node, and the fault that kept it from being read."""
@@ -76,7 +81,7 @@ class FreshnessReader:
             place = self._place()
             self._replica.refresh()
             with self._replica.transaction() as view:
-                bound, policy = view.bound, view.policy()
+                bound, policy, self.recovery = view.bound, view.policy(), view.moment.recovery
         except Fault as fault:
             fault_text = fault.text
         now, boot = self._clock.now(), self._clock.boot()
@@ -91,6 +96,7 @@ def status_of(
     draining: bool,
     ports: dict[str, int],
     head: int,
+    recovery: Recovery | None = None,
 ) -> NodeStatus:
     """Put together what the pages need. head: the feeder's word; what is applied was certainly heard of."""
     bound, freshness, fault = read
@@ -107,4 +113,5 @@ def status_of(
         children=children,
         ports=ports,
         replica_fault=fault,
+        recovering_since=UnixTime(0) if recovery is None else recovery.gap_from,
     )

@@ -224,6 +224,7 @@ class Node:
             draining=self._draining.is_set(),
             ports=self._ports,
             head=max(child.head for _, child in self._children),
+            recovery=self._freshness.recovery,
         )
 
     def _describe(self) -> None:

@@ -78,11 +78,12 @@ class Environment:
                 raise
 
     def _open_databases(self, *, writable: bool) -> None:
-        consents, participants, thumbprints, token_revocations, policy, meta = (
+        consents, participants, thumbprints, token_revocations, policy, meta, recovery, doubts = (
             self.lmdb.open_db(name, create=writable) for name in layout.DATABASES
         )
         self.consents, self.participants, self.thumbprints = consents, participants, thumbprints
         self.token_revocations, self.policy, self.meta = token_revocations, policy, meta
+        self.recovery, self.doubts = recovery, doubts
 
     def _lengthen(self) -> bool:
         """Make the file as long as its own table of pages; True: it was shorter.
@@ -107,7 +108,8 @@ class Environment:
                 self._walk(txn)
 
     def _walk(self, txn: WriteTransaction) -> None:
-        for database in (self.consents, self.participants, self.thumbprints, self.token_revocations, self.policy):
+        records = (self.consents, self.participants, self.thumbprints, self.token_revocations, self.policy)
+        for database in (*records, self.recovery, self.doubts):
             entries = sum(1 for _ in txn.cursor(database))
             if entries != txn.stat(database)["entries"]:
                 raise BrokenReplica("the replica has lost entries")

@@ -3,14 +3,14 @@
     no replica                      -> snapshot over HTTPS
     a replica                       -> follow through Redis; over HTTPS whenever Redis does not answer
     a gap, entries that do not come -> fetch them over HTTPS
-    another incarnation             -> leave `current`, ask the feed service; if it is so, new snapshot, keeping ends
+    another incarnation             -> leave `current`, ask the feed service; if it is so, new snapshot; tell the ledger
+                                       what it may have lost, keep what has ended (`engine.replica.gap`)
 
 While a snapshot loads, the replica of the same incarnation goes on answering as last known.
 """
 
 import enum
 from collections.abc import Callable
-from functools import partial
 from typing import Final
 
 import msgspec
@@ -21,14 +21,16 @@ from engine.clock import Clock, Seconds
 from engine.decision.freshness import MAX_SILENCE
 from engine.errors import Fault
 from engine.feed.entries import Position
+from engine.feed.gap_reports import GapReport
+from engine.replica.environment import Environment
 from engine.replica.follower import Follower
+from engine.replica.gap import Kept, keep, past_of_replica, reports_of, tell
 from engine.replica.housekeeping import keep_house
-from engine.replica.kept_ends import End, KeptEnds, report, reports_of
 from engine.replica.over_https import HttpsWay
 from engine.replica.over_redis import RedisLinks, RedisWay
 from engine.replica.pace import LOOK_EVERY, REDIS_PATIENCE
 from engine.replica.service import FeedService
-from engine.replica.snapshot import SnapshotLoader, bound_after, keep_ends
+from engine.replica.snapshot import SnapshotLoader, bound_after
 from engine.replica.store import Generation, ReplicaStore
 from engine.telemetry.logs import logger
 
@@ -77,7 +79,7 @@ class Feeder:
 
     redis: None = the node lives on the HTTPS feed alone. mac_keys: newest first. instance: drawn for this start.
     draw: gives nonces, 16-64 lower-case hexadecimal digits. jitter: gives numbers in [0, 1).
-    kept: told which ends were carried into an incarnation that has not got them; they are reported besides.
+    kept: told which ends were carried into an incarnation that has not got them; they are told to the ledger besides.
     """
 
     def __init__(
@@ -93,13 +95,12 @@ class Feeder:
         clock: Clock,
         draw: Callable[[], str],
         jitter: Callable[[], float],
-        kept: Callable[[list[End]], None] = lambda _: None,
+        kept: Callable[[list[Kept]], None] = lambda _: None,
     ) -> None:
         self.follower = Follower(store, node_id=node_id, instance=instance, boot_id=boot_id, clock=clock, draw=draw)
         self._store, self._service, self._clock = store, service, clock
         self._node_id, self._boot_id, self._mac_keys = node_id, boot_id, mac_keys
-        self._draw, self._jitter, self._kept = draw, jitter, kept
-        self._reports: list[KeptEnds] = []
+        self._jitter, self._kept = jitter, kept
         self._redis = None if redis is None else RedisWay(redis, self.follower, mac_keys=mac_keys, clock=clock)
         self._https = HttpsWay(
             service, self.follower, mac_keys=mac_keys, redis_silence=self._redis_silence, jitter=jitter
@@ -120,7 +121,7 @@ class Feeder:
             nursery.start_soon(self._https.run)
             if self._redis is not None:
                 nursery.start_soon(self._redis.run)
-            await self._renew(nursery)
+            await self._renew()
 
     def statistics(self) -> FeederStatistics:
         """A snapshot."""
@@ -150,13 +151,10 @@ class Feeder:
             return Way.REDIS
         return Way.HTTPS if self.follower.silence() < MAX_SILENCE else Way.NONE
 
-    async def _renew(self, nursery: trio.Nursery) -> None:
+    async def _renew(self) -> None:
         while True:
             await self._https.renew.wait_beyond(self._https.renew.rings)
             await self._take_snapshot()
-            reports, self._reports = self._reports, []
-            send = partial(report, self._service, reports, draw=self._draw, jitter=self._jitter)
-            nursery.start_soon(send)
 
     async def _take_snapshot(self) -> None:
         state, self._state, failures = self._state, FeederState.LOADING, 0
@@ -175,7 +173,7 @@ class Feeder:
     async def _load(self) -> None:
         generation = self._store.begin_generation()
         try:
-            reports = await self._fill(generation)
+            await self._fill(generation)
             self._store.adopt(generation)  # no await since the bound was worked out: nothing was applied meanwhile
         except BaseException:
             self._store.abandon(generation)
@@ -183,25 +181,42 @@ class Feeder:
         self._snapshots += 1
         self.follower.begin_anew()
         self.follower.keys_changed.ring()
-        self._reports = reports
         _log.info("snapshot_adopted", position=self.follower.position, records=self._loaded)
 
-    async def _fill(self, generation: Generation) -> list[KeptEnds]:
+    async def _fill(self, generation: Generation) -> None:
         asked_at, asked_wall = self._clock.boot(), self._clock.now()
         loader = SnapshotLoader(generation, self._mac_keys)
         async with self._service.snapshot() as pieces:
             async for sealed in pieces:
                 loader.take(sealed)
                 self._tell_progress(loader.count)
-        position, previous, old = loader.finish(), self._store.bound, self._store.environment
-        bound = bound_after(position, previous, self._boot_id, asked_at, asked_wall)
-        reports: list[KeptEnds] = []
-        if previous is not None and old is not None and previous.incarnation != position.incarnation:
-            kept, over = keep_ends(old, generation.environment), previous.incarnation
-            reports = reports_of(kept, node_id=self._node_id, ended_under=over, missing_under=position.incarnation)
-            self._kept(kept)
+        position = loader.finish()
+        await self._tell_gap(generation.environment, position)
+        bound = bound_after(position, self._store.bound, self._boot_id, asked_at, asked_wall)
+        self._keep_ends(generation.environment, position)
         generation.seal(bound, self._store.keys())
-        return reports
+
+    async def _tell_gap(self, new: Environment, position: Position) -> None:
+        """Tell the ledger what it has lost, as far as the old replica knows it; anew if that grows meanwhile."""
+        past, known = past_of_replica(new), self.follower.position
+        if known.incarnation == position.incarnation:
+            return
+        old = self._store.environment
+        if old is None:
+            if past.recovery() is not None:
+                nothing = GapReport(self._node_id, "", 0, position.incarnation)
+                await tell(self._service, [nothing], self._jitter)
+            return
+        told = None
+        while told != (known := self.follower.position):
+            reports = reports_of(old, new, past, node_id=self._node_id, known=known, missing_under=position.incarnation)
+            await tell(self._service, reports, self._jitter)
+            told = known
+
+    def _keep_ends(self, new: Environment, position: Position) -> None:
+        known, old = self.follower.position, self._store.environment
+        if old is not None and known.incarnation != position.incarnation:
+            self._kept(keep(old, new, position, past_of_replica(new), known.incarnation))
 
     def _tell_progress(self, count: int) -> None:
         if count != self._loaded and count % PROGRESS_EVERY == 0:

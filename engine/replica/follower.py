@@ -149,9 +149,16 @@ class Follower:
         applied = bound.applied + len(entries)
         earned = self._asking.earned(applied)
         fresh = bound_of(bound, applied, earned, self._boot_id)
+        recovers = any(entry.kind is EntryKind.RECOVERY for entry in entries)
+        if recovers:
+            fresh = withdrawn(fresh, self._clock.boot())
         if not self._write(entries, fresh):
             return
-        self._asking.keep(earned)
+        if recovers:
+            _log.warning("recovery_changed", position=applied)
+            self._asking = Asking(self.instance, bound.incarnation)  # only what is asked after it counts
+        else:
+            self._asking.keep(earned)
         if entries:
             self.applied.ring()
             if any(entry.kind is EntryKind.KEYS for entry in entries):

@@ -52,6 +52,8 @@ def _sizes(environment: Environment) -> tuple[DatabaseSize, ...]:
         layout.TOKEN_REVOCATIONS: environment.token_revocations,
         layout.POLICY: environment.policy,
         layout.META: environment.meta,
+        layout.RECOVERY: environment.recovery,
+        layout.DOUBTS: environment.doubts,
     }
     with translated(), environment.lmdb.begin() as txn:
         return tuple(_size(name.decode(), txn.stat(handle)) for name, handle in handles.items())

@@ -6,9 +6,13 @@ read in every request and written ten times a second.
 """
 
 import struct
+from collections.abc import Iterable
 from typing import Final
 
+import msgspec
+
 from engine.clock import BootTime, UnixTime
+from engine.consent.recovery import Past, past_of
 from engine.decision.freshness import Bound
 from engine.errors import Fault, Kind
 
@@ -20,7 +24,9 @@ THUMBPRINTS: Final = b"thumbprints"  # certificate thumbprint -> client_id
 TOKEN_REVOCATIONS: Final = b"token-revocations"  # revocation key -> stamped TokenRevocation
 POLICY: Final = b"policy"  # POLICY_KEY -> stamped PolicyRecord
 META: Final = b"meta"  # the keys below
-DATABASES: Final = (CONSENTS, PARTICIPANTS, THUMBPRINTS, TOKEN_REVOCATIONS, POLICY, META)
+RECOVERY: Final = b"recovery"  # incarnation that ended -> stamped RestoreRecord; LIVE_KEY -> stamped LiveRecord
+DOUBTS: Final = b"doubts"  # ConsentKey -> stamped DoubtRecord
+DATABASES: Final = (CONSENTS, PARTICIPANTS, THUMBPRINTS, TOKEN_REVOCATIONS, POLICY, META, RECOVERY, DOUBTS)
 
 FORMAT_KEY: Final = b"format"
 BOUND_KEY: Final = b"bound"
@@ -46,6 +52,14 @@ def stamp(seq: int, record: bytes) -> bytes:
 def stamped_at(value: bytes) -> int:
     """The position of the entry that wrote a value."""
     return int.from_bytes(value[:STAMP_BYTES], "big")
+
+
+def past_in(items: Iterable[tuple[bytes, bytes]]) -> Past:
+    """The ledger's restores, from the items of RECOVERY. Raises BrokenReplica."""
+    try:
+        return past_of((stamped_at(value), key, value[STAMP_BYTES:]) for key, value in items)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise BrokenReplica("a restore's record cannot be read", detail=str(error)) from error
 
 
 def pack_bound(bound: Bound, *, moved: bool = False) -> bytes:

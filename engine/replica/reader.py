@@ -15,9 +15,10 @@ from typing import Any, Final, Self
 import lmdb
 import msgspec
 
-from engine.clock import Seconds
+from engine.clock import Seconds, UnixTime
 from engine.consent.records import (
     POLICY_KEY,
+    AccessMode,
     ClientId,
     ConsentKey,
     ConsentRecord,
@@ -25,7 +26,9 @@ from engine.consent.records import (
     PolicyRecord,
     Thumbprint,
 )
-from engine.decision.freshness import Bound
+from engine.consent.recovery import Recovery
+from engine.consent.states import State
+from engine.decision.freshness import Bound, under_recovery
 from engine.replica import layout
 from engine.replica.environment import Environment, ReplicaUnreadable, fault_of
 from engine.replica.generations import current_name
@@ -37,6 +40,23 @@ DEFAULT_POLICY: Final = PolicyRecord()
 
 _BOUND_KEY: Final = layout.BOUND_KEY
 
+# A consent that was touched in what a restored ledger has lost, and of which that ledger has said nothing since, reads
+# as one that nobody has granted yet: nothing may be done on it, and to EDPs it looks as any other no.
+IN_DOUBT: Final = ConsentRecord(
+    state=State.REQUESTED,
+    consent_version=0,
+    atp=ClientId(""),
+    dataset_id="",
+    access_mode=AccessMode.ENDURING,
+    granted_at=UnixTime(0),
+    expires_at=UnixTime(0),
+    data_from=UnixTime(0),
+    data_to=None,
+    meter_digests=(),
+    edps=(),
+)
+_IN_DOUBT_VALUE: Final = layout.stamp(0, msgspec.msgpack.encode(IN_DOUBT))
+
 _consent = msgspec.msgpack.Decoder(ConsentRecord).decode
 _participant = msgspec.msgpack.Decoder(ParticipantRecord).decode
 _policy = msgspec.msgpack.Decoder(PolicyRecord).decode
@@ -46,12 +66,14 @@ class Moment(msgspec.Struct, frozen=True):
     """What stands over the records in one transaction.
 
     version: as long as it is the same, every record that could be read is the same, but for tombstones that have been
-    swept away; it never comes again for anything else. bound: None = there is no replica.
+    swept away; it never comes again for anything else. bound: None = there is no replica; while the ledger is
+    recovering, as `freshness.under_recovery` gives it. recovery: None = the ledger is live.
     """
 
     version: int
     bound: Bound | None
     policy: PolicyRecord
+    recovery: Recovery | None = None
 
 
 _versions: Final = itertools.count(1)
@@ -135,16 +157,25 @@ class View:
         return None if value is None else opened.participant_of(value)
 
     def consent(self, key: ConsentKey) -> ConsentRecord | None:
-        """A consent, ended ones included until they are forgotten."""
+        """A consent, ended ones included until they are forgotten; IN_DOUBT: nothing may be done on it for now."""
         value = self.consent_value(key)
         return None if value is None else _consent(value[STAMP_BYTES:])
 
     def consent_value(self, key: ConsentKey) -> bytes | None:
-        """The stored form, for telling whether a consent is still the same."""
+        """The stored form, for telling whether a consent is still the same; of one in doubt, that of IN_DOUBT."""
         if self._opened is None:
             return None
         value: bytes | None = self._get(key, None, self._opened.consents)
+        if self.moment.recovery is not None and self._is_doubted(key, value, self._opened, self.moment.recovery):
+            return _IN_DOUBT_VALUE
         return value
+
+    def _is_doubted(self, key: ConsentKey, value: bytes | None, opened: "_Opened", recovery: Recovery) -> bool:
+        """Whether something was told about it in this recovery that the ledger has not answered with an event since."""
+        doubt: bytes | None = self._get(key, None, opened.doubts)
+        if doubt is None or layout.stamped_at(doubt) < recovery.since:
+            return False
+        return value is None or layout.stamped_at(value) < layout.stamped_at(doubt)
 
     def token_revoked(self, revocation_key: bytes) -> bool:
         """Whether a token was ended. revocation_key: first 16 bytes of SHA-256 over its `jti`."""
@@ -263,6 +294,8 @@ class _Opened:
         self.consents = self.environment.consents
         self.token_revocations = self.environment.token_revocations
         self.policy = self.environment.policy
+        self.recovery = self.environment.recovery
+        self.doubts = self.environment.doubts
         self.unchanged = True  # the last transaction found the file as the one before it did, or there was none
         self.seen: dict[ClientId, ParticipantRecord] = {}  # under this version
         self._participants: dict[bytes, ParticipantRecord] = {}
@@ -270,7 +303,9 @@ class _Opened:
         self.number = -1  # of the transaction that was looked at last
         self.moved = False
         self.moment = Moment(next(_versions), None, DEFAULT_POLICY)
-        self._over: tuple[int, bytes, bytes | None] | None = None
+        self._over: tuple[int, bytes, bytes | None, Recovery | None] | None = None
+        self._restores: tuple[tuple[bytes, bytes], ...] = ()
+        self._recovery: Recovery | None = None
 
     def look(self, txn: lmdb.Transaction) -> None:
         """Something was committed: what stands over the records, and whether any of them may have changed."""
@@ -282,14 +317,23 @@ class _Opened:
             decided = self.policy_of(policy) if policy else DEFAULT_POLICY
         except msgspec.MsgspecError as error:
             raise BrokenReplica("the replica's policy cannot be read", detail=str(error)) from error
-        over = (bound.applied, policy, keys)
+        recovery = self._recovery_in(txn)
+        over = (bound.applied, policy, keys, recovery)
         version = self.moment.version
         if over != self._over:
             version = next(_versions)
             self.seen = {}
         self._over = over
-        self.moment = Moment(version, bound, decided)
+        self.moment = Moment(version, under_recovery(bound, recovery), decided, recovery)
         self.number = txn.id()
+
+    def _recovery_in(self, txn: lmdb.Transaction) -> Recovery | None:
+        """Worked out once per distinct bytes: a ledger has few restores in its life, mostly none."""
+        found = tuple((bytes(key), bytes(value)) for key, value in txn.cursor(self.recovery))
+        if found != self._restores:
+            self._recovery = layout.past_in(found).recovery()
+            self._restores = found
+        return self._recovery
 
     def forget_bound(self) -> None:
         """Look anew at whatever comes."""

@@ -4,26 +4,20 @@ The entries come sealed and sorted, so they are appended to the end of the file'
 Nothing is believed before the last mark has come: until then the generation is invisible and can be deleted.
 """
 
-from collections.abc import Iterator
 from typing import Final
 
-import msgspec
-
 from engine.clock import BootTime, UnixTime
-from engine.consent.records import ConsentRecord
-from engine.consent.states import ENDED
 from engine.decision.freshness import Bound
 from engine.errors import Fault, Kind
 from engine.feed.entries import Entry, EntryKind, Position, unseal
 from engine.feed.snapshots import BrokenSnapshot, Part, SnapshotCheck
 from engine.replica.environment import Environment, WriteTransaction
-from engine.replica.layout import STAMP_BYTES, stamp
+from engine.replica.layout import stamp
 from engine.replica.store import Generation, write_entries
 
 BATCH: Final = 4_000  # entries a transaction: some milliseconds, in which nothing else runs in the feeder
 
 _APPENDED: Final = (EntryKind.CONSENT, EntryKind.TOKEN_REVOCATION)
-_consent = msgspec.msgpack.Decoder(ConsentRecord).decode
 
 
 class StaleSnapshot(Fault):
@@ -96,36 +90,3 @@ def bound_after(
     if previous is not None and previous.incarnation == position.incarnation and previous.applied > position.seq:
         raise StaleSnapshot("the snapshot is older than the replica", detail=f"{position.seq} < {previous.applied}")
     return Bound(position.incarnation, position.seq, boot_id, asked_at, asked_wall)
-
-
-def keep_ends(old: Environment, new: Environment) -> list[tuple[EntryKind, bytes]]:
-    """Carry into a new incarnation what the old one had ended and the new one has not; returns what was kept.
-
-    A ledger that was restored with loss may have forgotten revocations that this node has heard of; a node never
-    goes back on one. Each keeps its old position, so that the new incarnation's next word on it, which has a higher
-    one, is the last.
-    """
-    with old.lmdb.begin() as reading, new.writing() as txn:
-        kept = [(EntryKind.CONSENT, key) for key in _keep_ended_consents(reading, old, txn, new)]
-        for key, value in reading.cursor(old.token_revocations):
-            if txn.put(key, value, db=new.token_revocations, overwrite=False):
-                kept.append((EntryKind.TOKEN_REVOCATION, key))
-    return kept
-
-
-def _keep_ended_consents(
-    reading: WriteTransaction, old: Environment, txn: WriteTransaction, new: Environment
-) -> Iterator[bytes]:
-    for key, value in reading.cursor(old.consents):
-        if _is_ended(value):
-            there = txn.get(key, db=new.consents)
-            if there is None or not _is_ended(there):
-                txn.put(key, value, db=new.consents)
-                yield key
-
-
-def _is_ended(value: bytes) -> bool:
-    try:
-        return _consent(value[STAMP_BYTES:]).state in ENDED
-    except msgspec.MsgspecError:
-        return False

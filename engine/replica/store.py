@@ -270,6 +270,10 @@ def write_entries(environment: Environment, txn: WriteTransaction, entries: Sequ
             _put_participant(txn, environment, entry)
         elif entry.kind is EntryKind.POLICY:
             _put(txn, environment.policy, entry)
+        elif entry.kind is EntryKind.RECOVERY:
+            _put(txn, environment.recovery, entry)
+        elif entry.kind is EntryKind.DOUBT:
+            _put(txn, environment.doubts, entry)
         # NOTHING, RECEIVER and KEYS leave no record here: they only move the position on
 
 
@@ -280,6 +284,11 @@ def _put(txn: WriteTransaction, database: Database, entry: Entry) -> bytes | Non
         return None
     txn.put(entry.key, stamp(entry.seq, entry.record), db=database)
     return there
+
+
+def put_participant(txn: WriteTransaction, environment: Environment, key: bytes, seq: int, record: bytes) -> None:
+    """Put a participant and its certificates, unless what is there is newer or the same."""
+    _put_participant(txn, environment, Entry("", seq, EntryKind.PARTICIPANT, key, record))
 
 
 def _put_participant(txn: WriteTransaction, environment: Environment, entry: Entry) -> None:

@@ -41,6 +41,7 @@ class NodeStatus(msgspec.Struct, frozen=True):
     ports: dict[str, int]
     replica_fault: str = ""
     head: int = -1
+    recovering_since: UnixTime = UnixTime(0)  # the beginning of the gap in a ledger that is recovering; 0 = it is not
 
 
 Said = tuple[int, bytes]  # HTTP status, JSON body
@@ -57,13 +58,13 @@ def healthz(status: NodeStatus) -> Said:
 
 def readyz(status: NodeStatus) -> Said:
     """Whether EDPs may be sent here: a worker runs, the node is not draining and not blind."""
-    return (200 if _is_ready(status) else 503), _json({"state": status.state, "draining": status.draining})
+    return (200 if _is_ready(status) else 503), _json(_readiness(status))
 
 
 def readyz_current(status: NodeStatus) -> Said:
     """Whether this node is to be preferred: ready, and `current`."""
     good = _is_ready(status) and status.state == _CURRENT
-    return (200 if good else 503), _json({"state": status.state, "draining": status.draining})
+    return (200 if good else 503), _json(_readiness(status))
 
 
 def statusz(status: NodeStatus) -> Said:
@@ -79,11 +80,18 @@ def statusz(status: NodeStatus) -> Said:
             "head": status.head,
             "as_of": format_utc(status.as_of) if status.as_of else None,
             "last_known_until": format_utc(status.last_known_until) if status.as_of else None,
+            "recovering_since": format_utc(status.recovering_since) if status.recovering_since else None,
             "replica_fault": status.replica_fault,
             "ports": status.ports,
             "children": status.children,
         }
     )
+
+
+def _readiness(status: NodeStatus) -> dict[str, object]:
+    """recovering, where it stands: the ledger is, so that no node is current."""
+    told: dict[str, object] = {"state": status.state, "draining": status.draining}
+    return told | {"recovering": True} if status.recovering_since else told
 
 
 def _is_ready(status: NodeStatus) -> bool:

@@ -19,4 +19,9 @@ def node_families(status: NodeStatus) -> list[Metric]:
     as_of = GaugeMetricFamily(
         "ccs_node_as_of_timestamp_seconds", "When the newest answered question was asked.", value=float(status.as_of)
     )
-    return [state, up, restarts, draining, as_of]
+    recovering = GaugeMetricFamily(
+        "ccs_node_recovering",
+        "1 while the ledger is recovering, so that no node is current.",
+        value=float(bool(status.recovering_since)),
+    )
+    return [state, up, restarts, draining, as_of, recovering]

@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 import msgspec
 import trio
 
-from engine.clock import Seconds
-from engine.consent.records import ConsentRecord
+from engine.clock import Seconds, UnixTime
+from engine.consent.records import LIVE_KEY, ConsentRecord, DoubtRecord, LiveRecord, RestoreRecord
 from engine.errors import Fault, Kind
 from engine.feed.entries import Entry, EntryKind, Position, seal
 from engine.feed.questions import Answer, Question, seal_answer, unseal_question
@@ -26,7 +26,7 @@ from engine.feed.redis_names import (
     answers_key,
     stream_id,
 )
-from tests.support.replicas import INCARNATION, MAC_KEY, consent_entry, snapshot_of
+from tests.support.replicas import INCARNATION, MAC_KEY, consent_entry, consent_key, snapshot_of
 
 
 class Away(Fault):
@@ -56,6 +56,7 @@ class MadeLedger:
         self.questions: list[Question] = []  # what was checked over HTTPS
         self.fetched: list[int] = []  # after which positions entries were fetched
         self.reports: dict[str, bytes] = {}
+        self.reports_taken = self.reports_understood = True
         self._grown = trio.Event()
 
     @property
@@ -75,12 +76,31 @@ class MadeLedger:
         self._grown = trio.Event()
         return entry
 
-    def restore(self, incarnation: str, *, losing: int, above: int = 100) -> None:
-        """Lose the newest entries and go on under another incarnation, above what was ever reported."""
-        kept = self.entries_[: len(self.entries_) - losing]
+    def restore(self, incarnation: str, *, losing: int, above: int = 100, gap_from: UnixTime | None = None) -> None:
+        """Lose the newest entries and go on under another incarnation, above what was ever reported.
+
+        gap_from: what engines are told of it; None: nothing, the ledger is live at once.
+        """
+        kept, ended = self.entries_[: len(self.entries_) - losing], self.position
         self.incarnation = incarnation
         self.entries_ = [msgspec.structs.replace(entry, incarnation=incarnation) for entry in kept]
-        self.append(Entry(incarnation, self.position.seq + losing + above, EntryKind.NOTHING))
+        restored = RestoreRecord(self.position.seq, ended.seq, gap_from or UnixTime(0), UnixTime(1))
+        first = Entry(incarnation, self.position.seq + losing + above, EntryKind.NOTHING)
+        if gap_from is not None:
+            key, record = ended.incarnation.encode(), msgspec.msgpack.encode(restored)
+            first = msgspec.structs.replace(first, kind=EntryKind.RECOVERY, key=key, record=record)
+        self.append(first)
+
+    def go_live(self) -> None:
+        """End the recovery."""
+        record = msgspec.msgpack.encode(LiveRecord(UnixTime(2)))
+        self.append(Entry(self.incarnation, self.position.seq + 1, EntryKind.RECOVERY, LIVE_KEY, record))
+
+    def doubt(self, number: int) -> None:
+        """Say that a consent was touched in the gap."""
+        record = msgspec.msgpack.encode(DoubtRecord(UnixTime(2)))
+        key = consent_key(number)
+        self.append(Entry(self.incarnation, self.position.seq + 1, EntryKind.DOUBT, key, record))
 
     def _answer_call(self, name: str) -> None:
         self.calls.append(name)
@@ -120,6 +140,10 @@ class MadeLedger:
     async def report(self, idempotency_key: str, body: bytes) -> None:
         self._answer_call("report")
         await trio.lowlevel.checkpoint()
+        if not self.reports_taken:
+            raise Away("reports are not taken now")
+        if not self.reports_understood:
+            raise Foreign("that makes no sense")
         self.reports[idempotency_key] = body
 
     async def keys(self) -> bytes:

@@ -9,6 +9,7 @@ from admin.ledger.events import (
     CertificateBound,
     CertificateReleased,
     CertificatesReplaced,
+    Change,
     ConsentAbandoned,
     ConsentConsumed,
     ConsentDeclined,
@@ -26,6 +27,7 @@ from admin.ledger.events import (
     LeadOccupant,
     LedgerCreated,
     LedgerRestored,
+    LedgerWentLive,
     Organisation,
     Origin,
     ParticipantRegistered,
@@ -34,6 +36,8 @@ from admin.ledger.events import (
     ParticipantUpdated,
     Person,
     PolicyChanged,
+    RecoveryReported,
+    RecoveryTold,
     Route,
     Terms,
     TokenRevoked,
@@ -46,9 +50,12 @@ from engine.consent.records import (
     ClientId,
     ConsentId,
     ConsentRecord,
+    DoubtRecord,
+    LiveRecord,
     OnSilence,
     ParticipantRecord,
     PolicyRecord,
+    RestoreRecord,
     Role,
     Thumbprint,
     TokenRevocation,
@@ -131,12 +138,22 @@ EVENTS: Final = {
     "ledger.restored": LedgerRestored(
         "0123456789abcdef", 1_000_000, 1_000_040, AT, UnixTime(AT + 60), "00112233445566778899aabbccddeeff", 2
     ),
+    "ledger.went_live": LedgerWentLive(ACT, ("edp-2",), 4, 2, 1),
+    "recovery.told": RecoveryTold(
+        ID, Change.REVOKED, ClientId("edp-1"), Role.EDP, AT, UnixTime(AT - 60), "set-4471", 1_000_017
+    ),
+    "recovery.reported": RecoveryReported(
+        ClientId("node-1"), Role.NODE, AT, YES, 7, AT, "0123456789abcdef", 1_000_040, (ClientId("edp-2"),), YES
+    ),
 }
 RECORDS: Final[dict[str, msgspec.Struct]] = {
     "ConsentRecord": CONSENT,
     "TokenRevocation": REVOCATION,
     "ParticipantRecord": PARTICIPANT,
     "PolicyRecord": POLICY,
+    "RestoreRecord": RestoreRecord(1_000_000, 1_000_040, AT, UnixTime(AT + 60)),
+    "LiveRecord": LiveRecord(AT),
+    "DoubtRecord": DoubtRecord(AT),
     "ConsentPersonal": ConsentPersonal(
         Person("person-77", "Ann Made-Up", "1 Nowhere Street", AT, UnixTime(AT + 1)), ("mpan:1000000000012",)
     ),

@@ -21,7 +21,15 @@ from admin.ledger.events import (
     tag_of,
 )
 from admin.ledger.store import StoredEvent
-from engine.consent.records import ConsentRecord, ParticipantRecord, PolicyRecord, TokenRevocation, consent_key
+from engine.consent.records import (
+    LIVE_KEY,
+    ConsentRecord,
+    ParticipantRecord,
+    PolicyRecord,
+    RestoreRecord,
+    TokenRevocation,
+    consent_key,
+)
 from engine.feed.entries import EntryKind, Position
 from tests.support.stored_forms import AT, CONSENT, EARLIER, EVENTS, ID, PARTICIPANT, POLICY, RECORDS, REVOCATION
 
@@ -140,10 +148,27 @@ def test_a_certificate_is_a_subject_and_means_nothing_to_engines(tag: str) -> No
     assert feed_record_of(EVENTS[tag]) is None
 
 
-@pytest.mark.parametrize("tag", ["ledger.created", "ledger.restored"])
-def test_the_first_event_of_an_incarnation_is_about_the_ledger_and_means_nothing_to_engines(tag: str) -> None:
+@pytest.mark.parametrize("tag", ["ledger.created", "ledger.restored", "ledger.went_live"])
+def test_what_befalls_the_ledger_itself_is_one_subject(tag: str) -> None:
     assert subject_of(EVENTS[tag]) == "ledger"
-    assert feed_record_of(EVENTS[tag]) is None
+
+
+def test_engines_are_told_that_the_ledger_was_restored_and_that_it_went_live() -> None:
+    assert feed_record_of(EVENTS["ledger.created"]) is None
+    restored, live = feed_record_of(EVENTS["ledger.restored"]), feed_record_of(EVENTS["ledger.went_live"])
+    assert restored is not None
+    assert (restored.kind, restored.key) == (EntryKind.RECOVERY, b"0123456789abcdef")
+    assert msgspec.msgpack.decode(restored.record, type=RestoreRecord) == RECORDS["RestoreRecord"]
+    assert live is not None
+    assert (live.kind, live.key) == (EntryKind.RECOVERY, LIVE_KEY)
+
+
+def test_engines_are_told_which_consents_are_in_doubt_and_not_who_told_so() -> None:
+    told = feed_record_of(EVENTS["recovery.told"])
+    assert told is not None
+    assert (told.kind, told.key) == (EntryKind.DOUBT, consent_key(ID))
+    assert b"edp" not in told.record
+    assert feed_record_of(EVENTS["recovery.reported"]) is None
 
 
 @pytest.mark.parametrize("tag", EVENTS)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from engine.clock import BootTime, Seconds, UnixTime
 from engine.consent.records import OnSilence, PolicyRecord
+from engine.consent.recovery import Recovery
 from engine.decision.freshness import (
     MAX_SILENCE,
     SERVED,
@@ -15,6 +16,7 @@ from engine.decision.freshness import (
     Freshness,
     FreshnessState,
     freshness_of,
+    under_recovery,
 )
 from tests.support.decision_vectors import NOW, OUTAGE_CAP, cases
 
@@ -119,3 +121,44 @@ def test_the_vectors_bounds_bring_a_node_into_the_states_they_name() -> None:
         made = case.bound(NOW, BootTime(200_000.0), "boot-1", "i", 1)
         found = freshness_of(made, case.policy(), boot_id="boot-1", boot=BootTime(200_000.0), now=NOW)
         assert found == case.freshness(NOW) or found.state is case.node.state is FreshnessState.BLIND
+
+
+RECOVERY = Recovery(7, UnixTime(NOW - 600), UnixTime(NOW - 30))
+
+
+@given(st.integers(NOW - 2 * OUTAGE_CAP, NOW + 60), st.floats(ASKED, ASKED + 5), st.integers(NOW - 1, NOW + 60))
+def test_while_the_ledger_recovers_nothing_is_current_and_no_age_is_flattered(
+    gap_from: int, boot: float, now: int
+) -> None:
+    found = freshness_of(
+        under_recovery(bound(), Recovery(7, UnixTime(gap_from), UnixTime(gap_from + 60))),
+        POLICY,
+        boot_id="boot-1",
+        boot=BootTime(boot),
+        now=UnixTime(now),
+    )
+    assert found.state is not FreshnessState.CURRENT
+    assert found.as_of <= gap_from or found.state is FreshnessState.BLIND
+    if found.state is FreshnessState.LAST_KNOWN:
+        assert now < gap_from + OUTAGE_CAP
+        assert found.last_known_until <= gap_from + OUTAGE_CAP
+
+
+def test_while_the_ledger_recovers_a_node_that_is_answered_is_last_known_as_of_the_gap() -> None:
+    found = freshness_of(under_recovery(bound(), RECOVERY), POLICY, boot_id="boot-1", boot=ASKED, now=NOW)
+    assert found == Freshness(FreshnessState.LAST_KNOWN, UnixTime(NOW - 600), UnixTime(NOW - 600 + OUTAGE_CAP))
+
+
+def test_a_node_that_was_cut_off_before_the_gap_is_no_newer_than_it_was() -> None:
+    held = under_recovery(bound(as_of=NOW - 900), RECOVERY)
+    assert held.as_of == NOW - 900
+
+
+@pytest.mark.parametrize("blind", [bound(boot_id=""), bound(as_of=0)])
+def test_recovery_makes_no_blind_node_see(blind: Bound) -> None:
+    held = under_recovery(blind, RECOVERY)
+    assert freshness_of(held, POLICY, boot_id="boot-1", boot=ASKED, now=NOW).state is FreshnessState.BLIND
+
+
+def test_a_live_ledger_leaves_the_bound_alone() -> None:
+    assert under_recovery(bound(), None) == bound()

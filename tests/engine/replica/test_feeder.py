@@ -15,6 +15,7 @@ from engine.clock import BootTime, UnixTime
 from engine.consent.states import State
 from engine.decision.freshness import FreshnessState, freshness_of
 from engine.feed.entries import seal
+from engine.feed.gap_reports import GapReport
 from engine.feed.questions import Answer, seal_answer
 from engine.feed.redis_commands import delete
 from engine.feed.redis_names import STREAM, STREAM_FIELD, answers_key, stream_id
@@ -70,6 +71,11 @@ class Node:
         with view_of(self.store.environment) as view:  # type: ignore[arg-type] - tests wait for a replica first
             return freshness_of(view.bound, view.policy(), boot_id=BOOT, boot=CLOCK.boot(), now=CLOCK.now()).state
 
+    def as_of(self) -> UnixTime:
+        with view_of(self.store.environment) as view:  # type: ignore[arg-type] - as above
+            assert view.bound is not None
+            return view.bound.as_of
+
     def consent_state(self, number: int) -> State | None:
         with view_of(self.store.environment) as view:  # type: ignore[arg-type] - as above
             record = view.consent(consent_key(number))
@@ -81,6 +87,10 @@ class Node:
             while not condition():  # noqa: ASYNC110 - conditions span two machines' worth of state
                 await trio.sleep(0.005)
 
+    async def until_taken_over(self, seq: int) -> None:
+        """A snapshot was taken that stands for this position, and what came before is told."""
+        await self.until(lambda: self.store.bound is not None and self.store.bound.applied == seq)
+
     async def until_current_at(self, seq: int) -> None:
         await self.until(
             lambda: (
@@ -89,6 +99,14 @@ class Node:
                 and self.state() is FreshnessState.CURRENT
             )
         )
+
+
+def told_to(ledger: MadeLedger) -> list[GapReport]:
+    return [item for body in ledger.reports.values() for item in msgspec.json.decode(body, type=list[GapReport])]
+
+
+def id_of(number: int) -> str:
+    return str(uuid.UUID(bytes=consent_key(number)))
 
 
 class Moved:
@@ -362,28 +380,89 @@ async def test_another_incarnation_brings_a_new_snapshot_and_keeps_ends(
         ledger.append(revocation_entry(5, b"r" * 16, CLOCK.now() + 600))
         ledger.grant(8)
         await node.until_current_at(6)
-        ledger.restore(OTHER_INCARNATION, losing=3)
+        ledger.restore(OTHER_INCARNATION, losing=3, gap_from=UnixTime(CLOCK.now() - 60))
         await delete(projector.redis, STREAM)
         projector.written = 0
-        await node.until_current_at(ledger.position.seq)
+        await node.until_taken_over(ledger.position.seq)
         assert node.store.bound is not None
         assert node.store.bound.incarnation == OTHER_INCARNATION
         assert (node.consent_state(1), node.consent_state(2)) == (State.REVOKED, State.ACTIVE)
         assert node.consent_state(8) is None  # granted in the part that was lost: unknown again
-        await node.until(lambda: bool(ledger.reports))
-        (body,) = ledger.reports.values()
-        assert msgspec.json.decode(body) == [
-            {
-                "type": "replica.ends_kept",
-                "node_id": "node-1",
-                "ended_under": INCARNATION,
-                "missing_under": OTHER_INCARNATION,
-                "consents": [str(uuid.UUID(bytes=consent_key(1)))],
-                "tokens": [(b"r" * 16).hex()],
-            }
+        (report,) = told_to(ledger)
+        assert (report.node_id, report.known_under, report.known_to) == ("node-1", INCARNATION, 6)
+        assert (report.missing_under, report.part, report.parts, report.policy) == (OTHER_INCARNATION, 1, 1, False)
+        assert [(touched.consent_id, touched.state, touched.seq) for touched in report.consents] == [
+            (id_of(1), "revoked", 4),
+            (id_of(8), "active", 6),
         ]
+        assert [touched.key for touched in report.tokens] == [(b"r" * 16).hex()]
         ledger.grant(1, consent(State.ACTIVE, version=3))  # the new incarnation's own, later word
         await node.until(lambda: node.consent_state(1) is State.ACTIVE)
+
+
+async def test_while_the_ledger_recovers_a_node_is_last_known_as_of_the_gap_and_current_only_after_it_went_live(
+    tmp_path: Path, ledger: MadeLedger
+) -> None:
+    gap_from = UnixTime(CLOCK.now() - 60)
+    async with running(tmp_path, ledger, None) as node:
+        await node.until_current_at(3)
+        ledger.restore(OTHER_INCARNATION, losing=1, gap_from=gap_from)
+        await node.until_taken_over(ledger.position.seq)
+        await node.until(lambda: node.feeder.follower.silence() < 1.0)  # answered, and still
+        assert (node.state(), node.as_of()) == (FreshnessState.LAST_KNOWN, gap_from)
+        ledger.doubt(1)
+        await node.until(lambda: node.consent_state(1) is State.REQUESTED)
+        assert node.consent_state(2) is State.ACTIVE
+        ledger.grant(1, consent(version=2))  # the ledger's later word
+        await node.until(lambda: node.consent_state(1) is State.ACTIVE)
+        ledger.doubt(2)
+        await node.until(lambda: node.consent_state(2) is State.REQUESTED)
+        assert node.state() is FreshnessState.LAST_KNOWN
+        ledger.go_live()
+        await node.until_current_at(ledger.position.seq)
+        assert node.consent_state(2) is State.ACTIVE  # what was in doubt is not any more
+
+
+async def test_a_node_without_a_replica_tells_a_recovering_ledger_that_it_knows_nothing(
+    tmp_path: Path, ledger: MadeLedger
+) -> None:
+    ledger.restore(OTHER_INCARNATION, losing=1, gap_from=CLOCK.now())
+    async with running(tmp_path, ledger, None) as node:
+        await node.until_taken_over(ledger.position.seq)
+        (report,) = told_to(ledger)
+        assert (report.known_under, report.known_to, report.consents) == ("", 0, ())
+
+
+async def test_a_feeder_that_ended_before_its_report_was_taken_tells_it_again(
+    tmp_path: Path, ledger: MadeLedger
+) -> None:
+    async with running(tmp_path, ledger, None) as node:
+        await node.until_current_at(3)
+        ledger.grant(1, consent(State.REVOKED, version=2))
+        await node.until_current_at(4)
+        ledger.reports_taken = False
+        ledger.restore(OTHER_INCARNATION, losing=1, gap_from=CLOCK.now())
+        await node.until(lambda: ledger.calls.count("report") >= 2)
+        assert node.state() is FreshnessState.BLIND  # the new replica is not in use before the old one has spoken
+    ledger.reports_taken = True
+    async with running(tmp_path, ledger, None) as node:
+        await node.until_taken_over(ledger.position.seq)
+        (report,) = told_to(ledger)
+        assert [touched.consent_id for touched in report.consents] == [id_of(1)]
+        assert node.consent_state(1) is State.REVOKED
+
+
+async def test_a_report_that_is_refused_for_good_keeps_no_node_from_its_work(
+    tmp_path: Path, ledger: MadeLedger
+) -> None:
+    async with running(tmp_path, ledger, None) as node:
+        await node.until_current_at(3)
+        ledger.grant(1, consent(State.REVOKED, version=2))
+        await node.until_current_at(4)
+        ledger.reports_understood = False
+        ledger.restore(OTHER_INCARNATION, losing=1, gap_from=CLOCK.now())
+        await node.until_taken_over(ledger.position.seq)
+        assert node.consent_state(1) is State.REVOKED
 
 
 async def test_a_replica_of_an_incarnation_that_is_over_knows_nothing_while_the_snapshot_is_under_way(

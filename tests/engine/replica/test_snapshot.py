@@ -1,4 +1,4 @@
-"""Filling a generation: what is refused leaves no trace, and a new incarnation keeps the ends of the old one."""
+"""Filling a generation: what is refused leaves no trace."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +15,7 @@ from engine.feed.snapshots import BrokenSnapshot
 from engine.replica import snapshot
 from engine.replica.environment import ReplicaFull
 from engine.replica.reader import view_of
-from engine.replica.snapshot import SnapshotLoader, StaleSnapshot, bound_after, keep_ends
+from engine.replica.snapshot import SnapshotLoader, StaleSnapshot, bound_after
 from engine.replica.store import ReplicaStore
 from tests.support.replicas import (
     BOOT,
@@ -163,42 +163,3 @@ def test_a_snapshot_older_than_the_replica_is_refused() -> None:
 def test_positions_of_another_incarnation_do_not_make_a_snapshot_stale() -> None:
     previous: Bound = bound(9_000, incarnation=OTHER_INCARNATION)
     assert bound_after(POSITION, previous, BOOT, BootTime(100.0), NOW).applied == 40
-
-
-def test_ends_of_the_old_incarnation_are_kept_where_the_new_one_has_none(tmp_path: Path) -> None:
-    ended = consent(State.REVOKED, version=2)
-    old = filled(
-        open_store(tmp_path / "old"),
-        [
-            consent_entry(1, 1, ended),  # the new one thinks it is active
-            consent_entry(2, 2, ended),  # the new one does not know it
-            consent_entry(3, 3, ended),  # the new one knows better: ended, otherwise
-            consent_entry(4, 4),  # active in both
-            revocation_entry(5, b"a" * 16, NOW),
-            revocation_entry(6, b"b" * 16, NOW),
-        ],
-    )
-    disputed = consent(State.TERMINATED_BY_DISPUTE, version=5)
-    new = filled(
-        open_store(tmp_path / "new"),
-        [
-            consent_entry(1, 1),
-            consent_entry(2, 3, disputed),
-            consent_entry(3, 4, consent(version=9)),
-            revocation_entry(4, b"a" * 16, NOW + 5),
-        ],
-    )
-    assert old.environment is not None
-    assert new.environment is not None
-    kept = keep_ends(old.environment, new.environment)
-    assert kept == [
-        (EntryKind.CONSENT, consent_key(1)),
-        (EntryKind.CONSENT, consent_key(2)),
-        (EntryKind.TOKEN_REVOCATION, b"b" * 16),
-    ]
-    with view_of(new.environment) as view:
-        assert [view.consent(consent_key(n)) for n in (1, 2, 3)] == [ended, ended, disputed]
-        assert view.consent(consent_key(4)) == consent(version=9)
-        assert view.token_revoked(b"b" * 16)
-    old.close()
-    new.close()

@@ -54,6 +54,15 @@ def test_ready_says_the_state() -> None:
     assert json.loads(readyz(but(state=FreshnessState.LAST_KNOWN))[1]) == {"state": "last_known", "draining": False}
 
 
+def test_a_node_of_a_recovering_ledger_is_ready_and_says_so() -> None:
+    recovering = but(state=FreshnessState.LAST_KNOWN, recovering_since=UnixTime(1_790_000_000))
+    told = {"state": "last_known", "draining": False, "recovering": True}
+    assert (readyz(recovering)[0], json.loads(readyz(recovering)[1])) == (200, told)
+    assert (readyz_current(recovering)[0], json.loads(readyz_current(recovering)[1])) == (503, told)
+    assert json.loads(statusz(recovering)[1])["recovering_since"] == "2026-09-21T14:13:20Z"
+    assert json.loads(statusz(STATUS)[1])["recovering_since"] is None
+
+
 def test_status_says_everything_for_people() -> None:
     page = json.loads(statusz(STATUS)[1])
     assert page["as_of"] == "2026-09-21T14:13:20Z"
