@@ -45,6 +45,9 @@ from admin.measured import MeasuredBarrier, MeasuredLedger
 from admin.metrics import FEED_CALLS
 from admin.openapi import describe
 from admin.pages import NodeRow, Status, landing_views, status_views
+from admin.recovery.reading import RecoveryReader
+from admin.recovery.service import RecoveryService
+from admin.recovery.views import recovery_views
 from admin.scraping import Observer, metrics_views
 from admin.writing import place
 from engine.clock import Clock, format_utc
@@ -97,6 +100,7 @@ async def run_admin(
         await register_first(ledger, first)
         await publish_keys(ledger, keys, config.issuer, clock.now())
         (oldest,) = await ledger.events(0, 1)
+        await tell_recovery(ledger)
         background = Background(config, ledger, keys, clock, is_new=oldest.recorded_at >= started)
         apps = (
             public_app(config, keys, background),
@@ -110,13 +114,21 @@ async def run_admin(
         await background.vouching.try_once()
 
 
+async def tell_recovery(ledger: SqlLedger) -> None:
+    """Say loudly that the ledger is recovering, if it is: nobody is served as usual until an operator acts."""
+    recovery = await RecoveryReader(ledger).recovery()
+    if recovery is not None:
+        gap_from, gap_to = format_utc(recovery.gap_from), format_utc(recovery.gap_to)
+        _log.warning("ledger_recovering", gap_from=gap_from, gap_to=gap_to)
+
+
 def public_app(config: AdminConfig, keys: Secrets, background: Background) -> EdgeApp:
     """Metadata, keys and the landing page: what anybody may see."""
     app = edge_app()
     document = metadata(config.issuer.issuer, config.introspection_endpoint)
     jwks = KeySetText([signer.public for signer in keys.token_signers], background.answer_keys.published)
     app.register_blueprint(public_views(document, jwks.read))
-    app.register_blueprint(landing_views(config.ledger.kind))
+    app.register_blueprint(landing_views(config.ledger.kind, background.recovery.recovery))
     return app
 
 
@@ -137,17 +149,21 @@ def machine_blueprints(
     callers, measured = Callers(ledger, clock.now), MeasuredLedger(ledger)
     barrier = MeasuredBarrier(Barrier(background.register))
     consents = Consents(measured, keys.meter, clock.now)
+    recovery = RecoveryService(measured, background.recovery, clock.now)
     minter = Minter(keys.issuer, keys.token_signers[0], config.issuer.token_lifetime)
     return [
         directory_views(Directory(measured, callers), callers, clock.now),
         policy_views(measured, callers, clock.now),
         consent_views(consents, callers, barrier, kind, clock.now),
         sandbox_views(Sandbox(consents, minter, background.token_records, clock.now), callers, kind, clock.now),
-        feed_views(ledger, keys, background, callers),
+        recovery_views(recovery, background.recovery, callers, clock.now),
+        feed_views(ledger, keys, background, callers, recovery),
     ]
 
 
-def feed_views(ledger: SqlLedger, keys: Secrets, background: Background, callers: Callers) -> Blueprint:
+def feed_views(
+    ledger: SqlLedger, keys: Secrets, background: Background, callers: Callers, recovery: RecoveryService
+) -> Blueprint:
     """The feed over HTTPS, for nodes."""
 
     async def published() -> bytes:
@@ -158,7 +174,15 @@ def feed_views(ledger: SqlLedger, keys: Secrets, background: Background, callers
 
     reports = Reports(ledger.database, time)
     service = FeedService(
-        ledger, background.register, background.claims, reports, background.sealer, published, background.answer_keys
+        ledger,
+        background.register,
+        background.claims,
+        reports,
+        background.sealer,
+        published,
+        background.answer_keys,
+        recovery.take_from_nodes,
+        background.recovery.refuse_claims,
     )
     views = feed_blueprint(service, authenticate)
     views.after_request(count_feed_call)
@@ -184,12 +208,13 @@ def console_app(config: AdminConfig, ledger: SqlLedger, background: Background, 
             position=place(view.position),
             nodes=tuple(_row(member, view.position.seq, heard(member), now) for member in view.members.values()),
             work=tuple(background.work()),
+            recovering=await background.recovery.in_words(),
         )
 
     app.register_blueprint(status_views(status))
     projector = None if background.projector is None else background.projector.statistics
     links = {name: link.statistics for name, link in background.links.items()}
-    app.register_blueprint(metrics_views(Observer(ledger, projector, links).observe))
+    app.register_blueprint(metrics_views(Observer(ledger, projector, links, background.recovery).observe))
     return app
 
 

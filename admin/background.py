@@ -28,6 +28,7 @@ from admin.ledger.sealing import Sealer
 from admin.ledger.sql import SqlLedger
 from admin.ledger.vouching import Vouching
 from admin.measured import MeasuredLedger
+from admin.recovery.reading import RecoveryReader
 from engine.actors.supervisor import Service, Supervision
 from engine.clock import Clock, Seconds
 from engine.feed.redis_access import RedisAccess
@@ -54,6 +55,7 @@ class Background:
         self.answer_keys = AnswerKeys(ledger.database, KnownNodes(ledger), keys.issuer, kids, time)
         self.expiry = Expiry(MeasuredLedger(ledger), self.claims, clock.now, random.random)
         self.vouching = Vouching(ledger)
+        self.recovery = RecoveryReader(ledger)
         self._supervised: list[Supervision] = []
         self._supervise("expiry", self.expiry.run)  # before whatever may have to wait for Redis
         self._supervise("checkpoints", self.vouching.run)

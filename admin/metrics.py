@@ -42,6 +42,16 @@ PROJECTOR_FILLS: Final = Counter("ccs_projector_fills", "Times all records were 
 REDIS_UP: Final = Gauge("ccs_redis_up", "1 while a link to Redis stands.", ["link"], registry=REGISTRY)
 REDIS_LOSSES: Final = Counter("ccs_redis_losses", "Links to Redis that were up and broke.", ["link"], registry=REGISTRY)
 
+RECOVERING: Final = Gauge(
+    "ccs_ledger_recovering", "1 while the ledger is recovering from a restore.", registry=REGISTRY
+)
+RECOVERY_MISSING: Final = Gauge(
+    "ccs_recovery_reports_missing", "Parties that have not reported what a restored ledger lost.", registry=REGISTRY
+)
+RECOVERY_DOUBTS: Final = Gauge(
+    "ccs_recovery_consents_in_doubt", "Consents touched in the gap, without a newer word.", registry=REGISTRY
+)
+
 BARRIERS: Final = Counter(
     "ccs_barriers", "Waits for a write to be effective, by outcome.", ["outcome"], registry=REGISTRY
 )

@@ -12,6 +12,7 @@ from quart import Blueprint, Response, render_template
 
 from admin.sandbox_only import LedgerKind
 from admin.writing import Place
+from engine.errors import Fault
 
 # Nothing from anywhere; not to be framed, no base, no forms.
 _POLICY: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -35,15 +36,24 @@ class Status(msgspec.Struct, frozen=True):
     position: Place
     nodes: tuple[NodeRow, ...]
     work: tuple[tuple[str, str], ...]
+    recovering: str = ""  # what a restored ledger still waits for; "" = it is live
 
 
-def landing_views(kind: LedgerKind) -> Blueprint:
-    """Blueprint with the landing page."""
+async def _live() -> None:
+    return None
+
+
+def landing_views(kind: LedgerKind, recovery: Callable[[], Awaitable[object | None]] = _live) -> Blueprint:
+    """Blueprint with the landing page. recovery: None = the ledger is live."""
     views = Blueprint("landing", __name__)
 
     @views.get("/")
     async def landing() -> Response:
-        return await _page("landing.html", kind=kind)
+        try:
+            recovering = await recovery() is not None
+        except Fault:  # the page is for people who wonder what is wrong: it comes also without the ledger
+            recovering = False
+        return await _page("landing.html", kind=kind, recovering=recovering)
 
     return views
 

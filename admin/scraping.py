@@ -15,6 +15,7 @@ from werkzeug.exceptions import NotFound
 from admin import metrics
 from admin.ledger.projector import ProjectorState, ProjectorStatistics
 from admin.ledger.store import LedgerDamaged, LedgerReader, LedgerUnavailable
+from admin.recovery.reading import RecoveryReader
 from engine.feed.redis_client import LinkState, LinkStatistics
 
 _FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "Via")
@@ -26,9 +27,16 @@ ReadLink = Callable[[], LinkStatistics]
 class Observer:
     """Brings gauges, and counts that others keep, up to date. projector: None = there is no Redis."""
 
-    def __init__(self, ledger: LedgerReader, projector: ReadProjector | None, links: Mapping[str, ReadLink]) -> None:
+    def __init__(
+        self,
+        ledger: LedgerReader,
+        projector: ReadProjector | None,
+        links: Mapping[str, ReadLink],
+        recovery: RecoveryReader | None = None,
+    ) -> None:
         """links: the connections to Redis by name."""
         self._ledger = ledger
+        self._recovery = recovery
         self._projector = projector
         self._links = links
         self._entries = metrics.Taken(metrics.PROJECTED)
@@ -40,6 +48,7 @@ class Observer:
         """Now. A ledger that does not answer, or not readably, is told as such."""
         try:
             metrics.LEDGER_HEAD.set((await self._ledger.head()).position.seq)
+            await self._observe_recovery()
             metrics.LEDGER_UP.set(1)
         except (LedgerUnavailable, LedgerDamaged):
             metrics.LEDGER_UP.set(0)
@@ -49,6 +58,14 @@ class Observer:
             link = read()
             metrics.REDIS_UP.labels(name).set(link.state is LinkState.UP)
             self._losses[name].reach(link.losses)
+
+    async def _observe_recovery(self) -> None:
+        if self._recovery is None:
+            return
+        standing = None if await self._recovery.recovery() is None else await self._recovery.standing()
+        metrics.RECOVERING.set(standing is not None)
+        metrics.RECOVERY_MISSING.set(0 if standing is None else len(standing.missing))
+        metrics.RECOVERY_DOUBTS.set(0 if standing is None else len(standing.in_doubt))
 
     def _observe_projector(self, now: ProjectorStatistics) -> None:
         for state in ProjectorState:

@@ -9,11 +9,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, Final, Protocol, Self
 
 import httpx2
+import msgspec
 
-from admin.cli.running import NotRunning, Sandbox
+from admin.cli.running import Client, NotRunning, Sandbox
 from engine.config import BadConfig
 from engine.errors import Fault, Kind
 
@@ -31,15 +33,34 @@ _KINDS: Final[dict[int, Kind]] = {
 }
 
 
-class MachineClient:
-    """Calls to the machine API as the sandbox's operator."""
+class Door(Protocol):
+    """Where the machine API is, and the operator's certificate for it; a `Sandbox` is one."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self.sandbox = sandbox
-        context = _operators_tls(sandbox)
-        self._http = httpx2.Client(base_url=sandbox.admin_mtls_url, verify=context, timeout=TIMEOUT, trust_env=False)
+    @property
+    def admin_mtls_url(self) -> str: ...
+    @property
+    def ca_file(self) -> Path: ...
+    @property
+    def operator(self) -> Client: ...
 
-    def __enter__(self) -> "MachineClient":
+
+class OperatorsDoor(msgspec.Struct, frozen=True):
+    """That of a real installation, as named on the command line."""
+
+    admin_mtls_url: str
+    ca_file: Path
+    operator: Client
+
+
+class OperatorClient:
+    """Calls to the machine API as an operator."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+        context = _operators_tls(door)
+        self._http = httpx2.Client(base_url=door.admin_mtls_url, verify=context, timeout=TIMEOUT, trust_env=False)
+
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -50,7 +71,7 @@ class MachineClient:
     ) -> dict[str, Any]:
         """One call. key: of idempotency; drawn where none is given. Raises a Fault with the service's sentence."""
         headers = {"Idempotency-Key": key or str(uuid.uuid4())} if method != "GET" else {}
-        with _reaching(self.sandbox):
+        with _reaching(self._door):
             response = self._http.request(method, path, json=body, headers=headers, params=query)
         if response.is_error:
             raise refusal(response.status_code, response.content)
@@ -59,18 +80,26 @@ class MachineClient:
 
     def stream_lines(self, path: str, body: object) -> Iterator[str]:
         """The lines of a streamed answer. Raises as `call`, also when the stream breaks off."""
-        with _reaching(self.sandbox), self._http.stream("POST", path, json=body) as response:
+        with _reaching(self._door), self._http.stream("POST", path, json=body) as response:
             if response.is_error:
                 raise refusal(response.status_code, response.read())
             yield from response.iter_lines()
 
 
-def _operators_tls(sandbox: Sandbox) -> ssl.SSLContext:
+class MachineClient(OperatorClient):
+    """Calls to the machine API as the sandbox's operator."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        super().__init__(sandbox)
+        self.sandbox = sandbox
+
+
+def _operators_tls(door: Door) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=sandbox.ca_file)
-        context.load_cert_chain(sandbox.operator.certificate_file, sandbox.operator.key_file)
+        context = ssl.create_default_context(cafile=door.ca_file)
+        context.load_cert_chain(door.operator.certificate_file, door.operator.key_file)
     except OSError as error:  # ssl.SSLError is one
-        files = f"{sandbox.ca_file}, {sandbox.operator.certificate_file} and its key"
+        files = f"{door.ca_file}, {door.operator.certificate_file} and its key"
         raise BadConfig(f"{files} cannot be used: {error}") from error
     return context
 
@@ -92,8 +121,8 @@ def _sentence(status: int, content: bytes) -> str:
 
 
 @contextmanager
-def _reaching(sandbox: Sandbox) -> Iterator[None]:
+def _reaching(door: Door) -> Iterator[None]:
     try:
         yield
     except (httpx2.TransportError, OSError) as error:
-        raise NotRunning(f"the service at {sandbox.admin_mtls_url} does not answer", detail=repr(error)) from error
+        raise NotRunning(f"the service at {door.admin_mtls_url} does not answer", detail=repr(error)) from error

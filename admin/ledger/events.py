@@ -342,6 +342,7 @@ class RecoveryTold(msgspec.Struct, frozen=True, array_like=True, tag="recovery.t
     happened_at: UnixTime | None = None  # as told; a node does not know
     evidence: str = ""  # a reference of the teller's: the id of a pushed event, a case number; never free text
     position: int = 0  # of the lost event, told by a node
+    parties: tuple[ClientId, ...] = ()  # the ATP, then the EDPs, as far as the teller knows them
 
 
 class RecoveryReported(msgspec.Struct, frozen=True, array_like=True, tag="recovery.reported"):

@@ -22,7 +22,7 @@ from admin.ledger.reports import Reports
 from admin.ledger.sealing import Sealer
 from admin.ledger.store import Ledger, StoredEvent
 from engine.clock import Seconds
-from engine.consent.records import ParticipantRecord, Role
+from engine.consent.records import ClientId, ParticipantRecord, Role
 from engine.errors import Fault, Kind
 from engine.feed.entries import Position
 from engine.feed.frames import frame, frames
@@ -39,6 +39,8 @@ OCTETS: Final = "application/octet-stream"
 T = TypeVar("T")
 Authenticate = Callable[[Request], Awaitable[ParticipantRecord]]
 ReadKeys = Callable[[], Awaitable[bytes]]
+TakeReports = Callable[[ClientId, bytes], Awaitable[None]]  # may refuse by a Fault; then the node sends them again
+MayClaim = Callable[[], Awaitable[None]]  # raises a Fault while nothing can be claimed
 
 
 class CheckCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,8 +101,19 @@ class UnreadableCall(Fault):
     kind = Kind.INVALID
 
 
+async def _nothing_more(_client_id: ClientId, _body: bytes) -> None:
+    pass
+
+
+async def _always() -> None:
+    pass
+
+
 class FeedService:
-    """The calls, apart from HTTP. keys: the body of `/feed/keys`, JSON."""
+    """The calls, apart from HTTP. keys: the body of `/feed/keys`, JSON.
+
+    take_reports: what is done with a report once it is kept, each time that it comes. may_claim: asked before a claim.
+    """
 
     def __init__(
         self,
@@ -111,7 +124,11 @@ class FeedService:
         sealer: Sealer,
         keys: ReadKeys,
         answer_keys: AnswerKeys,
+        take_reports: TakeReports = _nothing_more,
+        may_claim: MayClaim = _always,
     ) -> None:
+        self.take_reports = take_reports
+        self.may_claim = may_claim
         self.register = register
         self.claims = claims
         self.reports = reports
@@ -210,12 +227,15 @@ def feed_blueprint(service: FeedService, authenticate: Authenticate) -> Blueprin
     async def reports() -> Response:
         caller = await require_node()
         key = request.headers.get("Idempotency-Key")
-        await service.reports.take(caller.client_id, key, await _body())
+        body = await _body()
+        await service.reports.take(caller.client_id, key, body)
+        await service.take_reports(caller.client_id, body)
         return Response(b"", status=204)
 
     @blueprint.post("/claims")
     async def claims() -> Response:
         await require_node()
+        await service.may_claim()
         return _json(Held(await service.claims.take(await _read(Claim))))
 
     return blueprint

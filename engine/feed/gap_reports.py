@@ -10,10 +10,11 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
-from engine.consent.states import State
 from engine.feed.questions import NodeId
 
 PIECE: Final = 500  # consents and the like in one part: some 100 kB
+
+MAX_PARTICIPANTS: Final = 10_000  # far above how many there are
 
 NameOfState = Annotated[str, Meta(pattern="^[a-z_]{1,40}$")]
 UuidText = Annotated[str, Meta(pattern="^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$")]
@@ -30,10 +31,7 @@ class TouchedConsent(msgspec.Struct, frozen=True):
     expires_at: Natural
     data_from: int
     data_to: int | None = None
-
-    def known_state(self) -> State | None:
-        """The state; None: a newer program's."""
-        return State.__members__.get(self.state.upper())
+    parties: Annotated[tuple[ClientText, ...], Meta(max_length=20)] = ()  # the ATP, then the EDPs
 
 
 class TouchedToken(msgspec.Struct, frozen=True):
@@ -53,7 +51,8 @@ class TouchedParticipant(msgspec.Struct, frozen=True):
 class GapReport(msgspec.Struct, frozen=True, tag="replica.gap", tag_field="type"):
     """One part of what a node knew. known_under "", known_to 0: its replica was lost, it knows nothing.
 
-    part counts from 1 to parts. policy: the policy was changed in the gap.
+    part counts from 1 to parts; total: consents in all parts. participants stand in the last part, all of them. policy:
+    the policy was changed in the gap.
     """
 
     node_id: NodeId
@@ -64,5 +63,6 @@ class GapReport(msgspec.Struct, frozen=True, tag="replica.gap", tag_field="type"
     parts: Annotated[int, Meta(ge=1)] = 1
     consents: Annotated[tuple[TouchedConsent, ...], Meta(max_length=PIECE)] = ()
     tokens: Annotated[tuple[TouchedToken, ...], Meta(max_length=PIECE)] = ()
-    participants: Annotated[tuple[TouchedParticipant, ...], Meta(max_length=PIECE)] = ()
+    participants: Annotated[tuple[TouchedParticipant, ...], Meta(max_length=MAX_PARTICIPANTS)] = ()
     policy: bool = False
+    total: Natural = 0

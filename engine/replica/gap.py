@@ -38,7 +38,7 @@ _revocation = msgspec.msgpack.Decoder(TokenRevocation).decode
 _log = logger("feeder")
 
 Kept = tuple[EntryKind, bytes]
-Touched = TouchedConsent | TouchedToken | TouchedParticipant
+Touched = TouchedConsent | TouchedToken
 
 
 def past_of_replica(environment: Environment) -> Past:
@@ -72,11 +72,9 @@ def reports_of(
     """
     kept_to = _kept_to(past, known.incarnation)
     with old.lmdb.begin() as reading, new.lmdb.begin() as there:
-        touched: list[Touched] = [
-            *_touched_consents(reading, old, there, new, kept_to),
-            *_touched_tokens(reading, old, there, new),
-            *_touched_participants(reading, old, there, new, kept_to),
-        ]
+        consents = list(_touched_consents(reading, old, there, new, kept_to))
+        touched: list[Touched] = [*consents, *_touched_tokens(reading, old, there, new)]
+        participants = tuple(_touched_participants(reading, old, there, new, kept_to))
         policy = _was_touched(reading.get(POLICY_KEY, db=old.policy), kept_to)
     pieces = [touched[start : start + PIECE] for start in range(0, len(touched), PIECE)] or [[]]
     return [
@@ -89,8 +87,9 @@ def reports_of(
             len(pieces),
             tuple(one for one in piece if isinstance(one, TouchedConsent)),
             tuple(one for one in piece if isinstance(one, TouchedToken)),
-            tuple(one for one in piece if isinstance(one, TouchedParticipant)),
+            participants if part == len(pieces) else (),
             policy,
+            len(consents),
         )
         for part, piece in enumerate(pieces, 1)
     ]
@@ -148,6 +147,7 @@ def _told(key: bytes, value: bytes) -> TouchedConsent:
         record.expires_at,
         record.data_from,
         record.data_to,
+        (record.atp, *record.edps),
     )
 
 

@@ -17,20 +17,23 @@ import msgspec
 import pytest
 import sqlalchemy as sa
 import trio
+from structlog.testing import capture_logs
 
 from admin.app import Ports, run_admin
 from admin.authorization.rotation import RotationTooEarly
 from admin.config import AdminConfig, Bootstrap, Feed, Issuer, Ledger, Web
 from admin.ledger.events import IssuerKeysPublished, ParticipantRegistered, event_of
 from admin.ledger.genesis import WrongLedger, WrongPersonKey
-from admin.ledger.sql import open_reader
+from admin.ledger.sql import open_ledger, open_reader
 from admin.listeners import CannotListen, listen, port_of
 from admin.pki.key_files import BadKeyFile, generate_secret
 from admin.pki.keys import generate_token_key
 from engine.config import BadConfig, Redis, Tls
+from engine.telemetry.host import SystemClock
 from tests.support.admin_service import grant_form, ledger_config, tls_of
 from tests.support.ledger import tamper
 from tests.support.pki import Pki
+from tests.support.restored import say_restored
 
 ROOT = Path(__file__).parents[2]
 ISSUER = "https://localhost:8450"
@@ -109,6 +112,23 @@ async def test_pages_show_no_script_no_person_and_are_for_their_listener_only(co
         assert "<script" not in page.text
         assert person["name"] not in page.text
         assert granted.json()["consent_id"] not in page.text
+
+
+async def test_a_recovering_ledger_is_told_on_the_pages_in_the_metrics_and_in_the_log(
+    config: AdminConfig, pki: Pki
+) -> None:
+    async with running(config):
+        pass  # the first start makes the ledger
+    async with open_ledger(config.ledger, SystemClock()) as ledger:
+        await say_restored(ledger, gap_from=1_795_000_000, gap_to=1_795_000_060)
+    with capture_logs() as logs:
+        async with running(config) as ports, http(pki, ports.public) as public, http(pki, ports.console) as console:
+            landing, status, scraped = await public.get("/"), await console.get("/"), await console.get("/metrics")
+    assert "recovering from a loss" in landing.text
+    assert "missing: node-1, untold-events" in status.text
+    assert "ccs_ledger_recovering 1.0" in scraped.text
+    assert "ccs_recovery_reports_missing 1.0" in scraped.text
+    assert [line["gap_from"] for line in logs if line["event"] == "ledger_recovering"] == ["2026-11-18T11:06:40Z"]
 
 
 async def register_parties(machine: httpx2.AsyncClient, pki: Pki) -> None:

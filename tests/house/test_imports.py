@@ -20,9 +20,11 @@ IMPURE = {"trio", "socket", "ssl", "time", "random", "secrets", "logging", "stru
 PURE = [
     "engine/clock.py", "engine/errors.py", "engine/backoff.py", "engine/consent", "engine/decision",
     "engine/feed/entries.py", "engine/feed/questions.py", "engine/feed/frames.py", "engine/feed/redis_names.py",
+    "engine/feed/gap_reports.py",
     "engine/tokens", "engine/replica/asking.py", "engine/listener/http1.py", "engine/listener/forms.py",
     "engine/telemetry/health.py", "admin/ledger/events.py", "admin/ledger/chain.py", "admin/consents/commands.py",
-    "admin/directory/participants.py",
+    "admin/directory/participants.py", "admin/recovery/tellings.py", "admin/recovery/reconciling.py",
+    "admin/recovery/standing.py",
 ]  # fmt: skip
 
 ONE_IMPORTER = {

@@ -33,6 +33,9 @@ from admin.ledger.store import Receipt
 from admin.listeners import listen, port_of, tls_context
 from admin.pki.key_files import generate_secret
 from admin.pki.keys import FileTokenSigner, generate_p256_key
+from admin.recovery.reading import RecoveryReader
+from admin.recovery.service import RecoveryService
+from admin.recovery.views import recovery_views
 from admin.sandbox_only import LedgerKind
 from engine.clock import Seconds, UnixTime
 from engine.config import Tls
@@ -142,7 +145,7 @@ async def machine_site(
     clock, barrier, stop = SystemClock(), ToldBarrier(), trio.Event()
     async with open_ledger(ledger_config(directory, kind), clock) as ledger:
         await register_all(ledger, pki)
-        callers = Callers(ledger, clock.now)
+        callers, reader = Callers(ledger, clock.now), RecoveryReader(ledger)
         consents = Consents(ledger, METER_KEY, clock.now)
         sandbox = Sandbox(consents, Minter("https://localhost:8450", signer, Seconds(600.0)), None, clock.now)
         app = machine_app(
@@ -150,6 +153,7 @@ async def machine_site(
             policy_views(ledger, callers, clock.now),
             consent_views(consents, callers, cast("Barrier", barrier), kind, clock.now),
             sandbox_views(sandbox, callers, kind, clock.now),
+            recovery_views(RecoveryService(ledger, reader, clock.now), reader, callers, clock.now),
         )
         listeners = await listen("127.0.0.1", 0)
         context = tls_context(tls_of(pki), client_certificates=True)

@@ -140,7 +140,15 @@ EVENTS: Final = {
     ),
     "ledger.went_live": LedgerWentLive(ACT, ("edp-2",), 4, 2, 1),
     "recovery.told": RecoveryTold(
-        ID, Change.REVOKED, ClientId("edp-1"), Role.EDP, AT, UnixTime(AT - 60), "set-4471", 1_000_017
+        ID,
+        Change.REVOKED,
+        ClientId("edp-1"),
+        Role.EDP,
+        AT,
+        UnixTime(AT - 60),
+        "set-4471",
+        1_000_017,
+        (ClientId("atp-1"), ClientId("edp-1")),
     ),
     "recovery.reported": RecoveryReported(
         ClientId("node-1"), Role.NODE, AT, YES, 7, AT, "0123456789abcdef", 1_000_040, (ClientId("edp-2"),), YES

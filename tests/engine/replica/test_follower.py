@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from engine.clock import BootTime, UnixTime
+from engine.consent.records import LIVE_KEY, LiveRecord
 from engine.consent.states import State
 from engine.decision.freshness import MAX_SILENCE, Bound
 from engine.feed.entries import Entry, EntryKind, Position
@@ -25,6 +26,7 @@ from tests.support.replicas import (
     consent,
     consent_entry,
     consent_key,
+    entry,
     filled,
     nothing,
     open_store,
@@ -104,6 +106,20 @@ def test_an_answer_ahead_of_the_entries_counts_with_them_in_one_transaction(
     assert current_until(store) == 0.0
     follower.take_entries([consent_entry(2, 1, consent(State.REVOKED))])
     assert current_until(store) == 50.0 + MAX_SILENCE
+
+
+def test_after_a_going_live_only_what_is_asked_after_it_counts(
+    follower: Follower, store: ReplicaStore, clock: Hands
+) -> None:
+    first, second = follower.ask(), follower.ask()
+    follower.take_answer(answer(first, 0))
+    assert current_until(store) == 50.0 + MAX_SILENCE
+    clock.at += 0.1
+    follower.take_entries([entry(1, EntryKind.RECOVERY, LIVE_KEY, LiveRecord(NOW))])
+    assert current_until(store) == clock.at  # over at once
+    assert not follower.take_answer(answer(second, 1))  # asked before, though answered after
+    assert follower.take_answer(answer(follower.ask(), 1))
+    assert current_until(store) == clock.at + MAX_SILENCE
 
 
 def test_missing_entries_become_overdue(follower: Follower, clock: Hands) -> None:

@@ -1,0 +1,150 @@
+"""Reading a recovery from the ledger: whether it is under way, and where it stands."""
+
+from collections.abc import AsyncIterator
+from typing import Final
+
+import msgspec
+import trio
+
+from admin.consents.commands import UnknownConsent, consent_of
+from admin.ledger.events import RecoveryReported, RecoveryTold, event_of, reported_subject
+from admin.ledger.store import FeedRecord, LedgerDamaged, LedgerReader
+from admin.recovery.standing import Party, Standing, Told, is_whole
+from engine.clock import Seconds, UnixTime
+from engine.consent.records import ParticipantRecord, Role
+from engine.consent.recovery import NO_PAST, Past, Recovery, past_of
+from engine.consent.states import ENDED
+from engine.errors import Fault, Kind
+from engine.feed.entries import EntryKind
+
+PAGE: Final = 1_000
+FRESH_FOR: Final = Seconds(0.5)  # of what is remembered of the past, for pages; never for a decision to write
+REPORTERS: Final = (Role.NODE, Role.ATP, Role.EDP)
+
+_participant: Final = msgspec.msgpack.Decoder(ParticipantRecord)
+
+
+class NotRestored(Fault):
+    """The ledger was never restored: nothing was lost, and nothing is to be reported."""
+
+    kind = Kind.CONFLICT
+
+
+class Recovering(Fault):
+    """Not while the ledger is recovering: it may have lost what this rests on."""
+
+    kind = Kind.UNAVAILABLE
+
+
+class Restored(msgspec.Struct, frozen=True):
+    """The newest restore, and the recovery if it is still under way. since: what is newer is this ledger's own."""
+
+    past: Past
+    recovery: Recovery | None
+    since: int
+    covers_from: UnixTime  # from when on reports must tell
+
+
+class RecoveryReader:
+    """Reads; whoever only shows gets this half."""
+
+    def __init__(self, ledger: LedgerReader) -> None:
+        self._ledger = ledger
+        self._remembered: tuple[float, Past] | None = None
+
+    async def past(self) -> Past:
+        """The ledger's restores, at most FRESH_FOR old. Raises the ledger's faults."""
+        now = trio.current_time()
+        if self._remembered is None or now - self._remembered[0] > FRESH_FOR:
+            self._remembered = (now, await self._read_past())
+        return self._remembered[1]
+
+    async def recovery(self) -> Recovery | None:
+        """The recovery under way, as `past`; None = the ledger is live."""
+        return (await self.past()).recovery()
+
+    async def in_words(self) -> str:
+        """For the status page: what is still missing before the ledger can go live; "" = it is live."""
+        if await self.recovery() is None:
+            return ""
+        standing = await self.standing()
+        missing = ", ".join(standing.obstacles) or "nothing"
+        doubts, ended = len(standing.in_doubt), standing.ended
+        return f"{doubts} consents in doubt, {ended} ended by what was told; missing: {missing}"
+
+    async def refuse_claims(self) -> None:
+        """Raises Recovering: claims of the gap are lost, so a one-off could be claimed a second time."""
+        if await self.recovery() is not None:
+            raise Recovering("no one-off consent can be claimed while the ledger is recovering")
+
+    async def standing(self) -> Standing:
+        """Where the newest recovery stands. Raises NotRestored, and the ledger's faults."""
+        restored = await self.restored()
+        newest = restored.past.newest()
+        assert newest is not None  # noqa: S101 - `restored` has looked
+        ended_under = next(name for name, found in restored.past.restores.items() if found == newest)
+        parties = [await self._party(record, restored) for record in await self._participants()]
+        told = [told async for told in self._told(restored.since)]
+        return Standing(restored.recovery, newest[1], ended_under, tuple(parties), tuple(told))
+
+    async def _read_past(self) -> Past:
+        records = await self._ledger.records((int(EntryKind.RECOVERY), b""), PAGE)
+        found = [(seq, one.key, one.record) for seq, one in records if one.kind == EntryKind.RECOVERY]
+        try:
+            return past_of(found) if found else NO_PAST
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise LedgerDamaged("a restore's record cannot be read", detail=str(error)) from error
+
+    async def restored(self) -> Restored:
+        """Raises NotRestored, and the ledger's faults."""
+        past = await self._read_past()
+        newest = past.newest()
+        if newest is None:
+            raise NotRestored("the ledger was never restored: nothing is to be reported")
+        recovery = past.recovery()
+        if recovery is None:
+            return Restored(past, None, newest[0], newest[1].gap_from)
+        return Restored(past, recovery, recovery.since, recovery.gap_from)
+
+    async def _records(self, kind: EntryKind) -> AsyncIterator[tuple[int, FeedRecord]]:
+        after = (int(kind), b"")
+        while True:
+            page = [found for found in await self._ledger.records(after, PAGE) if found[1].kind == kind]
+            for found in page:
+                yield found
+            if len(page) < PAGE:
+                return
+            after = (int(kind), page[-1][1].key)
+
+    async def _participants(self) -> list[ParticipantRecord]:
+        """Whoever must report, as far as the restored ledger knows them."""
+        found = [_participant.decode(one.record) async for _, one in self._records(EntryKind.PARTICIPANT)]
+        return [one for one in found if one.role in REPORTERS and not one.suspended]
+
+    async def _party(self, record: ParticipantRecord, restored: Restored) -> Party:
+        state = await self._ledger.subject(reported_subject(record.client_id))
+        event = None if state is None or state.event.position.seq < restored.since else event_of(state.event)
+        is_there = isinstance(event, RecoveryReported) and is_whole(event, restored.covers_from)
+        return Party(record.client_id, record.role, event if is_there and isinstance(event, RecoveryReported) else None)
+
+    async def _told(self, since: int) -> AsyncIterator[Told]:
+        async for seq, _ in self._records(EntryKind.DOUBT):
+            if seq > since:
+                (stored,) = await self._ledger.events(seq - 1, 1)
+                event = event_of(stored)
+                if isinstance(event, RecoveryTold):
+                    yield await self._with_consent(event, seq)
+
+    async def _with_consent(self, event: RecoveryTold, seq: int) -> Told:
+        state = await self._ledger.subject(f"consent:{event.consent_id}")
+        if state is None:
+            return Told(event, seq)
+        try:
+            record = consent_of(state).consent
+        except UnknownConsent as fault:
+            raise LedgerDamaged("a consent's newest event is none", detail=fault.text) from fault
+        return Told(event, seq, state.event.position.seq, record.state in ENDED)
+
+    def forget(self) -> None:
+        """Read anew at the next call: somebody here has just ended the recovery."""
+        self._remembered = None
