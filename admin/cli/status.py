@@ -76,7 +76,7 @@ def _node_table(node: dict[str, Any]) -> Table:
     behind = node["head"] - node["applied"]
     table = Table("node", node["node_id"])
     table.add_row("freshness", f"[{_COLOURS.get(state, 'red')}]{state}[/]{' · draining' if node['draining'] else ''}")
-    if node["recovering_since"]:
+    if node.get("recovering_since"):
         table.add_row("ledger", f"[yellow]recovering[/] what was lost after {node['recovering_since']}")
     table.add_row("applied", f"{node['applied']:,}" if node["applied"] >= 0 else "nothing")
     table.add_row("behind", f"[yellow]{behind:,}[/]" if behind else "0")

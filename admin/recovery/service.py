@@ -27,7 +27,7 @@ from admin.ledger.store import Append, Idempotency, Ledger, LedgerDamaged, Subje
 from admin.recovery.reading import RecoveryReader, Restored
 from admin.recovery.reconciling import REASON, Outcome, reconcile
 from admin.recovery.standing import Standing
-from admin.recovery.tellings import Report, Result, Teller, Telling, told_by_node
+from admin.recovery.tellings import ENDS, Report, Result, Teller, Telling, told_by_node
 from admin.writing import Written, write_together
 from engine.clock import UnixTime
 from engine.consent.reading import InvalidFields, Problem
@@ -215,9 +215,10 @@ class RecoveryService:
                 raise AnotherLedger("a node that knows nothing has nothing to tell")
             return
         found = restored.past.restores.get(report.known_under)
-        if found is None:
-            raise AnotherLedger("no restore of this ledger names the incarnation that the node knew")
-        _check_plausible(report, found[1].restored_seq)
+        if found is not None:
+            _check_plausible(report, found[1].restored_seq)
+        elif report.participants or any(told_by_node(one).change not in ENDS for one in report.consents):
+            raise AnotherLedger("no restore of this ledger names the incarnation that the node knew: only ends count")
 
     async def _end_tokens(self, report: GapReport, teller: Teller) -> None:
         act = _system_act(teller)

@@ -261,6 +261,19 @@ class RecoveryContract:
         await service.take_from_nodes(NODE, b'[{"type": "something.else"}, 7]')
         assert await self._head(ledger) == head
 
+    async def test_of_an_incarnation_that_no_restore_names_only_ends_are_taken(
+        self, ledger: SqlLedger, service: RecoveryService, clock: HandClock
+    ) -> None:
+        """It was restored a second time from an older backup, and what came between is no part of its history."""
+        restored = await self._restored(ledger, clock)
+        report = msgspec.structs.replace(await self._node_report(ledger, restored), known_under="f" * 16)
+        with pytest.raises(AnotherLedger):
+            await service.take_from_node(report, NODE)
+        await service.take_from_node(msgspec.structs.replace(report, consents=report.consents[:1]), NODE)
+        state = await ledger.subject(f"consent:{CONSENT_ID}")
+        assert state is not None
+        assert consent_of(state).consent.state is State.REVOKED
+
     async def test_a_replica_that_holds_records_beyond_its_position_is_believed(
         self, ledger: SqlLedger, service: RecoveryService, clock: HandClock
     ) -> None:

@@ -18,6 +18,8 @@ from admin.ledger.nodes import KnownNodes
 from admin.ledger.register import Register
 from admin.ledger.reports import Reports
 from admin.ledger.sql import SqlLedger
+from admin.recovery.reading import RecoveryReader
+from admin.recovery.service import RecoveryService
 from engine.consent.records import ParticipantRecord, Role
 from engine.feed.https import FeedClient
 from engine.feed.questions import Question
@@ -66,6 +68,8 @@ async def feed_service(ledger: SqlLedger, pki: Pki, *, port: int = 0) -> AsyncIt
     async def authenticate(request: Request) -> ParticipantRecord:
         return (await callers.authenticate(request.scope)).participant
 
+    reader = RecoveryReader(ledger)
+    recovery = RecoveryService(ledger, reader, SystemClock().now)
     service = FeedService(
         ledger,
         register,
@@ -74,6 +78,8 @@ async def feed_service(ledger: SqlLedger, pki: Pki, *, port: int = 0) -> AsyncIt
         SEALER,
         keys,
         AnswerKeys(ledger.database, KnownNodes(ledger), ISSUER, frozenset(), time.time),
+        recovery.take_from_nodes,
+        reader.refuse_claims,
     )
     app = edge_app()
     app.register_blueprint(feed_blueprint(service, authenticate))

@@ -15,6 +15,7 @@ from engine.clock import Seconds, UnixTime
 from engine.consent.records import AccessMode, ClientId
 from engine.consent.states import State
 from engine.feed.entries import Entry, EntryKind, Position, unseal
+from engine.feed.gap_reports import GapReport
 from engine.feed.https import FeedBroken, FeedClient, FeedForbidden, FeedUnavailable, WrongIncarnation
 from engine.feed.snapshots import SnapshotCheck
 from tests.support.feed_services import KEYS, RunningService, feed_service, question
@@ -28,6 +29,7 @@ from tests.support.projection import (
     real_ledger,
     silent_event,
 )
+from tests.support.restored import say_restored
 
 NO_WAIT = Seconds(0.0)
 
@@ -252,6 +254,23 @@ async def test_a_report_is_kept_once(node: FeedClient) -> None:
     await node.report("key-0001", b'[{"n":1}]')
     with pytest.raises(WrongIncarnation):  # 409: the client has one class for conflicts
         await node.report("key-0001", b'[{"n":2}]')
+
+
+async def test_a_recovering_ledger_takes_what_a_node_tells_and_lets_nothing_be_claimed(
+    ledger: SqlLedger, node: FeedClient
+) -> None:
+    consent_id = str(uuid.uuid4())
+    await ledger.append([consent_event(consent_id, consent_record(access_mode=AccessMode.ONE_OFF))])
+    restored = await say_restored(ledger, gap_from=1_700_000_000, gap_to=1_700_000_060)
+    with pytest.raises(FeedUnavailable):
+        await node.claim(consent_id, "edp-1", "share")
+    told = GapReport("node-1", "", 0, (await head_of(ledger)).incarnation)
+    await node.report("key-0002", msgspec.json.encode([told]))
+    await node.report("key-0002", msgspec.json.encode([told]))
+    (event,) = await ledger.events(restored, 10)
+    assert (event.tag, event.subject) == ("recovery.reported", "reported:node-1")
+    with pytest.raises(WrongIncarnation):
+        await node.report("key-0003", msgspec.json.encode([msgspec.structs.replace(told, missing_under="f" * 16)]))
 
 
 @pytest.mark.parametrize(("key", "body"), [("short", b"[]"), ("key-0001", b"{}"), ("key-0001", b"nonsense")])
