@@ -1,7 +1,7 @@
 """What a recovery must do, whatever the ledger is kept in: reports become events, going live is one append."""
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import msgspec
 import pytest
@@ -24,7 +24,7 @@ from admin.ledger.events import (
     event_of,
 )
 from admin.ledger.sql import SqlLedger, open_ledger
-from admin.ledger.store import Idempotency
+from admin.ledger.store import Append, Idempotency, Ledger, LedgerUnavailable, Receipt
 from admin.recovery.reading import NotRestored, Recovering, RecoveryReader
 from admin.recovery.service import AnotherLedger, NotReconciled, NotRecovering, RecoveryService, UnreadableReport
 from admin.recovery.standing import UNTOLD, Standing
@@ -46,6 +46,24 @@ ROLES = {NODE: Role.NODE, ATP: Role.ATP, EDP: Role.EDP}
 
 def act(reason: str | None = None) -> Act:
     return Act(Initiator.OPERATOR, "operator-1", Route.API, UnixTime(1_800_000_500), reason=reason)
+
+
+class DyingLedger:
+    """A ledger whose process dies at its nth append: before the commit, or after it and before anybody is told."""
+
+    def __init__(self, ledger: SqlLedger, *, dies_at: int, committed: bool) -> None:
+        self._ledger, self._left, self._committed = ledger, dies_at, committed
+        self.head, self.events, self.subject = ledger.head, ledger.events, ledger.subject
+        self.records, self.replayed = ledger.records, ledger.replayed
+        self.wait_beyond, self.erase_person = ledger.wait_beyond, ledger.erase_person
+
+    async def append(self, events: Sequence[Append], idempotency: Idempotency | None = None) -> Receipt:
+        self._left -= 1
+        if self._left or self._committed:
+            receipt = await self._ledger.append(events, idempotency)
+        if not self._left:
+            raise LedgerUnavailable("killed")
+        return receipt
 
 
 class RecoveryContract:
@@ -334,6 +352,34 @@ class RecoveryContract:
                 nursery.start_soon(go, used(f"operator-key-{number}", client=f"operator-{number}"))
         assert [event.tag for event in await ledger.events(restored, 100)] == ["ledger.went_live"]
         assert len(refused) == 3
+
+    @pytest.mark.parametrize("committed", [False, True])
+    @pytest.mark.parametrize("dies_at", [1, 2, 3, 4, 5])
+    async def test_killed_at_any_append_it_is_recovering_or_live_and_goes_on(
+        self, ledger: SqlLedger, reader: RecoveryReader, clock: HandClock, dies_at: int, *, committed: bool
+    ) -> None:
+        restored = await self._restored(ledger, clock)
+
+        async def all_of_it(on: Ledger) -> None:
+            service = RecoveryService(on, reader, clock.now)
+            await service.take_from_node(await self._node_report(ledger, restored), NODE)
+            for name in (ATP, EDP):
+                await self._from_party(service, name, clock, key=f"key-of-{name}")
+            await service.go_live(act(), frozenset(), used("k" * 8, client="operator-1"))
+
+        with pytest.raises(LedgerUnavailable):
+            await all_of_it(DyingLedger(ledger, dies_at=dies_at, committed=committed))
+        reader.forget()
+        is_live = dies_at == 5 and committed
+        assert (await reader.recovery() is None) is is_live
+        await all_of_it(ledger)
+        tags = [event.tag for event in await ledger.events(restored, 100)]
+        assert {tag: tags.count(tag) for tag in tags} == {
+            "recovery.told": 2,
+            "consent.revoked": 1,
+            "recovery.reported": 3,
+            "ledger.went_live": 1,
+        }
 
     async def test_a_node_that_comes_after_going_live_still_ends_what_it_knew_to_have_ended(
         self, ledger: SqlLedger, service: RecoveryService, clock: HandClock
