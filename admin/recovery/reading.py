@@ -15,7 +15,7 @@ from engine.consent.records import ParticipantRecord, Role
 from engine.consent.recovery import NO_PAST, Past, Recovery, past_of
 from engine.consent.states import ENDED
 from engine.errors import Fault, Kind
-from engine.feed.entries import EntryKind
+from engine.feed.entries import EntryKind, Position
 
 PAGE: Final = 1_000
 FRESH_FOR: Final = Seconds(0.5)  # of what is remembered of the past, for pages; never for a decision to write
@@ -51,6 +51,7 @@ class RecoveryReader:
     def __init__(self, ledger: LedgerReader) -> None:
         self._ledger = ledger
         self._remembered: tuple[float, Past] | None = None
+        self._standing: tuple[Position, Standing] | None = None
 
     async def past(self) -> Past:
         """The ledger's restores, at most FRESH_FOR old. Raises the ledger's faults."""
@@ -78,7 +79,13 @@ class RecoveryReader:
             raise Recovering("no one-off consent can be claimed while the ledger is recovering")
 
     async def standing(self) -> Standing:
-        """Where the newest recovery stands. Raises NotRestored, and the ledger's faults."""
+        """Where the newest recovery stands; read once for one position. Raises NotRestored, and the ledger's faults."""
+        head = (await self._ledger.head()).position  # before the rest: what is read is at least this new
+        if self._standing is None or self._standing[0] != head:
+            self._standing = (head, await self._read_standing())
+        return self._standing[1]
+
+    async def _read_standing(self) -> Standing:
         restored = await self.restored()
         newest = restored.past.newest()
         assert newest is not None  # noqa: S101 - `restored` has looked
