@@ -68,12 +68,13 @@ return 1
 """
 )
 
-# ARGV: head and last id as they were seen, new head, then (id, sealed) each.
+# A filling under way goes with the rest: it may have read its records before the events of the new tail, whose records
+# nobody else would write. ARGV: head and last id as they were seen, new head, then (id, sealed) each.
 _RESTART: Final = Script(
     _LAST
     + """
 if text(KEYS[1]) ~= ARGV[1] or last(KEYS[2]) ~= ARGV[2] then return 0 end
-redis.call('DEL', KEYS[1], KEYS[2], KEYS[3])
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
 for i = 4, #ARGV, 2 do redis.call('XADD', KEYS[2], ARGV[i], 'e', ARGV[i + 1]) end
 redis.call('SET', KEYS[1], ARGV[3])
 return 1
@@ -223,10 +224,11 @@ class FeedCopy:
     async def restart(self, seen: Seen, at: Position, tail: Sequence[Sealed]) -> bool:
         """Throw the stream away and begin anew at `at` with its last entries; False = it is not as `seen` any more.
 
-        The records stay until they are swept; the copy is not whole until then.
+        The records stay until they are swept; the copy is not whole until then. Whoever is writing them loses the
+        lease.
         """
         args = [part for item in tail for part in (stream_id(item.entry.seq), item.sealed)]
-        keys = (HEAD, STREAM, WHOLE)
+        keys = (HEAD, STREAM, WHOLE, FILLING)
         return bool(await run_script(self._redis, _RESTART, keys, seen.head, seen.last_id, head_text(at), *args))
 
     async def claim(self, owner: bytes, number: int, incarnation: str) -> Lease | None:

@@ -373,3 +373,17 @@ async def test_reaching_a_position_can_be_waited_for(ledger: SqlLedger, projecto
 def test_keys_that_are_too_short_are_refused() -> None:
     with pytest.raises(ValueError, match="32"):
         Sealer((b"short",))
+
+
+async def test_a_stream_that_begins_anew_ends_the_filling_under_way(redis_client: RedisClient, valkey: Valkey) -> None:
+    """The filler may have read its records before the events of the new tail were written."""
+    copy = FeedCopy(redis_client)
+    lease = await copy.claim(b"owner", 1, "a" * 16)
+    assert lease is not None
+    assert await copy.sweep(lease)
+    tail = [SEALER.entry(Entry("a" * 16, 1, EntryKind.CONSENT, b"k" * 16, b"r"))]
+    assert await copy.restart(await copy.look(), Position("a" * 16, 1), tail)
+    assert not await copy.fill(lease, tail)
+    assert not await copy.finish(lease, "a" * 16)
+    assert valkey.call("GET", WHOLE) is None
+    assert await copy.claim(b"another", 1, "a" * 16) is not None
