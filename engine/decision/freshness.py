@@ -60,7 +60,7 @@ that copies a machine together with its running processes, is outside the promis
 
 A ledger restored with a gap has lost commits; of those no position speaks. Until an operator lets it go live, no
 bound counts as current (`under_recovery`); by then what had been reported effective is written again, so P1 holds for
-what was lost as well: docs/decisions/0020-recovering.md.
+what was lost as well: docs/decisions/0019-recovering.md.
 
 `last_known` and `blind` promise less, and say so: how long ago the newest answered question was asked.
 """
@@ -155,7 +155,7 @@ def under_recovery(bound: Bound, recovery: Recovery | None) -> Bound:
     """The bound that readers may use: while the ledger is recovering, known as of the gap's beginning, never current.
 
     However new the answered question is, the ledger that answered it does not know what it has lost; what it holds is
-    what was known when the gap began (docs/decisions/0020-recovering.md). A bound that is blind stays so.
+    what was known when the gap began (docs/decisions/0019-recovering.md). A bound that is blind stays so.
     """
     if recovery is None or not bound.boot_id or not bound.as_of:
         return bound

@@ -4,7 +4,7 @@ Nobody knows for certain how far a lost ledger had come, so its numbers are not 
 gives numbers one after another under one lock, each with a hash and a row, and never RATE of them a second. So at time
 t no position above RATE * (t - created) has been given, and a new incarnation begins there, MARGIN higher for clocks
 that disagree. The bound rests on the ledger's age alone, not on the backup: were it counted from what a backup holds,
-a newer backup restored after an older one would begin lower. `docs/decisions/0019` has the proof.
+a newer backup restored after an older one would begin lower. `docs/decisions/0018` has the proof.
 """
 
 from collections.abc import Iterable
