@@ -18,7 +18,7 @@ from admin.pki.keys import FileTokenSigner, TokenKey, private_pem
 from engine.clock import UnixTime
 from engine.consent.meter_points import meter_digest
 from engine.consent.records import AccessMode
-from engine.tokens.claims import MAX_PRESENTED_BYTES, ConsentDetail
+from engine.tokens.claims import MAX_PRESENTED_BYTES, AccessToken, ConsentDetail, PresentedClaims
 from engine.tokens.grants import KnownDetails
 from engine.tokens.keys import KeySet
 from engine.tokens.verify import TokenRefusal, VerifiedToken, verify
@@ -209,6 +209,15 @@ def test_every_single_bit_counts(pair: tuple[Minted, Minted], keys: KeySet) -> N
         for bit in range(8):
             flipped = token[:index] + bytes([token[index] ^ (1 << bit)]) + token[index + 1 :]
             assert isinstance(verify(flipped, keys, METER_KEY, NOW), TokenRefusal), (index, bit)
+
+
+def test_claims_are_held_to_the_same_forms_whether_or_not_the_details_are_read() -> None:
+    read, presented = (
+        {field.name: (field.type, field.default) for field in msgspec.structs.fields(claims)}
+        for claims in (AccessToken, PresentedClaims)
+    )
+    assert list(read) == list(presented)
+    assert {name for name in read if read[name] != presented[name]} == {"authorization_details"}
 
 
 def test_details_of_a_verified_token_are_read_once(make_token: MakeToken, keys: KeySet) -> None:
