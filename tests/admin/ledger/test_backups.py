@@ -33,6 +33,7 @@ from admin.ledger.verify import verify
 from engine.clock import Seconds, UnixTime
 from engine.config import BadConfig
 from engine.consent.records import ClientId
+from engine.feed.entries import EntryKind
 from tests.support.backups import KEY, LATER, cut, elsewhere, flip, keys_of, place_in, restored, shipping
 from tests.support.ledger import HandClock, change, ledger_config, tamper, used
 from tests.support.postgres import PostgresServer
@@ -142,8 +143,10 @@ async def test_restored_ledger_holds_everything_and_goes_on(
     assert first > RATE * (LATER + MARGIN)
     assert (made.event.gap_from, made.event.gap_to) == (NOW, NOW + LATER + 1)
     assert made.event.backup == f"{shipped.series}/1"
-    differ = frozenset({"instances", "ledger_meta", "events", "checkpoints", "subjects"})
+    differ = frozenset({"instances", "ledger_meta", "events", "checkpoints", "subjects", "feed_records"})
     assert await rows_of(target, without=differ) == await rows_of(config, without=differ)
+    told = set((await rows_of(target))["feed_records"]) - set((await rows_of(config))["feed_records"])
+    assert [row[0] for row in told] == [EntryKind.RECOVERY]  # what tells nodes that the ledger recovers
     for name in ("events", "checkpoints", "subjects"):
         old, new = (await rows_of(config))[name], (await rows_of(target))[name]
         changed = {row for row in old if row not in new}
