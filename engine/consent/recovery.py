@@ -33,9 +33,15 @@ class Past(msgspec.Struct, frozen=True):
     restores: Mapping[str, tuple[int, RestoreRecord]]
     went_live: int  # 0 = never had to
 
-    def recovery(self) -> Recovery | None:
-        """The recovery under way; None: the ledger is live."""
-        pending = [(seq, restore) for seq, restore in self.restores.values() if seq > self.went_live]
+    def recovery(self, applied: int | None = None) -> Recovery | None:
+        """The recovery under way; None: the ledger is live.
+
+        applied: what a replica has applied; None = all. Its snapshot may hold a going live that was written while it
+        was read, and not the ends before that: such a one counts when the replica has come as far. Until then its
+        recovery reaches back to the first restore, as nobody knows where the ledger went live before.
+        """
+        went_live = self.went_live if applied is None or self.went_live <= applied else 0
+        pending = [(seq, restore) for seq, restore in self.restores.values() if seq > went_live]
         if not pending:
             return None
         return Recovery(

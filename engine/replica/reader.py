@@ -26,7 +26,7 @@ from engine.consent.records import (
     PolicyRecord,
     Thumbprint,
 )
-from engine.consent.recovery import Recovery
+from engine.consent.recovery import NO_PAST, Recovery
 from engine.consent.states import State
 from engine.decision.freshness import Bound, under_recovery
 from engine.replica import layout
@@ -305,7 +305,7 @@ class _Opened:
         self.moment = Moment(next(_versions), None, DEFAULT_POLICY)
         self._over: tuple[int, bytes, bytes | None, Recovery | None] | None = None
         self._restores: tuple[tuple[bytes, bytes], ...] = ()
-        self._recovery: Recovery | None = None
+        self._past = NO_PAST
 
     def look(self, txn: lmdb.Transaction) -> None:
         """Something was committed: what stands over the records, and whether any of them may have changed."""
@@ -317,7 +317,7 @@ class _Opened:
             decided = self.policy_of(policy) if policy else DEFAULT_POLICY
         except msgspec.MsgspecError as error:
             raise BrokenReplica("the replica's policy cannot be read", detail=str(error)) from error
-        recovery = self._recovery_in(txn)
+        recovery = self._recovery_in(txn, bound.applied)
         over = (bound.applied, policy, keys, recovery)
         version = self.moment.version
         if over != self._over:
@@ -327,13 +327,13 @@ class _Opened:
         self.moment = Moment(version, under_recovery(bound, recovery), decided, recovery)
         self.number = txn.id()
 
-    def _recovery_in(self, txn: lmdb.Transaction) -> Recovery | None:
-        """Worked out once per distinct bytes: a ledger has few restores in its life, mostly none."""
+    def _recovery_in(self, txn: lmdb.Transaction, applied: int) -> Recovery | None:
+        """Decoded once per distinct bytes: a ledger has few restores in its life, mostly none."""
         found = tuple((bytes(key), bytes(value)) for key, value in txn.cursor(self.recovery))
         if found != self._restores:
-            self._recovery = layout.past_in(found).recovery()
+            self._past = layout.past_in(found)
             self._restores = found
-        return self._recovery
+        return self._past.recovery(applied) if found else None
 
     def forget_bound(self) -> None:
         """Look anew at whatever comes."""

@@ -35,6 +35,12 @@ def test_two_restores_make_one_recovery_that_reaches_back_to_the_first_gap() -> 
     assert past_of([*records, live(301)]).recovery() is None
 
 
+def test_a_going_live_that_a_replica_has_not_come_to_does_not_count_for_it() -> None:
+    past = past_of([restore(100, "a", 10, 20), live(150)])
+    assert past.recovery(149) == Recovery(100, UnixTime(10), UnixTime(20))
+    assert past.recovery(150) is None
+
+
 def test_a_going_live_before_a_restore_does_not_end_it() -> None:
     past = past_of([restore(100, "a", 10, 20), live(150), restore(300, "b", 15, 40)])
     assert past.recovery() == Recovery(300, UnixTime(15), UnixTime(40))

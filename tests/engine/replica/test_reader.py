@@ -11,27 +11,32 @@ import lmdb
 import msgspec
 import pytest
 
-from engine.clock import BootTime
-from engine.consent.records import ClientId, PolicyRecord
+from engine.clock import BootTime, UnixTime
+from engine.consent.records import LIVE_KEY, ClientId, LiveRecord, PolicyRecord, RestoreRecord
+from engine.consent.recovery import Recovery
 from engine.consent.states import State
 from engine.decision.freshness import Bound
-from engine.feed.entries import Entry, EntryKind
+from engine.feed.entries import Entry, EntryKind, Position
 from engine.replica.environment import ReplicaUnreadable, fault_of
 from engine.replica.layout import BrokenReplica, pack_bound, unpack_bound
 from engine.replica.reader import LOOK_EVERY, Replica, view_of
+from engine.replica.snapshot import SnapshotLoader
 from engine.replica.store import ReplicaStore
 from tests.support.replicas import (
     BOOT,
     INCARNATION,
+    MAC_KEY,
     MAP_SIZE,
     NOW,
     bound,
     consent,
     consent_key,
+    entry,
     filled,
     open_store,
     participant,
     revocation_entry,
+    snapshot_of,
     thumbprint,
 )
 
@@ -249,6 +254,30 @@ def test_a_record_that_cannot_be_read_is_a_fault_of_ours(store: ReplicaStore) ->
     assert store.environment is not None
     with pytest.raises(BrokenReplica), view_of(store.environment) as view:
         view.consent(consent_key(1))
+
+
+def test_a_going_live_that_ran_ahead_in_a_snapshot_counts_when_the_replica_has_come_as_far(store: ReplicaStore) -> None:
+    """What ended before it is not all in the replica before that."""
+    restored = RestoreRecord(50, 60, UnixTime(NOW - 60), UnixTime(NOW - 30))
+    ahead = [
+        entry(100, EntryKind.RECOVERY, b"0123456789abcdef", restored),
+        entry(150, EntryKind.RECOVERY, LIVE_KEY, LiveRecord(NOW)),
+    ]
+    generation = store.begin_generation()
+    loader = SnapshotLoader(generation, (MAC_KEY,))
+    for sealed in snapshot_of(Position(INCARNATION, 149), ahead):
+        loader.take(sealed)
+    loader.finish()
+    generation.seal(Bound(INCARNATION, 149, BOOT, BootTime(1234.5), NOW))
+    store.adopt(generation)
+    assert store.environment is not None
+    with view_of(store.environment) as view:
+        assert view.moment.recovery == Recovery(100, restored.gap_from, restored.gap_to)
+        assert view.bound is not None
+        assert view.bound.as_of == restored.gap_from
+    store.apply([ahead[1]], Bound(INCARNATION, 150, BOOT, BootTime(1234.5), NOW))
+    with view_of(store.environment) as view:
+        assert view.moment.recovery is None
 
 
 def test_the_callers_own_exceptions_pass_through(store: ReplicaStore) -> None:
