@@ -1,6 +1,6 @@
 # The four front doors: up, test, check, bench. Each sets up what it needs in .venv, without root.
 .DELETE_ON_ERROR:
-.PHONY: up test check bench fuzz chaos lock clean
+.PHONY: up test check bench bench-compare fuzz simulate chaos lock clean
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
@@ -30,6 +30,13 @@ chaos: SECONDS := 300
 chaos: .venv/development
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) \
 		$(if $(POSTGRES),--postgres) $(if $(REPORT),--report $(REPORT))
+
+simulate: .venv/development
+	@$(BIN)/python -m tests.world.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) --mistake "$(MISTAKE)" $(SIMULATE)
+SEEDS := 500
+SEED :=
+MISTAKE :=
+SIMULATE :=
 
 lock: .venv/development
 	$(BIN)/uv pip compile $(LOCK) --extra sandbox --extra guard --extra build -o requirements.lock pyproject.toml
