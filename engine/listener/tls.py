@@ -36,7 +36,9 @@ CIPHERS: Final = ":".join(
 _RECORD: Final = 16_384  # a TLS record's content
 _BATCH: Final = 16  # records gathered before the answers begin
 _SLICE: Final = 4_096  # bytes given to OpenSSL at once: 150 records without content
-_BARREN: Final = 5 + _RECORD + 256 + _SLICE  # bytes without content: the largest record, and what may go before it
+_LARGEST: Final = 5 + _RECORD + 256  # bytes of the largest record
+_CONTENT: Final = 0x17  # the first byte of a record of application data (RFC 8446 section 5.1)
+_BARREN: Final = _LARGEST + _SLICE  # bytes without content: the largest record, and what may go before it
 _NOTHING: Final = memoryview(b"")
 _UNSENT: Final = 16_384  # bytes that OpenSSL wants to say unasked
 
@@ -179,8 +181,14 @@ class TlsSession:
         self._late = memoryview(bytes(self._late) + bytes(arrived) if self._late else bytes(arrived))
 
     def _feed(self, size: int = _SLICE) -> int:
-        """Give OpenSSL the next slice; returns its bytes."""
+        """Give OpenSSL the next slice; returns its bytes.
+
+        A record that is larger goes in whole, for it costs no more than its content. Where the slice does not begin
+        with a record, what looks like one may be none: then it is a larger slice, no more.
+        """
         late = self._late
+        if late[0] == _CONTENT and len(late) > 4:
+            size = max(size, min(_LARGEST, 5 + (late[3] << 8) + late[4]))
         self._late = late[size:]
         return self._incoming.write(late[:size])
 
@@ -213,14 +221,16 @@ class TlsSession:
         taken = size = fed = 0
         try:
             while len(records) < _BATCH:
-                try:
-                    data = self._read(_RECORD)
-                except ssl.SSLWantReadError:
-                    self._note_barren(fed)
+                if not self._incoming.pending:
                     if not self._late or taken >= 2 * size + _SLICE:
                         break
                     fed = self._feed(max(_SLICE, size))  # more for those who have brought content
                     taken += fed
+                try:
+                    data = self._read(_RECORD)
+                except ssl.SSLWantReadError:
+                    self._note_barren(fed)
+                    fed = 0
                     continue
                 records.append(data)
                 size += len(data)
