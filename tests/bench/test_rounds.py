@@ -13,7 +13,8 @@ SAID = Section("2026-11-24", 'two lines\n{"bench": "a", "figure": 1.5}')
 
 
 def test_a_page_keeps_what_each_bench_said_and_when() -> None:
-    sections = {"effect": SAID, "ledger_append sqlite": Section("2026-11-20", "text")}
+    slow = Section("2026-11-20", "text", "0.52 before and 0.61 after")
+    sections = {"effect": SAID, "ledger_append sqlite": slow}
     found = sections_of(page(sections, []))
     assert found == sections
     assert found["effect"].figures == {"bench": "a", "figure": 1.5}
