@@ -1,6 +1,6 @@
 """`ccs ledger`: verify, follow and export the ledger. They read the database itself, beside the running service.
 
-`backup` and `restore`, `recovering` and `go-live` stand in files of their own.
+Those about backups, `recovering` and `go-live` stand in files of their own.
 """
 
 import sys
@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from admin.cli.ledger_backup import backup, restore
+from admin.cli.ledger_pruning import prune_backups
 from admin.cli.ledger_recovery import go_live, recovering
 from admin.cli.running import settings_file
 from engine.config import BadConfig
@@ -39,6 +40,7 @@ Seq = Annotated[int, Parameter(validator=Number(gte=0))]
 app = App(name="ledger", help="Verify, follow, export, back up and restore the ledger.", backend="trio")
 app.command(backup)
 app.command(restore)
+app.command(prune_backups)
 app.command(recovering)
 app.command(go_live)
 

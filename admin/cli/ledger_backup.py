@@ -78,12 +78,12 @@ async def backup(
     from admin.ledger.sql import open_reader
 
     settings = _settings(config, state)
-    there = _place(place, key, settings)
+    there = _place(place, key or settings.backup_key_file)
     async with open_reader(settings) as reader:
         shipper = Shipper(reader.database, there, time)
-        with _bar(hidden=json) as bar:
+        with bar(hidden=json) as told_of:
             if not follow:
-                _tell(await shipper.full(lambda done, of: bar("events", done, of)), place, json=json)
+                _tell(await shipper.full(lambda done, of: told_of("events", done, of)), place, json=json)
                 return
             follower = Follower(
                 shipper,
@@ -142,13 +142,13 @@ async def restore(
     from admin.ledger.database import Database
 
     settings = _settings(config, state)
-    there, keys = _place(place, key, settings), _keys(settings, without_journal=without_journal)
+    there, keys = _place(place, key or settings.backup_key_file), _keys(settings, without_journal=without_journal)
     source = choose(there, series, segments)
-    with _bar(hidden=json) as bar:
+    with bar(hidden=json) as told_of:
 
         def progress(what: str, done: int, of: int) -> None:
             trio.from_thread.check_cancelled()
-            bar(what, done, of)
+            told_of(what, done, of)
 
         database = Database.of(settings)
         try:
@@ -166,11 +166,15 @@ def _settings(config: Path | None, state: Path) -> "Ledger":
     return load_admin_config(config or settings_file(state, "admin.toml")).ledger
 
 
-def _place(root: Path, key: Path | None, settings: "Ledger") -> "Place":
+def place_of(root: Path, key: Path | None, config: Path | None, state: Path) -> "Place":
+    """The place with the key that opens it; settings are read only where no key is named. Raises BadConfig."""
+    return _place(root, key or _settings(config, state).backup_key_file)
+
+
+def _place(root: Path, file: Path | None) -> "Place":
     from admin.ledger.backup.place import Place
     from admin.ledger.backup.sealed import BackupKey
 
-    file = key or settings.backup_key_file
     if file is None:
         raise BadConfig("name the backup key: --key FILE, or ledger.backup-key-file in the settings")
     if file.resolve().is_relative_to(root.resolve()):
@@ -192,7 +196,7 @@ def _keys(settings: "Ledger", *, without_journal: bool) -> "Keys":
 
 
 @contextmanager
-def _bar(*, hidden: bool) -> Iterator[Bar]:
+def bar(*, hidden: bool) -> Iterator[Bar]:
     """A bar on standard error, where somebody watches."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)

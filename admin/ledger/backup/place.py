@@ -7,6 +7,7 @@ never half a backup. Nothing there is ever changed; a series may be removed, fol
 import os
 import re
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +22,8 @@ from engine.errors import Fault, Kind
 
 _SERIES: Final = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{16}")
 _SEGMENT: Final = re.compile(r"(\d{8})\.segment")
+_HOLD: Final = "hold"
+_GOING: Final = ".removed"  # behind the name of a series that is being removed
 
 
 class NoBackup(Fault):
@@ -80,6 +83,30 @@ class Place:
     def head(self, series: str, index: int) -> Head:
         """The head of a segment. Raises BrokenBackup, WrongBackupKey."""
         return next(head for head in self.parts(series, index) if isinstance(head, Head))
+
+    def is_held(self, series: str) -> bool:
+        """Whether somebody wants it kept beyond its time."""
+        return (self.root / series / _HOLD).exists()
+
+    def size(self, series: str) -> int:
+        """Bytes of its segments."""
+        return sum(path.stat().st_size for _, path in _numbered(self.root / series))
+
+    def left_over(self, before: float) -> list[str]:
+        """Folders of ours that hold no backup and were last written to before that time (seconds since 1970)."""
+        found = [path for path in self.root.iterdir() if _SERIES.fullmatch(path.name.removesuffix(_GOING))]
+        return sorted(path.name for path in found if _is_left(path, before))
+
+    def remove(self, name: str) -> None:
+        """Remove a series or what was left of one. Call in a thread. Raises LedgerUnavailable."""
+        folder = self.root / name
+        going = folder.with_name(name.removesuffix(_GOING) + _GOING)
+        try:
+            folder.rename(going)  # from now on nobody takes it for a backup, however far the removal comes
+            _sync(self.root)
+            shutil.rmtree(going)
+        except OSError as error:
+            raise LedgerUnavailable(f"{folder} cannot be removed: {error.strerror}") from error
 
     def parts(self, series: str, index: int) -> Iterator[Part]:
         """What a segment holds, checked: the head first, the counts last. Raises BrokenBackup, WrongBackupKey."""
@@ -154,6 +181,13 @@ def _numbered(folder: Path) -> Iterator[tuple[int, Path]]:
             named = _SEGMENT.fullmatch(path.name)
             if named:
                 yield int(named[1]), path
+
+
+def _is_left(folder: Path, before: float) -> bool:
+    if folder.name.endswith(_GOING):
+        return True
+    written = max(path.stat().st_mtime for path in (folder, *folder.iterdir()))  # a backup under way writes its draft
+    return written < before and not any(_numbered(folder)) and not (folder / _HOLD).exists()
 
 
 def _path(folder: Path, index: int) -> Path:

@@ -78,7 +78,7 @@ class Shell:
 def test_the_page_s_commands_do_what_it_says(desk: Path) -> None:
     shell = Shell(desk)
     said = {line: shell.run(line) for line in commands()}
-    assert len(said) == 8
+    assert len(said) == 9
     full = [told for line, told in said.items() if line.startswith("ccs ledger backup")]
     assert all(told.startswith("full backup of ") for told in full)
     assert (desk / "backup.key").stat().st_mode & 0o077 == 0
