@@ -45,9 +45,8 @@ def configure(level: str, *, stream: BinaryIO | None = None, late: bool = False,
 def load() -> None:
     """Have structlog ready for the next line. From any thread."""
     with _loading:
-        if _waiting:
-            _waiting[0]()
-            _waiting.clear()
+        while _waiting:
+            _waiting.pop()()  # taken before it is told: another one that comes meanwhile is told next
 
 
 def _apply(level: int, stream: BinaryIO, always: dict[str, str]) -> None:

@@ -48,6 +48,26 @@ def test_logger_taken_before_configuration_writes_as_configured(stream: io.Bytes
     assert (lines(stream), len(lines(other))) == ([], 1)
 
 
+def test_a_configuration_that_comes_while_another_is_applied_is_not_lost(
+    stream: io.BytesIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first line loads structlog in a thread for a good while; new settings may come meanwhile."""
+    apply, newer = logs._apply, io.BytesIO()
+
+    def slowly(*told: Any) -> None:
+        monkeypatch.setattr(logs, "_apply", apply)
+        logs.configure("warning", stream=newer, late=True)
+        apply(*told)
+
+    monkeypatch.setattr(logs, "_apply", slowly)
+    logs.configure("info", stream=stream, late=True)
+    logs.load()
+    logs.logger("node").info("reloaded")
+    logs.logger("node").warning("beware")
+    assert [line["event"] for line in lines(newer)] == ["beware"]
+    assert lines(stream) == []
+
+
 @pytest.mark.parametrize("name", ["token", "access_token", "client_secret", "authorization", "client_assertion"])
 def test_values_under_secret_names_are_struck_out(stream: io.BytesIO, name: str) -> None:
     logs.logger("x").info("event", **{name: "opaque"})
