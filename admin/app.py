@@ -214,7 +214,8 @@ def console_app(config: AdminConfig, ledger: SqlLedger, background: Background, 
     app.register_blueprint(status_views(status))
     projector = None if background.projector is None else background.projector.statistics
     links = {name: link.statistics for name, link in background.links.items()}
-    app.register_blueprint(metrics_views(Observer(ledger, projector, links, background.recovery).observe))
+    observer = Observer(ledger, projector, links, background.recovery, config.ledger.backup_record)
+    app.register_blueprint(metrics_views(observer.observe))
     return app
 
 

@@ -19,6 +19,7 @@ class Ledger(Base, frozen=True, kw_only=True):
     password_file: Path | None = None
     pool_size: Count = 4
     backup_key_file: Path | None = None  # 32 raw bytes: seals backups; keep it apart from them
+    backup_record: Path | None = None  # a directory apart from the backups: what was shipped, what was rehearsed
     erasure_journal: Path | None = None  # a file in another place; None: backups alone tell whom to erase again
 
 

@@ -6,18 +6,23 @@ whatever its address says.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from ipaddress import ip_address
+from pathlib import Path
 from typing import Final
 
+import trio
 from quart import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
 
 from admin import metrics
+from admin.ledger.backup.record import BrokenRecord, RehearsedNote, ShippedNote, read_unchecked
 from admin.ledger.projector import ProjectorState, ProjectorStatistics
 from admin.ledger.store import LedgerDamaged, LedgerReader, LedgerUnavailable
 from admin.recovery.reading import RecoveryReader
 from engine.feed.redis_client import LinkState, LinkStatistics
 
+_PATIENCE: Final = 2.0  # seconds; a scraper waits ten as a rule
 _FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "Via")
 
 ReadProjector = Callable[[], ProjectorStatistics]
@@ -33,15 +38,18 @@ class Observer:
         projector: ReadProjector | None,
         links: Mapping[str, ReadLink],
         recovery: RecoveryReader | None = None,
+        backups: Path | None = None,
     ) -> None:
-        """links: the connections to Redis by name."""
+        """links: the connections to Redis by name. backups: the directory with the record of them."""
         self._ledger = ledger
         self._recovery = recovery
+        self._backups = backups
         self._projector = projector
         self._links = links
         self._entries = metrics.Taken(metrics.PROJECTED)
         self._restarts = metrics.Taken(metrics.PROJECTOR_RESTARTS)
         self._fills = metrics.Taken(metrics.PROJECTOR_FILLS)
+        self._one = trio.CapacityLimiter(1)  # of a disk that hangs, one thread waits
         self._losses = {name: metrics.Taken(metrics.REDIS_LOSSES.labels(name)) for name in links}
 
     async def observe(self) -> None:
@@ -52,6 +60,7 @@ class Observer:
             metrics.LEDGER_UP.set(1)
         except (LedgerUnavailable, LedgerDamaged):
             metrics.LEDGER_UP.set(0)
+        await self._observe_backups()
         if self._projector is not None:
             self._observe_projector(self._projector())
         for name, read in self._links.items():
@@ -67,6 +76,18 @@ class Observer:
         metrics.RECOVERY_MISSING.set(0 if standing is None else len(standing.missing))
         metrics.RECOVERY_DOUBTS.set(0 if standing is None else len(standing.in_doubt))
 
+    async def _observe_backups(self) -> None:
+        """The directory is on another machine's disk as a rule: one that does not answer keeps no scraper waiting."""
+        metrics.BACKUP_RECORD_UP.set(0)
+        if self._backups is None:
+            return
+        with trio.move_on_after(_PATIENCE), suppress(OSError, BrokenRecord):
+            notes = await trio.to_thread.run_sync(
+                read_unchecked, self._backups, abandon_on_cancel=True, limiter=self._one
+            )
+            metrics.BACKUP_RECORD_UP.set(1)
+            _show_backups(*notes)
+
     def _observe_projector(self, now: ProjectorStatistics) -> None:
         for state in ProjectorState:
             metrics.PROJECTOR_STATE.labels(state.value).set(state is now.state)
@@ -74,6 +95,15 @@ class Observer:
         self._entries.reach(now.appended)
         self._restarts.reach(now.restarts)
         self._fills.reach(now.fills)
+
+
+def _show_backups(shipped: ShippedNote | None, rehearsed: RehearsedNote | None) -> None:
+    metrics.BACKUP_NEWEST.set(shipped.as_of if shipped else 0)
+    metrics.BACKUP_POSITION.set(shipped.seq if shipped else 0)
+    metrics.BACKUP_FULL.set(shipped.full_at if shipped else 0)
+    metrics.REHEARSED.set(rehearsed.at if rehearsed else 0)
+    metrics.REHEARSAL_RIGHT.set(rehearsed is not None and not rehearsed.fault)
+    metrics.REHEARSAL_SECONDS.set(rehearsed.seconds if rehearsed else 0)
 
 
 def metrics_views(observe: Callable[[], Awaitable[None]]) -> Blueprint:

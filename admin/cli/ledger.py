@@ -16,9 +16,11 @@ from cyclopts.validators import Number
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from admin.cli.ledger_backup import backup, restore
+from admin.cli.ledger_backup import backup
 from admin.cli.ledger_pruning import prune_backups
 from admin.cli.ledger_recovery import go_live, recovering
+from admin.cli.ledger_rehearsal import rehearse
+from admin.cli.ledger_restore import restore
 from admin.cli.running import settings_file
 from engine.config import BadConfig
 from engine.errors import Fault, Kind
@@ -40,6 +42,7 @@ Seq = Annotated[int, Parameter(validator=Number(gte=0))]
 app = App(name="ledger", help="Verify, follow, export, back up and restore the ledger.", backend="trio")
 app.command(backup)
 app.command(restore)
+app.command(rehearse)
 app.command(prune_backups)
 app.command(recovering)
 app.command(go_live)

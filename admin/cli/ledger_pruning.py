@@ -11,14 +11,12 @@ from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 
-from admin.cli.ledger_backup import bar, place_of
+from admin.cli.backup_options import SEALING, Flag, Json, Sealing, bar
 from engine.clock import UnixTime, format_utc
 
 if TYPE_CHECKING:
     from admin.ledger.backup.pruning import Listed, Pruning
 
-Json = Annotated[bool, Parameter(name="--json", negative="")]
-Flag = Annotated[bool, Parameter(negative="")]
 Days = Annotated[float, Parameter(validator=Number(gte=1))]
 Months = Annotated[int, Parameter(validator=Number(gte=0))]
 
@@ -26,9 +24,7 @@ Months = Annotated[int, Parameter(validator=Number(gte=0))]
 async def prune_backups(
     place: Path,
     *,
-    key: Path | None = None,
-    config: Path | None = None,
-    state: Path = Path("var"),
+    sealing: Sealing = SEALING,
     days: Days = 35,
     months: Months = 12,
     apply: Flag = False,
@@ -41,18 +37,12 @@ async def prune_backups(
 
     Exit code 0: they are removed, or would be. 2: the settings or the key cannot be used. 3: the place cannot be
     written. 4: there is no backup. 5: the place holds backups of several ledgers, or none was made for two days. 7:
-    the newest backup is damaged. Except with 0 and 3, nothing was removed.
+    the newest backup is damaged, or segments that were shipped are missing. Except with 0 and 3, nothing was removed.
 
     Parameters
     ----------
     place
         The directory that backups were made into.
-    key
-        The backup key; `ledger.backup-key-file` of the settings where none is named.
-    config
-        Settings of the admin application; read only where no --key is given.
-    state
-        Folder of `ccs up`; its settings are taken where no others are named.
     days
         How long every series stays after its end.
     months
@@ -65,8 +55,8 @@ async def prune_backups(
     from admin.ledger.backup.pruning import check, prune, survey
     from admin.ledger.backup.retention import Rule
 
-    there = place_of(place, key, config, state)
-    found = await trio.to_thread.run_sync(survey, there, Rule(days, months), time())
+    there, record = sealing.open(place)
+    found = await trio.to_thread.run_sync(survey, there, Rule(days, months), time(), record)
     with bar(hidden=json) as progress:
 
         def report(done: int, of: int) -> None:

@@ -11,18 +11,22 @@ import msgspec
 import trio
 
 from admin.config import Ledger
+from admin.ledger.backup.contents import End, Head, Marks, encode
 from admin.ledger.backup.filling import Keys, Restored
 from admin.ledger.backup.place import Place
 from admin.ledger.backup.restoring import choose, restore
-from admin.ledger.backup.sealed import BackupKey
+from admin.ledger.backup.retention import DAY
+from admin.ledger.backup.sealed import BackupKey, SealedWriter
 from admin.ledger.backup.shipping import Shipper
 from admin.ledger.checkpoints import CheckpointKey
 from admin.ledger.database import Database
 from admin.ledger.personal import Safe
 from admin.ledger.sql import SqlLedger, open_ledger
+from engine.clock import UnixTime
 from tests.support.ledger import HandClock
 
 KEY = BackupKey(bytes(range(32)))
+NOW = time()  # commands read the real clock
 LATER = 60  # seconds between the last event and the restore, where a test says nothing else
 
 
@@ -86,3 +90,25 @@ def flip(path: Path, at: int) -> None:
 def cut(path: Path, to: int) -> None:
     """Cut a file short."""
     os.truncate(path, to)
+
+
+def marks(seq: int, wall: float) -> Marks:
+    return Marks("incarnation", seq, b"hash", 0, 0, wall, b"")
+
+
+def publish(place: Place, days: float, *, segments: int = 2, seq: int | None = None, ledger: str = "ledger") -> str:
+    """A series that began so many days ago, a segment an hour; returns its name."""
+    began = NOW - days * DAY
+    name = place.new_series(began)
+    after: Marks | None = None
+    for index in range(segments):
+        until = marks((int(1e6 - 100 * days) if seq is None else seq) + index, began + 3600 * index)
+        head = Head(ledger, "sandbox", "0004", UnixTime(1), None, after, until, UnixTime(int(until.wall)))
+
+        def write(writer: SealedWriter, said: bytes = encode(head)) -> None:
+            writer.write(said)
+            writer.write(encode(End({})))
+
+        place.publish(name, index, write)
+        after = until
+    return name

@@ -84,6 +84,10 @@ class Place:
         """The head of a segment. Raises BrokenBackup, WrongBackupKey."""
         return next(head for head in self.parts(series, index) if isinstance(head, Head))
 
+    def holds(self, series: str, index: int) -> bool:
+        """Whether a segment has its name there; True as well where the place itself is away."""
+        return _path(self.root / series, index).exists() or not self.root.is_dir()
+
     def is_held(self, series: str) -> bool:
         """Whether somebody wants it kept beyond its time."""
         return (self.root / series / _HOLD).exists()

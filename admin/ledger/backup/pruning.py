@@ -11,6 +11,7 @@ import msgspec
 
 from admin.ledger.backup.contents import Head
 from admin.ledger.backup.place import Newest, NoBackup, Place
+from admin.ledger.backup.record import Record
 from admin.ledger.backup.retention import DAY, Aged, Judged, Rule, judge
 from admin.ledger.backup.sealed import BrokenBackup
 from admin.ledger.backup.shipping import PlaceOfAnother, furthest, readable
@@ -50,19 +51,19 @@ class Pruning(msgspec.Struct, frozen=True):
         return [one for one in self.listed if one.judged.goes]
 
 
-def survey(place: Place, rule: Rule, now: float) -> Pruning:
-    """Look at all series; nothing is changed. now: seconds since 1970. Call in a thread.
+def survey(place: Place, rule: Rule, now: float, record: Record | None = None) -> Pruning:
+    """Look at all series; nothing is changed. now: seconds since 1970. record: of what was shipped. Call in a thread.
 
-    Raises NoBackup, PlaceOfAnother, BackupsStopped, LedgerUnavailable, and what is wrong with a series that began after
-    the newest readable one.
+    Raises NoBackup, PlaceOfAnother, BackupsStopped, SegmentsMissing, BrokenRecord, LedgerUnavailable, and what is wrong
+    with a series that began after the newest readable one.
     """
     try:
-        return _survey(place, rule, now)
+        return _survey(place, rule, now, record)
     except OSError as error:
         raise LedgerUnavailable(f"{place.root} cannot be read: {error.strerror}") from error
 
 
-def _survey(place: Place, rule: Rule, now: float) -> Pruning:
+def _survey(place: Place, rule: Rule, now: float, record: Record | None) -> Pruning:
     ends, faults = readable(place)
     newest = furthest(ends)
     if newest is None:
@@ -72,6 +73,8 @@ def _survey(place: Place, rule: Rule, now: float) -> Pruning:
     for name, fault in faults.items():
         if name > newest.series:
             raise fault
+    if record is not None:
+        record.refuse_less(ends)
     if now - newest.head.until.wall > STALE:
         raise BackupsStopped("no backup was made for two days: nothing is removed before that is mended")
     by_name = {end.series: end for end in ends}

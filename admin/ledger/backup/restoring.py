@@ -12,6 +12,7 @@ from typing import Final
 
 from admin.ledger.backup.filling import Filling, Keys, Progress, Restored, Source, TargetNotEmpty
 from admin.ledger.backup.place import Newest, NoBackup, Place
+from admin.ledger.backup.record import Record
 from admin.ledger.backup.sealed import BrokenBackup
 from admin.ledger.backup.shipping import PlaceOfAnother, furthest, readable
 from admin.ledger.database import Database
@@ -22,17 +23,26 @@ _DRAFT: Final = ".restoring"
 _BESIDE: Final = ("", "-wal", "-shm", "-journal")  # a log left beside a database would be applied to another one
 
 
-def choose(place: Place, series: str | None = None, segments: int | None = None) -> Source:
+def choose(
+    place: Place, series: str | None = None, segments: int | None = None, record: Record | None = None
+) -> Source:
     """The series that is the furthest, or the one named, and what all of them show to have been reported.
 
-    Raises NoBackup, BrokenBackup, WrongBackupKey, PlaceOfAnother; also when a series younger than the one chosen
-    cannot be read, or when the last segment of the one named cannot: then say how many are to be taken.
+    record: of what was shipped to the place. Raises NoBackup, BrokenBackup, WrongBackupKey, PlaceOfAnother; also when
+    a series younger than the one chosen cannot be read, or when the last segment of the one named cannot: then say how
+    many are to be taken. Raises SegmentsMissing where the record says more than is there and no series is named, and
+    what `Record.shipped` raises.
     """
     ends, faults = readable(place)
+    note = record.shipped() if record else None
     if series is None:
         series = _furthest(place, ends, faults).series
+        if record is not None and segments is None:
+            record.refuse_less(ends)
     end = _end_of(place, series, segments)
     reported = max(one.head.until.seq for one in [end, *ends] if one.head.ledger == end.head.ledger)
+    if note is not None and note.ledger == end.head.ledger:
+        reported = max(reported, note.seq)
     return Source(series, end.index + 1, reported)
 
 

@@ -31,6 +31,7 @@ _MAX_LABEL: Final = 4_096
 _LAST: Final = (b"\x00", b"\x01")  # the nonce's last byte: more to come, the end
 _FAST: Final = 1  # zlib's level: half of an event does not compress at all, so more effort gains little
 _CHECKED: Final = b"ccs.backup_key.check.1"
+_VOUCHING: Final = b"ccs.backup_key.record.1"
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -74,6 +75,10 @@ class BackupKey:
         if len(raw) != KEY_BYTES:
             raise BadConfig(f"{path}: a key of {KEY_BYTES} raw bytes is needed")
         return cls(raw)
+
+    def mac(self, said: bytes) -> bytes:
+        """Shows that somebody who has this key said it: HMAC-SHA-256 under a key of its own."""
+        return hmac.digest(hmac.digest(self._raw, _VOUCHING, hashlib.sha256), said, hashlib.sha256)
 
     def cipher(self, label: Label) -> AESGCM:
         """The cipher of one file."""

@@ -2,7 +2,8 @@
 
 Following, every second what is new becomes a segment of its own, so that a lost site costs seconds. A fresh full
 segment is taken once a day beside that, on a snapshot of its own, while tails still go to the series before; when it
-is whole, tails go on behind it. A database or a place that is away only makes it wait, and say so.
+is whole, tails go on behind it. A database or a place that is away only makes it wait, and say so. Where the segment
+that the next one would follow on is gone from the place, a full one is taken at once.
 """
 
 from collections.abc import Awaitable, Callable, Iterable
@@ -34,6 +35,12 @@ class PlaceOfAnother(Fault):
     """The place holds backups of another ledger."""
 
     kind = Kind.CONFLICT
+
+
+class SegmentGone(Fault):
+    """Somebody removed what the next segment would follow on."""
+
+    kind = Kind.BROKEN
 
 
 class Shipped(msgspec.Struct, frozen=True):
@@ -78,6 +85,12 @@ class Shipper:
         if newest is None:
             return None
         return newest if await self._database.read(lambda connection: _continues(connection, newest.head)) else None
+
+    async def holds(self, newest: Newest) -> bool:
+        """Whether the place still has the first and the last segment of what is followed, or is away."""
+        return await trio.to_thread.run_sync(
+            lambda: all(self._place.holds(newest.series, index) for index in (0, newest.index))
+        )
 
     async def age(self, series: str) -> Seconds:
         """How long ago its full segment was taken. Raises BrokenBackup, WrongBackupKey."""
@@ -176,6 +189,10 @@ class Follower:
     async def _tail(self) -> None:
         behind = self._newest
         if behind is None:
+            return
+        if not await self._shipper.holds(behind):
+            self._waited(SegmentGone(f"segments of {behind.series} were removed: a full backup is taken"))
+            await self._full()
             return
         shipped = await self._shipper.tail(behind)
         if shipped is None:

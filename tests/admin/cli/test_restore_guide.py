@@ -32,7 +32,8 @@ def desk(tmp_path: Path) -> Path:
     past = HandClock(int(time()) - 60)  # the commands read the real clock
     for name in ("admin", "restored", "rehearsal"):
         (tmp_path / f"{name}.toml").write_text(settings_text(tmp_path, f"sqlite:///{tmp_path}/{name}.db"))
-    (tmp_path / "second").mkdir()
+    for folder in ("second", "record"):
+        (tmp_path / folder).mkdir()
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "ccs").write_text(f'#!/bin/sh\nexec {sys.executable} -m admin.cli "$@"\n')
     (tmp_path / "bin" / "ccs").chmod(0o755)
@@ -78,7 +79,7 @@ class Shell:
 def test_the_page_s_commands_do_what_it_says(desk: Path) -> None:
     shell = Shell(desk)
     said = {line: shell.run(line) for line in commands()}
-    assert len(said) == 9
+    assert len(said) == 10
     full = [told for line, told in said.items() if line.startswith("ccs ledger backup")]
     assert all(told.startswith("full backup of ") for told in full)
     assert (desk / "backup.key").stat().st_mode & 0o077 == 0
@@ -89,6 +90,9 @@ def test_the_page_s_commands_do_what_it_says(desk: Path) -> None:
     assert len(newest.splitlines()) == 5
     rehearsed = [msgspec.json.decode(told) for line, told in said.items() if "rehearsal.toml" in line]
     assert (rehearsed[0]["restored_seq"], rehearsed[0]["persons"], rehearsed[1]["whole"]) == (EVENTS, 1, True)
+    (tried,) = (msgspec.json.decode(told) for line, told in said.items() if " rehearse " in line)
+    assert tried["restored_seq"] == EVENTS
+    assert sorted(path.name for path in (desk / "record").iterdir()) == ["rehearsed.json", "shipped.json"]
     assert trio.run(head_of, desk, "restored") > 120_000
 
 

@@ -1,46 +1,22 @@
 """Pruning on real files: whole series go, the newest is read before, and what is doubtful stays."""
 
 import os
-import time
 from pathlib import Path
 
 import msgspec
 import pytest
 
 from admin.cli import run
-from admin.ledger.backup.contents import End, Head, Marks, encode
+from admin.ledger.backup.contents import End, Head, encode
 from admin.ledger.backup.place import NoBackup, Place
 from admin.ledger.backup.pruning import BackupsStopped, check, prune, survey
 from admin.ledger.backup.retention import DAY, Rule, Why
 from admin.ledger.backup.sealed import BackupKey, BrokenBackup, SealedWriter
 from admin.ledger.backup.shipping import PlaceOfAnother
 from engine.clock import UnixTime
-from tests.support.backups import KEY, cut, flip, place_in
+from tests.support.backups import KEY, NOW, cut, flip, marks, place_in, publish
 
-NOW = time.time()  # the command reads the real clock
 OTHER = BackupKey(bytes(reversed(range(32))))
-
-
-def marks(seq: int, wall: float) -> Marks:
-    return Marks("incarnation", seq, b"hash", 0, 0, wall, b"")
-
-
-def publish(place: Place, days: float, *, segments: int = 2, seq: int | None = None, ledger: str = "ledger") -> str:
-    """A series that began so many days ago, a segment an hour; returns its name."""
-    began = NOW - days * DAY
-    name = place.new_series(began)
-    after: Marks | None = None
-    for index in range(segments):
-        until = marks((int(1e6 - 100 * days) if seq is None else seq) + index, began + 3600 * index)
-        head = Head(ledger, "sandbox", "0004", UnixTime(1), None, after, until, UnixTime(int(until.wall)))
-
-        def write(writer: SealedWriter, said: bytes = encode(head)) -> None:
-            writer.write(said)
-            writer.write(encode(End({})))
-
-        place.publish(name, index, write)
-        after = until
-    return name
 
 
 @pytest.fixture
