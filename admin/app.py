@@ -91,17 +91,20 @@ async def run_admin(
     runtime: a file that is then written, with process id and ports.
 
     SIGHUP reads the certificate files anew, for connections to come. Raises CannotListen, BadKeyFile, BadConfig,
-    WrongLedger, WrongPersonKey, LedgerUnavailable, LedgerDamaged before it is started, GaveUp in a group afterwards.
+    WrongLedger, WrongPersonKey, NoLedger, LedgerUnavailable, LedgerDamaged before it is started, GaveUp in a group
+    afterwards.
     """
     clock = SystemClock()
     started = clock.now()
     keys, first = load_secrets(config), first_participants(config.bootstrap, clock.now())
-    async with _listening(config.web) as sockets, open_ledger(config.ledger, clock) as ledger:
+    may_begin = config.ledger.kind == "sandbox" and not config.ledger.must_exist
+    async with _listening(config.web) as sockets, open_ledger(config.ledger, clock, may_begin=may_begin) as ledger:
+        holds_nothing = (await ledger.head()).position.seq == 1
         await register_first(ledger, first)
         await publish_keys(ledger, keys, config.issuer, clock.now())
         (oldest,) = await ledger.events(0, 1)
         await tell_recovery(ledger)
-        background = Background(config, ledger, keys, clock, is_new=oldest.recorded_at >= started)
+        background = Background(config, ledger, keys, clock, is_new=holds_nothing or oldest.recorded_at >= started)
         apps = (
             public_app(config, keys, background),
             machine_app(*machine_blueprints(config, ledger, keys, background, clock)),

@@ -14,6 +14,7 @@ class Ledger(Base, frozen=True, kw_only=True):
 
     url: str
     kind: Literal["sandbox", "production"] = "production"  # written into the first event, checked at each start
+    must_exist: bool = False  # True: a sandbox, too, refuses a database without a ledger; production always does
     person_key_file: Path  # 32 raw bytes: wraps the per-person keys
     checkpoint_key_file: Path  # PEM, EC P-256: signs checkpoints
     password_file: Path | None = None

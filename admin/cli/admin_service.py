@@ -16,7 +16,8 @@ def admin(*, config: Path, runtime: Path | None = None) -> None:
     """Run the admin application until SIGTERM or Ctrl-C; requests in flight are finished first.
 
     Exit code 0 after a stop, 2 when the settings, a key or a port cannot be used, 3 when the database does not
-    answer, 5 when the ledger is of another kind than the settings ask for. SIGHUP reads certificates anew.
+    answer, 4 when it holds no ledger (only a sandbox begins one), 5 when the ledger is of another kind than the
+    settings ask for. SIGHUP reads certificates anew.
 
     Parameters
     ----------

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from admin.cli.ledger_backup import backup
+from admin.cli.ledger_creation import create
 from admin.cli.ledger_pruning import prune_backups
 from admin.cli.ledger_recovery import go_live, recovering
 from admin.cli.ledger_rehearsal import rehearse
@@ -39,7 +40,8 @@ Json = Annotated[bool, Parameter(name="--json", negative="")]
 Lines = Annotated[int, Parameter(name=("--lines", "-n"), validator=Number(gte=0))]
 Seq = Annotated[int, Parameter(validator=Number(gte=0))]
 
-app = App(name="ledger", help="Verify, follow, export, back up and restore the ledger.", backend="trio")
+app = App(name="ledger", help="Begin, verify, follow, export, back up and restore the ledger.", backend="trio")
+app.command(create)
 app.command(backup)
 app.command(restore)
 app.command(rehearse)

@@ -50,6 +50,7 @@ class Marker(msgspec.Struct, frozen=True):
 
     format: int
     complete: bool
+    has_ledger: bool = False  # one was begun; a complete folder has one in any case
 
 
 def load_sandbox_config(path: Path | None) -> SandboxConfig:
@@ -72,6 +73,7 @@ class StateFolder:
         self.description = self.directory / "sandbox.json"
         self._marker = self.directory / "state.json"
         self._lock: int | None = None
+        self.has_ledger = False  # a ledger was begun in this folder; once it was, an empty database means a loss
 
     def open(self) -> bool:
         """Take the folder for this process. Returns whether it is new. Raises BadState."""
@@ -93,6 +95,11 @@ class StateFolder:
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
+
+    def note_ledger(self) -> None:
+        """From now on the ledger must be there."""
+        self.has_ledger = True
+        self._mark(complete=False)
 
     def complete(self) -> None:
         """Everything that a later start relies on has been made."""
@@ -120,6 +127,7 @@ class StateFolder:
             raise BadState(
                 f"{self.directory} was made by another version (format {marker.format}, this one has {FORMAT})"
             )
+        self.has_ledger = marker.has_ledger or marker.complete
         return not marker.complete
 
     def _take_lock(self) -> None:
@@ -130,7 +138,7 @@ class StateFolder:
             raise BadState(f"another `ccs up` runs on {self.directory}") from None
 
     def _mark(self, *, complete: bool) -> None:
-        write_atomically(self._marker, msgspec.json.encode(Marker(FORMAT, complete)))
+        write_atomically(self._marker, msgspec.json.encode(Marker(FORMAT, complete, self.has_ledger)))
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -115,7 +115,7 @@ class Installation:
         self._settings = settle_ports(self._settings)
         with self._step("keys and certificates"):
             make_identities(folder, new=new)
-        if not new and not self._settings.ledger_url:
+        if folder.has_ledger and not self._settings.ledger_url:
             folder.check_files(folder.ledger / LEDGER_FILE)
         with self._step("Redis"):
             redis = self._start_redis()
@@ -123,6 +123,9 @@ class Installation:
         write_node_settings(folder, self._settings, redis)
         with self._step("ledger and APIs"):
             self._start_admin()
+        if not folder.has_ledger:  # what starts again later goes on with this one, and never begins another
+            folder.note_ledger()
+            write_admin_settings(folder, self._settings, redis)
         self._describe()
         with self._step(f"{self._settings.consents:,} consents of made-up people" if new else "participants"):
             self._seed()

@@ -102,6 +102,7 @@ log-level = "{config.log_level}"
 [ledger]
 url = "{ledger_url(config, folder)}"
 kind = "sandbox"
+must-exist = {"true" if folder.has_ledger else "false"}
 person-key-file = "{folder.keys / "person.key"}"
 checkpoint-key-file = "{folder.keys / "checkpoint.pem"}"
 

@@ -1,8 +1,9 @@
 """How a ledger begins, and what is checked each time it is opened.
 
-A new ledger draws its incarnation and writes its first event, which says for ever whether it is a sandbox. An
-existing one must be of the kind that the settings name: a production service never opens a sandbox's ledger, nor
-the other way round.
+A new ledger draws its incarnation and writes its first event, which says for ever whether it is a sandbox. That a
+database is empty may also mean that a ledger was lost, so a new one begins only where somebody says so. An existing
+one must be of the kind that the settings name: a production service never opens a sandbox's ledger, nor the other way
+round.
 """
 
 import hmac
@@ -13,7 +14,7 @@ import sqlalchemy as sa
 
 from admin.ledger import migrations
 from admin.ledger.admission import Admission, Write
-from admin.ledger.bulk import bulk_for
+from admin.ledger.bulk import NoLedger, bulk_for
 from admin.ledger.chain import NO_HASH
 from admin.ledger.events import LedgerCreated, UnreadableEvent, decode, encode, subject_of, tag_of
 from admin.ledger.personal import PersonKey, Safe
@@ -22,6 +23,8 @@ from admin.ledger.store import Append, Head
 from engine.clock import UnixTime
 from engine.errors import Fault, Kind
 from engine.feed.entries import Position
+
+HOW_TO_BEGIN: Final = "restore the one that was lost, or begin a new one with `ccs ledger create`"
 
 LedgerKind = Literal["sandbox", "production"]
 
@@ -46,10 +49,17 @@ class UnsafeDatabase(Fault):
     kind = Kind.BROKEN
 
 
-def open_or_create(connection: sa.Connection, kind: LedgerKind, now: UnixTime) -> None:
+class LedgerExists(Fault):
+    """A new ledger is begun in a database without one only."""
+
+    kind = Kind.CONFLICT
+
+
+def open_or_create(connection: sa.Connection, kind: LedgerKind, now: UnixTime, *, may_begin: bool = True) -> None:
     """Migrate, create the ledger if there is none, and check that it is the right one.
 
-    Call in a thread, in a read-write transaction. Raises WrongLedger, UnsafeDatabase.
+    may_begin: else a database without a ledger stays as it is. Call in a thread, in a read-write transaction. Raises
+    WrongLedger, UnsafeDatabase, NoLedger.
     """
     try:
         migrations.upgrade(connection)
@@ -58,6 +68,8 @@ def open_or_create(connection: sa.Connection, kind: LedgerKind, now: UnixTime) -
     if kind == "production":
         _refuse_unsafe(connection)
     if connection.execute(sa.select(ledger_meta.c.id)).first() is None:
+        if not may_begin:
+            raise NoLedger("the database holds no ledger: " + HOW_TO_BEGIN)
         _create(connection, kind, now)
     check_kind(connection, kind)
 

@@ -124,16 +124,20 @@ async def open_ledger(
     *,
     wall: Callable[[], float] = time,
     checkpoint_every: int = CHECKPOINT_EVERY,
+    may_begin: bool = True,
 ) -> AsyncIterator[SqlLedger]:
-    """Open the ledger that the settings name, creating it if there is none; write until the context is left.
+    """Open the ledger that the settings name; write until the context is left.
 
-    Leaving it writes what is queued (for a bounded time) and closes the connections. Raises BadConfig,
-    LedgerUnavailable, LedgerDamaged, WrongLedger, WrongPersonKey, UnsafeDatabase.
+    may_begin: create it if there is none; else nothing is made. Leaving it writes what is queued (for a bounded time)
+    and closes the connections. Raises BadConfig, LedgerUnavailable, LedgerDamaged, WrongLedger, WrongPersonKey,
+    UnsafeDatabase, NoLedger.
     """
     safe, signer = Safe.from_file(config.person_key_file), CheckpointKey.from_file(config.checkpoint_key_file)
+    if not may_begin:
+        _refuse_missing(config.url, f": {genesis.HOW_TO_BEGIN}")
     database = Database.of(config)
     try:
-        await database.run(lambda connection: _open(connection, config, safe, clock))
+        await database.run(lambda connection: _open(connection, config, safe, clock, may_begin=may_begin))
         journal = _journal(config, signer)
         ledger = SqlLedger(database, safe, signer, clock, wall=wall, checkpoint_every=checkpoint_every, journal=journal)
         async with _writing(ledger):
@@ -151,9 +155,27 @@ def _journal(config: LedgerConfig, signer: CheckpointSigner) -> ErasureJournal |
     return journal
 
 
-def _open(connection: sa.Connection, config: LedgerConfig, safe: Safe, clock: Clock) -> None:
-    genesis.open_or_create(connection, config.kind, clock.now())
+def _open(connection: sa.Connection, config: LedgerConfig, safe: Safe, clock: Clock, *, may_begin: bool) -> None:
+    genesis.open_or_create(connection, config.kind, clock.now(), may_begin=may_begin)
     genesis.check_person_key(connection, safe)
+
+
+async def begin_ledger(config: LedgerConfig, clock: Clock) -> None:
+    """Create the ledger that the settings name. Raises LedgerExists, and as `open_ledger`."""
+    safe, _ = Safe.from_file(config.person_key_file), CheckpointKey.from_file(config.checkpoint_key_file)
+    database = Database.of(config)
+    try:
+        await database.run(lambda connection: _begin(connection, config, safe, clock))
+    finally:
+        database.dispose()
+
+
+def _begin(connection: sa.Connection, config: LedgerConfig, safe: Safe, clock: Clock) -> None:
+    found = sa.inspect(connection)
+    for table in (ledger_meta, events):
+        if found.has_table(table.name) and connection.execute(sa.select(sa.exists(sa.select(table)))).scalar_one():
+            raise genesis.LedgerExists("the database holds a ledger already")
+    _open(connection, config, safe, clock, may_begin=True)
 
 
 @asynccontextmanager
@@ -172,11 +194,11 @@ async def open_reader(config: LedgerConfig) -> AsyncIterator[SqlLedgerReader]:
         database.dispose()
 
 
-def _refuse_missing(url: str) -> None:
+def _refuse_missing(url: str, and_now: str = "") -> None:
     """SQLite would make the file by looking for it."""
     parsed = sa.make_url(url)
     if parsed.get_backend_name() == "sqlite" and not Path(parsed.database or "").is_file():
-        raise NoLedger(f"there is no ledger at {parsed.database}")
+        raise NoLedger(f"there is no ledger at {parsed.database}{and_now}")
 
 
 def _refuse_empty(connection: sa.Connection) -> None:

@@ -22,9 +22,10 @@ from structlog.testing import capture_logs
 from admin.app import Ports, run_admin
 from admin.authorization.rotation import RotationTooEarly
 from admin.config import AdminConfig, Bootstrap, Feed, Issuer, Ledger, Web
+from admin.ledger.bulk import NoLedger
 from admin.ledger.events import IssuerKeysPublished, ParticipantRegistered, event_of
 from admin.ledger.genesis import WrongLedger, WrongPersonKey
-from admin.ledger.sql import open_ledger, open_reader
+from admin.ledger.sql import begin_ledger, open_ledger, open_reader
 from admin.listeners import CannotListen, listen, port_of
 from admin.pki.key_files import BadKeyFile, generate_secret
 from admin.pki.keys import generate_token_key
@@ -284,6 +285,16 @@ async def test_a_ledger_of_the_other_kind_is_refused(config: AdminConfig) -> Non
     production = changed(config, ledger=msgspec.structs.replace(config.ledger, kind="production"))
     with pytest.raises(WrongLedger):
         await run_admin(production)
+
+
+async def test_production_begins_no_ledger_and_a_sandbox_none_that_must_exist(config: AdminConfig) -> None:
+    for members in ({"kind": "production"}, {"must_exist": True}):
+        with pytest.raises(NoLedger):
+            await run_admin(changed(config, ledger=msgspec.structs.replace(config.ledger, **members)))
+    production = msgspec.structs.replace(config.ledger, kind="production")
+    await begin_ledger(production, SystemClock())
+    async with running(changed(config, ledger=production)):
+        pass
 
 
 async def test_what_cannot_be_used_is_said_before_anything_is_opened(

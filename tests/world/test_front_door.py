@@ -177,6 +177,12 @@ def test_a_folder_that_lost_its_ledger_says_so_and_makes_no_new_one(tmp_path: Pa
     done = up("--state", str(running.state), "--config", str(tmp_path / "var.toml"))
     assert (done.returncode, len(done.stderr.strip().splitlines())) == (2, 1)
     assert "ledger/ledger.db is missing" in done.stderr
+    (running.state / "state.json").write_text('{"format":1,"complete":false,"has_ledger":true}')
+    done = up("--state", str(running.state), "--config", str(tmp_path / "var.toml"))
+    assert (done.returncode, "ledger/ledger.db is missing" in done.stderr) == (2, True)
+    alone = ccs("admin", "--config", str(running.state / "config/admin.toml"))  # as one that died is started again
+    assert (alone.returncode, "there is no ledger at" in alone.stderr) == (4, True)
+    assert list((running.state / "ledger").iterdir()) == []
 
 
 def test_a_broken_certificate_is_named(tmp_path: Path) -> None:
@@ -204,8 +210,12 @@ def read_if_there(path: Path) -> bytes:
 
 
 def up(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return ccs("up", *arguments)
+
+
+def ccs(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "admin.cli", "up", *arguments],
+        [sys.executable, "-m", "admin.cli", *arguments],
         cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 

@@ -65,6 +65,25 @@ def test_a_lost_key_is_named(tmp_path: Path) -> None:
         folder.check_files(folder.keys / "meter.key")
 
 
+def test_a_ledger_that_began_is_known_to_later_starts_even_of_a_folder_that_is_not_complete(tmp_path: Path) -> None:
+    first = StateFolder(tmp_path)
+    assert first.open()
+    assert not first.has_ledger
+    first.note_ledger()
+    first.close()
+    second = StateFolder(tmp_path)
+    assert (second.open(), second.has_ledger) == (True, True)
+    second.complete()
+    second.close()
+    third = StateFolder(tmp_path)
+    assert (third.open(), third.has_ledger) == (False, True)
+    third.close()
+    (tmp_path / "state.json").write_text('{"format":1,"complete":true}')  # as earlier versions wrote it
+    old = StateFolder(tmp_path)
+    assert (old.open(), old.has_ledger) == (False, True)
+    old.close()
+
+
 def test_a_port_in_use_is_named_with_its_setting() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
