@@ -15,6 +15,8 @@ from pathlib import Path
 TAKE = 65_536
 LOOK = 0.05  # seconds between looks whether it is over
 
+Ends = tuple[socket.socket, ...]  # of a connection: near and far, or near alone until it has been passed on
+
 
 class Relay:
     """Listens on loopback, from its making on; `upstream` may be changed at any time, for connections to come."""
@@ -25,7 +27,7 @@ class Relay:
         self._flowing.set()
         self._over = threading.Event()
         self._guard = threading.Lock()
-        self._pairs: set[tuple[socket.socket, socket.socket]] = set()
+        self._ends: set[Ends] = set()
         self._left: int | None = None  # bytes until the cut
         self._threads: list[threading.Thread] = []
         self._listener: socket.socket | None = None
@@ -57,9 +59,9 @@ class Relay:
     def cut(self) -> None:
         """Cut every connection; new ones are taken."""
         with self._guard:
-            pairs, self._pairs = self._pairs, set()
-        for pair in pairs:
-            _cut(*pair)
+            cut, self._ends = self._ends, set()
+        for ends in cut:
+            _cut(*ends)
 
     def close(self) -> None:
         self._over.set()
@@ -83,20 +85,30 @@ class Relay:
         while self._listener is listener:
             with contextlib.suppress(OSError, ValueError):
                 if select.select([listener], (), (), LOOK)[0]:
-                    self._connect(listener.accept()[0])
+                    near = listener.accept()[0]
+                    with self._guard:
+                        self._ends.add((near,))
+                    self._spawn(self._connect, near)
 
     def _connect(self, near: socket.socket) -> None:
+        """Once things flow, and where it was not cut before."""
+        self._flowing.wait()
         try:
             far = _dial(self.upstream)
         except OSError:
-            near.close()
+            self._forget((near,))
             return
         with self._guard:
-            self._pairs.add((near, far))
-        self._spawn(self._pump, near, far, (near, far))
+            waited = (near,) in self._ends
+            self._ends -= {(near,)}
+            self._ends |= {(near, far)} if waited else set()
+        if not waited:
+            _cut(near, far)
+            return
         self._spawn(self._pump, far, near, (near, far))
+        self._pump(near, far, (near, far))
 
-    def _pump(self, source: socket.socket, sink: socket.socket, pair: tuple[socket.socket, socket.socket]) -> None:
+    def _pump(self, source: socket.socket, sink: socket.socket, ends: Ends) -> None:
         with contextlib.suppress(OSError, ValueError):
             while not self._over.is_set():
                 self._flowing.wait()
@@ -106,9 +118,12 @@ class Relay:
                 self._flowing.wait()
                 if not self._pass_on(data, sink):
                     break
+        self._forget(ends)
+
+    def _forget(self, ends: Ends) -> None:
         with self._guard:
-            self._pairs.discard(pair)
-        _cut(*pair)
+            self._ends.discard(ends)
+        _cut(*ends)
 
     def _pass_on(self, data: bytes, sink: socket.socket) -> bool:
         if not data:

@@ -16,7 +16,7 @@ from uuid import uuid4
 import pytest
 
 from tests.support.fleet import FleetNode
-from tests.support.partition import CutRelay
+from tests.support.relay import Relay
 from tests.support.sandbox import SOON, Running, eventually, gone, kill
 
 WAIT_OUT_MS = 2_000  # what a silent node costs at least
@@ -228,11 +228,11 @@ def test_a_clone_that_hears_nothing_is_never_current(nodes: Site) -> None:
     """Nobody reports for it: revocations become effective without it, and it says how old its knowledge is."""
     minted = nodes.sandbox.tokens(3)
     assert nodes.nodes[0].introspect(minted[0]["token"])["active"] is True
-    redis, feed = CutRelay(1), CutRelay(1)  # to nowhere
+    redis, feed = Relay(1), Relay(1)  # to nowhere
     twin = nodes.nodes[0].clone("node-2-deaf").go_by(redis=redis.port, feed=feed.port)
     nodes.nodes.append(twin)
     for way in (redis, feed):
-        way.cut()
+        way.hold()
     try:
         twin.start()
         eventually(lambda: "status" in twin.about.get("ports", {}) and twin.get("/healthz")[0] == 200)
@@ -248,14 +248,14 @@ def test_a_clone_that_hears_nothing_is_never_current(nodes: Site) -> None:
 @pytest.mark.parametrize(("cut", "how"), [("redis", "acknowledged"), ("redis and feed", "waited_out")])
 def test_a_node_that_is_cut_off_is_waited_out_unless_one_way_is_left(nodes: Site, cut: str, how: str) -> None:
     about = nodes.sandbox.about
-    redis, feed = CutRelay(Path(about["redis_url"].removeprefix("unix://"))), CutRelay(_port(about["feed_url"]))
+    redis, feed = Relay(Path(about["redis_url"].removeprefix("unix://"))), Relay(_port(about["feed_url"]))
     name = f"node-{uuid4().hex[:6]}"
     node = nodes.node(name).register().go_by(redis=redis.port, feed=feed.port).start().wait_current()
     (minted,) = nodes.sandbox.tokens()
     eventually(lambda: node.introspect(minted["token"]).get("ccs_freshness") == "current")
     try:
         for way in (redis, feed)[: 1 + ("feed" in cut)]:
-            way.cut()
+            way.hold()
         answer = nodes.revoke(minted["consent_id"])
         holds([*nodes.nodes], minted["token"])
         assert (answer["state"], answer["how"]) == ("effective", how)
@@ -264,7 +264,7 @@ def test_a_node_that_is_cut_off_is_waited_out_unless_one_way_is_left(nodes: Site
             known = node.introspect(minted["token"])
             assert (known["active"], known["ccs_freshness"]) == (True, "last_known")
         for way in (redis, feed):
-            way.mend()
+            way.flow()
         eventually(lambda: node.introspect(minted["token"]) == {"status": 200, "active": False})
         node.wait_current()
     finally:
