@@ -142,6 +142,7 @@ def test_a_restored_ledger_is_served_and_nothing_revoked_comes_back(parts: Parts
         assert made["previous_incarnation"] == old["incarnation"] != made["incarnation"]
         assert made["restored_seq"] == json.loads(backed_up.stdout)["seq"] < old["applied"] < FAR < made["seq"]
         parts.admin.start()
+        eventually(parts.is_served, 60)  # the node may hear of the new incarnation through Redis before calls are taken
         eventually(lambda: sandbox.node_status()["incarnation"] == made["incarnation"], 60)
         eventually(lambda: caller.introspect(kept["token"])[1].get("active") is True, 60)
         asked = watch.asked

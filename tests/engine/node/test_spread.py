@@ -9,6 +9,7 @@ import pytest
 from tests.support.nodes import Connect, Running, Start
 
 MAX_APART = 2
+MOST = 96  # newcomers until a worker that came back must have caught up, however busy the machine is
 
 
 def counts(running: Running, answered: list[int]) -> list[int]:
@@ -46,11 +47,20 @@ def test_a_stopped_worker_keeps_nobody_from_being_served(start: Start, callers: 
 
 
 def test_a_worker_that_comes_back_gets_its_share(start: Start, callers: Connect) -> None:
+    """It catches up, and stays even from then on. Others wait for it for a moment only, which on a machine that keeps
+    it from running may be too short: so each of the two may take some more newcomers.
+    """
     running = start().wait_ready()
     victim, other = running.described()["pids"]["workers"]
-    for _ in range(16):
-        callers(running).ask()
+    first = [callers(running).ask() for _ in range(16)]
     os.kill(victim, signal.SIGKILL)
     running.wait_replaced(victim)
-    (fresh,) = set(running.described()["pids"]["workers"]) - {other}
-    assert Counter(callers(running).ask() for _ in range(4))[fresh] >= 3
+    open_now = [pid for pid in first if pid == other]
+    even_since = 0
+    for _ in range(MOST):
+        open_now.append(callers(running).ask())
+        spread = counts(running, open_now)
+        even_since = even_since + 1 if max(spread) - min(spread) <= MAX_APART else 0
+        if even_since == len(first):
+            return
+    pytest.fail(f"the connections went to {Counter(open_now)}")
