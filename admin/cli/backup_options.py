@@ -1,14 +1,11 @@
-"""What the commands about backups have in common: the key, the settings, the record, and a bar while they work."""
+"""What the commands about backups have in common: the key, the settings, the record."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from admin.cli.running import settings_file
 from engine.config import BadConfig
@@ -22,7 +19,6 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 Flag = Annotated[bool, Parameter(negative="")]
-Bar = Callable[[str, int, int], None]  # what is being done, how far, of how much
 
 
 @Parameter(name="*")
@@ -95,16 +91,6 @@ def keys_of(settings: "Ledger", *, without_journal: bool = False) -> "Keys":
         CheckpointKey.from_file(settings.checkpoint_key_file),
         None if without_journal else settings.erasure_journal,
     )
-
-
-@contextmanager
-def bar(*, hidden: bool) -> Iterator[Bar]:
-    """A bar on standard error, where somebody watches."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as progress:
-        task = progress.add_task("", total=None)
-        yield lambda what, done, of: progress.update(task, description=what, completed=done, total=of)
 
 
 def _refuse_among(file: Path, root: Path, what: str) -> None:

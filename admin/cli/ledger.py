@@ -13,8 +13,6 @@ import msgspec
 import trio
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from admin.cli.ledger_backup import backup
 from admin.cli.ledger_creation import create
@@ -22,6 +20,7 @@ from admin.cli.ledger_pruning import prune_backups
 from admin.cli.ledger_recovery import go_live, recovering
 from admin.cli.ledger_rehearsal import rehearse
 from admin.cli.ledger_restore import restore
+from admin.cli.progress import bar
 from admin.cli.running import settings_file
 from engine.config import BadConfig
 from engine.errors import Fault, Kind
@@ -181,12 +180,8 @@ async def _reader(config: Path | None, state: Path) -> "AsyncIterator[SqlLedgerR
 
 @contextmanager
 def _progress(*, hidden: bool) -> "Iterator[Report]":
-    """A bar on standard error, where somebody watches."""
-    columns = (TextColumn("events"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=hidden or not console.is_terminal) as progress:
-        task = progress.add_task("events", total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+    with bar("events", hidden=hidden) as show:
+        yield lambda done, total: show("events", done, total)
 
 
 @contextmanager

@@ -9,7 +9,8 @@ import msgspec
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from admin.cli.backup_options import SEALING, Json, Sealing, bar
+from admin.cli.backup_options import SEALING, Json, Sealing
+from admin.cli.progress import bar
 from engine.clock import Seconds
 from engine.errors import Fault
 

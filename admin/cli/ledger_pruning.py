@@ -11,7 +11,8 @@ from cyclopts.validators import Number
 from rich.console import Console
 from rich.table import Table
 
-from admin.cli.backup_options import SEALING, Flag, Json, Sealing, bar
+from admin.cli.backup_options import SEALING, Flag, Json, Sealing
+from admin.cli.progress import bar
 from engine.clock import UnixTime, format_utc
 
 if TYPE_CHECKING:

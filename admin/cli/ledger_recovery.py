@@ -4,6 +4,7 @@ They speak as an operator: with the sandbox's operator certificate, or with the 
 """
 
 import json as json_text
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,20 +30,12 @@ class NotYet(Fault):
     kind = Kind.CONFLICT
 
 
-def recovering(
-    *,
-    state: Path = Path("var"),
-    url: str = "",
-    ca_file: Path | None = None,
-    certificate: Path | None = None,
-    key: Path | None = None,
-    json: Json = False,
-) -> None:
-    """Show whether the ledger is recovering from a restore: who has reported, who has not, and what is in doubt.
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """Where the service is reached, and as whom.
 
-    Exit code 0: it is shown. 2: the options or a certificate cannot be used. 3: the service does not answer.
-
-    Parameters
+    Attributes
     ----------
     state
         Folder of `ccs up`, where no --url is given.
@@ -54,10 +47,39 @@ def recovering(
         An operator's certificate.
     key
         Its private key.
+    """
+
+    state: Path = Path("var")
+    url: str = ""
+    ca_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def client(self) -> "OperatorClient":
+        """An operator's client. Raises BadConfig, NotRunning."""
+        from admin.cli.machine_client import OperatorClient, OperatorsDoor
+
+        if not self.url:
+            return OperatorClient(load_sandbox(self.state))
+        if self.ca_file is None or self.certificate is None or self.key is None:
+            raise BadConfig("with --url, name --ca-file, --certificate and --key")
+        return OperatorClient(OperatorsDoor(self.url, self.ca_file, Client("operator", self.certificate, self.key)))
+
+
+DOOR = Door()
+
+
+def recovering(*, door: Door = DOOR, json: Json = False) -> None:
+    """Show whether the ledger is recovering from a restore: who has reported, who has not, and what is in doubt.
+
+    Exit code 0: it is shown. 2: the options or a certificate cannot be used. 3: the service does not answer.
+
+    Parameters
+    ----------
     json
         One JSON object in place of tables.
     """
-    with _client(state, url, ca_file, certificate, key) as client:
+    with door.client() as client:
         found = client.call("GET", "/recovery")
     if json:
         print(json_text.dumps(found))
@@ -70,11 +92,7 @@ def go_live(
     apply: Flag = False,
     without: Names = (),
     reason: str = "",
-    state: Path = Path("var"),
-    url: str = "",
-    ca_file: Path | None = None,
-    certificate: Path | None = None,
-    key: Path | None = None,
+    door: Door = DOOR,
     json: Json = False,
 ) -> None:
     """End the recovery: nodes become current again. Without --apply only what would happen is shown.
@@ -90,20 +108,10 @@ def go_live(
         Go live in spite of a party that has not reported, by its client id, or of `untold-events`; repeatable.
     reason
         A code that says why, kept in the ledger; needed with --without.
-    state
-        Folder of `ccs up`, where no --url is given.
-    url
-        The machine listener of a real installation, https://host:port; with it the next three.
-    ca_file
-        Certificates of the authority that its certificate is from.
-    certificate
-        An operator's certificate.
-    key
-        Its private key.
     json
         One JSON object in place of words.
     """
-    with _client(state, url, ca_file, certificate, key) as client:
+    with door.client() as client:
         if not apply:
             rehearse(client.call("GET", "/recovery"), without, json=json)
             return
@@ -170,15 +178,3 @@ def rehearse(found: dict[str, Any], without: tuple[str, ...], *, json: bool) -> 
         )
     if not json:
         print("nothing speaks against it; add --apply")
-
-
-def _client(
-    state: Path, url: str, ca_file: Path | None, certificate: Path | None, key: Path | None
-) -> "OperatorClient":
-    from admin.cli.machine_client import OperatorClient, OperatorsDoor
-
-    if not url:
-        return OperatorClient(load_sandbox(state))
-    if ca_file is None or certificate is None or key is None:
-        raise BadConfig("with --url, name --ca-file, --certificate and --key")
-    return OperatorClient(OperatorsDoor(url, ca_file, Client("operator", certificate, key)))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 import msgspec
 import trio
 
-from admin.cli.backup_options import SEALING, Json, Sealing, bar, keys_of
+from admin.cli.backup_options import SEALING, Json, Sealing, keys_of
 from admin.cli.ledger_restore import as_json, from_thread
+from admin.cli.progress import bar
 
 if TYPE_CHECKING:
     from admin.ledger.backup.filling import Restored

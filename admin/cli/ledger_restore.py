@@ -9,7 +9,8 @@ import trio
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from admin.cli.backup_options import SEALING, Bar, Flag, Json, Sealing, bar, keys_of
+from admin.cli.backup_options import SEALING, Flag, Json, Sealing, keys_of
+from admin.cli.progress import Bar, bar
 from engine.clock import format_utc
 
 if TYPE_CHECKING:

@@ -2,17 +2,17 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TextIO
 from urllib.parse import quote
 
 from cyclopts import App, Parameter
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from admin.cli.machine_client import MachineClient
+from admin.cli.progress import bar
 from admin.cli.running import NotRunning, load_sandbox
 from engine.errors import Fault, Kind
 
@@ -82,25 +82,45 @@ def tokens(
     """
     if consent is not None and (consents is not None or atp is not None):
         raise WrongChoice("--consent names the consent and its ATP: leave --consents and --atp out")
-    with MachineClient(load_sandbox(state)) as client, _opened(out) as lines, _progress(count) as advance:
+    with MachineClient(load_sandbox(state)) as client, _opened(out) as lines, bar("tokens", count, stays=True) as show:
         written = 0
         of = _of_new(client, count, consents, edp, atp) if consent is None else _of_one(client, count, consent, edp)
         for line in of:
             lines.write(line + "\n")
             written += 1
-            advance(written)
+            show("tokens", written, count)
         if written != count:
             raise NotRunning(f"the service sent {written} of {count} tokens and broke off")
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """How far a revocation is to be.
+
+    Attributes
+    ----------
+    wait_effective
+        Wait until the revocation is effective everywhere.
+    state
+        Folder of the sandbox.
+    """
+
+    wait_effective: Annotated[bool, Parameter(negative="")] = False
+    state: Path = STATE
+
+    def call(self, method: str, path: str, form: dict[str, Any] | None = None) -> None:
+        """Make the call and print what it answered. Raises NotEffective where more was waited for."""
+        with MachineClient(load_sandbox(self.state)) as client:
+            answer = client.call(method, path, form, **({"wait": WAIT} if self.wait_effective else {}))
+        _tell(answer, wait_effective=self.wait_effective)
+
+
+ASKED = Asked()
+
+
 @app.command
-def revoke(
-    consent_id: str,
-    *,
-    wait_effective: Annotated[bool, Parameter(negative="")] = False,
-    reason: str = "withdrawn",
-    state: Path = STATE,
-) -> None:
+def revoke(consent_id: str, *, asked: Asked = ASKED, reason: str = "withdrawn") -> None:
     """Revoke a consent. Prints one JSON line: state, position (and its incarnation), how, nodes, milliseconds.
 
     Exit codes: 0 recorded, or with --wait-effective: no engine node answers the consent active any more · 2 wrong
@@ -111,26 +131,14 @@ def revoke(
     ----------
     consent_id
         As `ccs sandbox tokens` prints it.
-    wait_effective
-        Wait until the revocation is effective everywhere.
     reason
         withdrawn, moved_out, no_longer_needed, account_closed, error or security.
-    state
-        Folder of the sandbox.
     """
-    with MachineClient(load_sandbox(state)) as client:
-        wait = {"wait": WAIT} if wait_effective else {}
-        answer = client.call("POST", f"{_path_of(consent_id)}/revoke", {"reason": reason}, **wait)
-    _tell(answer, wait_effective=wait_effective)
+    asked.call("POST", f"{_path_of(consent_id)}/revoke", {"reason": reason})
 
 
 @app.command
-def revocation(
-    consent_id: str,
-    *,
-    wait_effective: Annotated[bool, Parameter(negative="")] = False,
-    state: Path = STATE,
-) -> None:
+def revocation(consent_id: str, *, asked: Asked = ASKED) -> None:
     """Say how far a consent's revocation has come, whoever revoked it. Prints one JSON line as `revoke` does.
 
     Exit codes: 0 recorded, or with --wait-effective: no engine node answers the consent active any more · 2 wrong
@@ -141,15 +149,8 @@ def revocation(
     ----------
     consent_id
         As `ccs sandbox tokens` prints it.
-    wait_effective
-        Wait until the revocation is effective everywhere.
-    state
-        Folder of the sandbox.
     """
-    with MachineClient(load_sandbox(state)) as client:
-        wait = {"wait": WAIT} if wait_effective else {}
-        answer = client.call("GET", f"{_path_of(consent_id)}/revocation", **wait)
-    _tell(answer, wait_effective=wait_effective)
+    asked.call("GET", f"{_path_of(consent_id)}/revocation")
 
 
 def _tell(answer: dict[str, Any], *, wait_effective: bool) -> None:
@@ -204,13 +205,3 @@ def _opened(out: str) -> Iterator[TextIO]:
     finally:
         with suppress(OSError):
             part.unlink(missing_ok=True)
-
-
-@contextmanager
-def _progress(count: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, where that is a terminal."""
-    columns = (TextColumn("tokens"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("tokens", total=count)
-        yield lambda done: bar.update(task, completed=done)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from admin.cli.ledger_recovery import NotYet, go_live, rehearse, show
+from admin.cli.ledger_recovery import Door, NotYet, go_live, rehearse, show
 from engine.config import BadConfig
 
 FOUND: dict[str, Any] = {
@@ -68,4 +68,4 @@ def test_a_live_ledger_has_nothing_to_end() -> None:
 
 def test_an_address_without_a_certificate_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BadConfig, match="--certificate"):
-        go_live(url="https://localhost:1", ca_file=tmp_path / "ca.pem")
+        go_live(door=Door(url="https://localhost:1", ca_file=tmp_path / "ca.pem"))
