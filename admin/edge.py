@@ -17,7 +17,9 @@ from werkzeug.exceptions import HTTPException, RequestEntityTooLarge, Unsupporte
 
 from admin import access_log
 from admin.metrics import CALLS_REFUSED
+from engine.clock import UnixTime, format_utc
 from engine.consent.reading import MAX_TEXT_BYTES, InvalidFields, read_struct, strict_json
+from engine.consent.states import IllegalTransition
 from engine.errors import Fault, Kind
 from engine.telemetry.logs import logger
 
@@ -54,13 +56,18 @@ class FieldError(msgspec.Struct, frozen=True):
 
 
 class Problem(msgspec.Struct, frozen=True, omit_defaults=True):
-    """RFC 9457 section 3; the type is `about:blank`, so the title is the status's phrase. code: stable, ours."""
+    """RFC 9457 section 3; the type is `about:blank`, so the title is the status's phrase. code: stable, ours.
+
+    state, since: of a consent that a write does not fit: which state it is in, and since when if it has ended.
+    """
 
     status: int
     title: str
     code: str
     detail: str = ""
     errors: tuple[FieldError, ...] = ()
+    state: str = ""
+    since: str = ""
 
 
 class EdgeApp(QuartTrio):
@@ -93,7 +100,14 @@ def problem_of(fault: Fault) -> Problem:
     if isinstance(fault, InvalidFields):
         errors = tuple(FieldError(_pointer(p.field), p.text) for p in fault.problems)
         return Problem(status, status.phrase, code_of(fault), "members of the request break its rules", errors)
-    return Problem(status, status.phrase, code_of(fault), fault.text)
+    told = Problem(status, status.phrase, code_of(fault), fault.text)
+    return _with_state(told, fault) if isinstance(fault, IllegalTransition) else told
+
+
+def _with_state(told: Problem, fault: IllegalTransition) -> Problem:
+    state = "" if fault.state is None else fault.state.name.lower()
+    since = "" if fault.since is None else format_utc(UnixTime(fault.since))
+    return msgspec.structs.replace(told, state=state, since=since)
 
 
 def _pointer(field: str) -> str:

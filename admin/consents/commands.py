@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import msgspec
 
-from admin.consents.forms import OUTSIDE, Grant, GrantForm, OccupancyForm, RenewForm, RevokeForm
+from admin.consents.forms import OUTSIDE, Grant, GrantForm, InvalidForm, OccupancyForm, RenewForm, RevokeForm
 from admin.ledger.events import (
     Act,
     ConsentConsumed,
@@ -41,7 +41,7 @@ from engine.consent.energy_consent import (
 from engine.consent.meter_points import meter_digest
 from engine.consent.reading import InvalidFields, Problem
 from engine.consent.records import AccessMode, ClientId, ConsentId, ConsentRecord, Role, consent_key
-from engine.consent.states import Event, IllegalTransition, State, step
+from engine.consent.states import ENDED, Event, IllegalTransition, State, step
 from engine.consent.windows import Window, cut_to_occupancy
 from engine.errors import Fault, Kind
 
@@ -90,15 +90,20 @@ def grant(
 def renew(state: SubjectState, form: RenewForm, *, act: Act, now: UnixTime, limits: Limits | None = None) -> Append:
     """The same scope for longer, while it is still active (CMS-24). A one-off is never renewed.
 
-    Raises IllegalTransition (ended, expired by the clock, or one-off), InvalidFields, UnknownConsent.
+    It stays within the occupancy, and an ATP names evidence of what the consumer did. Raises IllegalTransition (ended,
+    expired by the clock, or one-off), InvalidFields, UnknownConsent, PersonErased where an ATP renews.
     """
     before = consent_of(state, act)
     record = before.consent
-    after = _living(record, Event.RENEWED, now)
+    after = _living(before, Event.RENEWED, now)
     if record.access_mode is AccessMode.ONE_OFF:
         raise IllegalTransition("a one-off consent cannot be renewed")
     expires = instant(form.consent_expires_at)
-    problems = list(_renewal_problems(form, record, expires, now, limits or Limits()))
+    problems = [
+        *_renewal_problems(form, record, expires, now, limits or Limits()),
+        *_evidence_problems(form, act),
+        *_occupancy_problems(state, expires, act),
+    ]
     if problems or expires is None:
         raise InvalidFields(problems)
     changed = _next(record, after, expires_at=expires)
@@ -109,6 +114,7 @@ def renew(state: SubjectState, form: RenewForm, *, act: Act, now: UnixTime, limi
         msgspec.structs.replace(act, wording=form.wording),
         record.expires_at,
         now,
+        form.evidence or "",
     )
     return append_of(event, state.version, _same_person(state))
 
@@ -121,7 +127,7 @@ def cut_window(state: SubjectState, form: OccupancyForm, *, act: Act, now: UnixT
     """
     before = consent_of(state, act)
     record = before.consent
-    after = _living(record, Event.WINDOW_CUT, now)
+    after = _living(before, Event.WINDOW_CUT, now)
     personal = _require_personal(state)
     person = msgspec.structs.replace(
         personal.person,
@@ -141,7 +147,7 @@ def cut_window(state: SubjectState, form: OccupancyForm, *, act: Act, now: UnixT
 def consume(state: SubjectState, *, edp: ClientId, share_id: str, act: Act, now: UnixTime) -> Append:
     """A one-off was used by a share of this EDP (CMS-05). Raises IllegalTransition, UnknownConsent."""
     before = consent_of(state, act)
-    after = _living(before.consent, Event.CONSUMED, now)
+    after = _living(before, Event.CONSUMED, now)
     if before.consent.access_mode is not AccessMode.ONE_OFF:
         raise IllegalTransition("only a one-off consent is consumed")
     if edp not in before.consent.edps:
@@ -153,7 +159,7 @@ def consume(state: SubjectState, *, edp: ClientId, share_id: str, act: Act, now:
 def expire(state: SubjectState, *, act: Act, now: UnixTime) -> Append:
     """Its time is over (CMS-25). Raises IllegalTransition also when it is not over yet."""
     before = consent_of(state, act)
-    after = step(before.consent.state, Event.EXPIRED)
+    after = _after(before, Event.EXPIRED)
     if now < before.consent.expires_at:
         raise IllegalTransition("the consent has not reached its expiry")
     event = ConsentExpired(before.consent_id, _next(before.consent, after), before.terms, act)
@@ -165,13 +171,23 @@ def revoke(state: SubjectState, form: RevokeForm, *, act: Act, now: UnixTime) ->
 
     Raises IllegalTransition when it has ended already, InvalidFields, UnknownConsent.
     """
+    return _revoked(state, form, act, now)
+
+
+def invalidate(state: SubjectState, form: InvalidForm, *, act: Act, now: UnixTime) -> Append:
+    """End a consent that turned out to be no longer valid, whatever its granter wants (CMS-23). Raises as `revoke`."""
+    return _revoked(state, form, act, now)
+
+
+def _revoked(state: SubjectState, form: RevokeForm | InvalidForm, act: Act, now: UnixTime) -> Append:
     before = consent_of(state, act)
-    after = step(before.consent.state, Event.REVOKED)
+    after = _after(before, Event.REVOKED)
     since = now if form.effective_from is None else instant(form.effective_from)
     if since is None or since > now:
         raise InvalidFields([Problem("effective_from", "must be a date that exists and not lie in the future")])
     told = msgspec.structs.replace(act, reason=form.reason)
-    event = ConsentRevoked(before.consent_id, _next(before.consent, after), before.terms, told, since)
+    record = _next(before.consent, after)
+    event = ConsentRevoked(before.consent_id, record, before.terms, told, since, form.evidence or "")
     return append_of(event, state.version, _same_person(state))
 
 
@@ -180,7 +196,7 @@ def dispute(state: SubjectState, *, case_id: str, act: Act) -> Append:
     before = consent_of(state, act)
     if act.initiator is Initiator.ATP:
         raise UnknownConsent("there is no such consent")
-    after = step(before.consent.state, Event.DISPUTED)
+    after = _after(before, Event.DISPUTED)
     event = ConsentDisputed(before.consent_id, _next(before.consent, after), before.terms, act, case_id)
     return append_of(event, state.version, _same_person(state))
 
@@ -195,12 +211,23 @@ def consent_of(state: SubjectState, act: Act | None = None) -> ConsentEvent:
     return event
 
 
-def _living(record: ConsentRecord, event: Event, now: UnixTime) -> State:
+def _living(before: ConsentEvent, event: Event, now: UnixTime) -> State:
     """The state after an event that only a consent within its time may have."""
-    after = step(record.state, event)
-    if now >= record.expires_at:
-        raise IllegalTransition(f"the consent has reached its expiry: it cannot be {event.value}")
+    after, expires = _after(before, event), before.consent.expires_at
+    if now >= expires:
+        raise IllegalTransition(
+            f"the consent has reached its expiry: it cannot be {event.value}", state=State.EXPIRED, since=expires
+        )
     return after
+
+
+def _after(before: ConsentEvent, event: Event) -> State:
+    """The state after an event; whoever comes too late is told how it ended, and when."""
+    try:
+        return step(before.consent.state, event)
+    except IllegalTransition as fault:
+        since = before.act.at if before.consent.state in ENDED else None
+        raise IllegalTransition(fault.text, state=fault.state, since=since) from None
 
 
 def _next(record: ConsentRecord, state: State, **changes: UnixTime | None) -> ConsentRecord:
@@ -230,6 +257,20 @@ def _renewal_problems(
         yield Problem("consent_expires_at", "must be later than before")
     else:
         yield from term_problems(expires, now, limits)
+
+
+def _evidence_problems(form: RenewForm, act: Act) -> Iterator[Problem]:
+    if act.initiator is Initiator.ATP and form.evidence is None:
+        yield Problem("evidence", "is missing: your reference to what the consumer did with you")
+
+
+def _occupancy_problems(state: SubjectState, expires: UnixTime | None, act: Act) -> Iterator[Problem]:
+    """Nobody consents for after they have moved out. Raises PersonErased where an ATP renews and nobody knows."""
+    if state.personal is None and act.initiator is not Initiator.ATP:
+        return
+    moved_out = _require_personal(state).person.moved_out
+    if expires is not None and moved_out is not None and expires > moved_out:
+        yield Problem("consent_expires_at", "must not be later than the end of the occupancy")
 
 
 def _party_problems(form: GrantForm, participants: Mapping[ClientId, ParticipantEvent]) -> Iterator[Problem]:

@@ -18,7 +18,10 @@ from engine.consent.windows import Window, cut_to_occupancy
 ClientText = Annotated[str, Meta(pattern="^[a-z0-9-]{1,40}$")]
 Words = Annotated[str, Meta(min_length=1, max_length=200)]
 WordingId = Annotated[str, Meta(pattern="^[a-z0-9._-]{1,40}$")]
+# A reference of the caller's own, never words about people: a case number, the id of a record it keeps.
+Evidence = Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,64}$")]
 RevocationReason = Literal["withdrawn", "moved_out", "no_longer_needed", "account_closed", "error", "security"]
+InvalidReason = Literal["moved_out", "no_longer_customer", "supply_ended", "wrong_meter_point", "not_entitled"]
 
 OUTSIDE: Final = "nothing of the window lies inside the occupancy"
 
@@ -59,6 +62,7 @@ class RenewForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     consent_expires_at: Instant
     address_confirmed: bool
     wording: WordingId
+    evidence: Evidence | None = None  # of what the consumer did; an ATP always names one
 
 
 class OccupancyForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -73,6 +77,15 @@ class RevokeForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
     reason: RevocationReason
     effective_from: Instant | None = None
+    evidence: Evidence | None = None
+
+
+class InvalidForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """That a consent is no longer valid: why, since when, and what the caller knows it from (CMS-23)."""
+
+    reason: InvalidReason
+    effective_from: Instant
+    evidence: Evidence
 
 
 class Grant(msgspec.Struct, frozen=True):
@@ -138,3 +151,8 @@ def read_occupancy(body: bytes) -> OccupancyForm:
 def read_revocation(body: bytes) -> RevokeForm:
     """Read the JSON of a revocation. Raises InvalidText, InvalidFields."""
     return read_struct(strict_json(body), RevokeForm)
+
+
+def read_invalidity(body: bytes) -> InvalidForm:
+    """Read the JSON of what is no longer valid. Raises InvalidText, InvalidFields."""
+    return read_struct(strict_json(body), InvalidForm)

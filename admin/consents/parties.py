@@ -10,6 +10,8 @@ from quart import request
 from admin.callers import Caller, Callers
 from admin.consents.commands import UnknownConsent
 from admin.ledger.events import Act, Initiator, Route
+from admin.ledger.store import Idempotency
+from admin.writing import idempotency
 from engine.clock import UnixTime
 from engine.consent.records import ConsentId, Role, consent_key
 
@@ -39,3 +41,9 @@ def consent_id_of(text: str) -> ConsentId:
     except ValueError:
         raise UnknownConsent("there is no such consent") from None
     return consent_id
+
+
+def key_of(caller: Caller, body: bytes) -> Idempotency:
+    """The idempotency key of the request at hand. Raises MissingIdempotencyKey."""
+    offered = request.headers.get("Idempotency-Key")
+    return idempotency(caller.client_id, offered, request.method, request.path, body)

@@ -10,7 +10,7 @@ from typing import Final
 
 from admin.consents import commands
 from admin.consents.commands import UnknownConsent, consent_of
-from admin.consents.forms import Grant, RenewForm, RevokeForm
+from admin.consents.forms import Grant, InvalidForm, RenewForm, RevokeForm
 from admin.ledger.events import Act, ConsentEvent, ParticipantEvent, event_of
 from admin.ledger.store import Append, Idempotency, Ledger, Receipt, SubjectState
 from admin.writing import Written, recall, write
@@ -23,7 +23,7 @@ Decide = Callable[[SubjectState], Append]
 
 
 class Consents:
-    """Consents: granted, read, renewed, revoked. meter_key: names meter points in feed records, 32 bytes."""
+    """Consents: granted, read, renewed, ended. meter_key: names meter points in feed records, 32 bytes."""
 
     def __init__(self, ledger: Ledger, meter_key: bytes, now: Callable[[], UnixTime]) -> None:
         self._ledger = ledger
@@ -68,6 +68,11 @@ class Consents:
     async def revoke(self, consent_id: ConsentId, form: RevokeForm, act: Act, key: Idempotency) -> Written:
         return await self._change(
             consent_id, lambda state: commands.revoke(state, form, act=act, now=self._now()), act, key
+        )
+
+    async def invalidate(self, consent_id: ConsentId, form: InvalidForm, act: Act, key: Idempotency) -> Written:
+        return await self._change(
+            consent_id, lambda state: commands.invalidate(state, form, act=act, now=self._now()), act, key
         )
 
     async def parties(self, client_ids: Iterable[ClientId]) -> dict[ClientId, ParticipantEvent]:

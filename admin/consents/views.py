@@ -4,40 +4,40 @@ An ATP sees and changes its own consents only, operators all. Forms are read by 
 writes are made from the event that was written, so that a repeated key gets the same answer.
 """
 
-import re
 from collections.abc import Callable
 from http import HTTPStatus
-from typing import Annotated, Final, Literal
+from typing import Final, Literal
 
 import msgspec
-from msgspec import Meta
-from quart import Blueprint, Response, request
+from quart import Blueprint, Response
 
-from admin.callers import Caller, Callers, WrongRole
+from admin.callers import Callers, WrongRole
 from admin.consents.details import full_form
-from admin.consents.forms import GrantForm, RenewForm, RevokeForm, read_grant, read_renewal, read_revocation
-from admin.consents.parties import Parties, consent_id_of
-from admin.consents.revocations import MAX_WAIT, RevocationView, Waits, view_of
+from admin.consents.ends import add_end_views
+from admin.consents.forms import (
+    GrantForm,
+    RenewForm,
+    read_grant,
+    read_renewal,
+)
+from admin.consents.parties import Parties, consent_id_of, key_of
+from admin.consents.revocations import Waits
 from admin.consents.service import Consents
 from admin.edge import answer, json_text
 from admin.ledger.events import (
     ConsentEvent,
     ConsentPersonal,
-    ConsentRevoked,
     Person,
     decode_personal,
 )
-from admin.ledger.store import Idempotency, Receipt, SubjectState
+from admin.ledger.store import SubjectState
 from admin.openapi import operation
 from admin.sandbox_only import LedgerKind, require_sandbox
-from admin.writing import LostWrite, Place, Written, idempotency, place
-from engine.clock import Seconds, UnixTime, format_utc
+from admin.writing import LostWrite, Place, Written, place
+from engine.clock import UnixTime, format_utc
 from engine.consent.narrowing import EnergyConsent
-from engine.consent.reading import InvalidFields, Problem
 from engine.consent.records import Role
 from engine.consent.states import State
-from engine.errors import Fault, Kind
-from engine.feed.entries import Position
 
 StateName = Literal[
     "requested",
@@ -61,20 +61,7 @@ _STATES: Final[dict[State, StateName]] = {
     State.DECLINED: "declined",
     State.ABANDONED: "abandoned",
 }
-_SECONDS: Final = re.compile(r"[0-9]{1,2}(?:\.[0-9]{1,3})?")
 _ERASED: Final = ConsentPersonal(Person("", "", ""), ())
-
-
-class NotRevoked(Fault):
-    """The consent stands, or ended in another way."""
-
-    kind = Kind.NOT_FOUND
-
-
-class WaitQuery(msgspec.Struct, frozen=True, omit_defaults=True):
-    """wait: seconds to wait for the revocation to be effective everywhere."""
-
-    wait: Annotated[float, Meta(ge=0, le=float(MAX_WAIT))] = 0.0
 
 
 class ConsentSummary(msgspec.Struct, frozen=True):
@@ -108,16 +95,6 @@ def consent_views(
     parties = Parties(callers, now)
     party, act_of = parties.calling, parties.act_of
 
-    async def standing(consent_id: str, caller: Caller, wait: Seconds) -> RevocationView:
-        """How far a revocation has come that was written some time ago, perhaps before the ledger was restored."""
-        incarnation = await consents.incarnation()
-        event, state = await consents.find(consent_id_of(consent_id), act_of(caller))
-        if not isinstance(event, ConsentRevoked):
-            raise NotRevoked("the consent was not revoked")
-        committed_at = float(state.event.recorded_at) + 1  # at the latest: the event knows whole seconds
-        receipt = Receipt(Position(incarnation, state.event.position.seq), state.version, committed_at)
-        return view_of(event.consent_id, await barrier.wait_effective(receipt, wait))
-
     @views.post("/consents")
     @operation(answers={201: ConsentSummary}, body=GrantForm, problems=(409,), keyed=True)
     async def grant() -> Response:
@@ -129,7 +106,7 @@ def consent_views(
         caller = await party()
         require_sandbox(kind)
         body = await json_text()
-        key = _key(caller, body)
+        key = key_of(caller, body)
         asked = read_grant(body, now())
         if caller.role is Role.ATP and asked.form.client_id != caller.client_id:
             raise WrongRole("an ATP grants to itself only")
@@ -154,59 +131,17 @@ def consent_views(
     async def renew(consent_id: str) -> Response:
         """Renew a consent: the same scope for longer.
 
-        A consent that has ended, or a one-off, is not renewed but granted anew.
+        A consent that has ended, or a one-off, is not renewed but granted anew. An ATP names its evidence of what the
+        consumer did.
         """
         caller = await party()
         body = await json_text()
-        key = _key(caller, body)
+        key = key_of(caller, body)
         form = read_renewal(body)
         return answer(_summary(await consents.renew(consent_id_of(consent_id), form, act_of(caller), key)))
 
-    @views.post("/consents/<consent_id>/revoke")
-    @operation(answers={200: RevocationView}, body=RevokeForm, query=WaitQuery, problems=(404, 409), keyed=True)
-    async def revoke(consent_id: str) -> Response:
-        """Revoke a consent.
-
-        The answer says whether the revocation is recorded or already effective on every engine node; `wait` gives
-        it time to become so. Once effective, no node answers the consent active.
-        """
-        caller = await party()
-        wait = _wait(request.args.getlist("wait"))
-        body = await json_text()
-        key = _key(caller, body)
-        form = read_revocation(body)
-        written = await consents.revoke(consent_id_of(consent_id), form, act_of(caller), key)
-        if written.receipt.replayed:
-            return answer(await standing(consent_id, caller, wait))
-        effect = await barrier.wait_effective(written.receipt, wait)
-        return answer(view_of(_consent_event(written).consent_id, effect))
-
-    @views.get("/consents/<consent_id>/revocation")
-    @operation(answers={200: RevocationView}, query=WaitQuery, problems=(400, 404, 409))
-    async def revocation(consent_id: str) -> Response:
-        """Show how far a consent's revocation has come.
-
-        Asked again it says the same, or more. Once effective it stays so; an admin application that has just been
-        started, or did not take the revocation itself, may say `recorded` for about two seconds until it knows better.
-        """
-        caller = await party()
-        wait = _wait(request.args.getlist("wait"))
-        return answer(await standing(consent_id, caller, wait))
-
+    add_end_views(views, consents, parties, barrier)
     return views
-
-
-def _wait(given: list[str]) -> Seconds:
-    if not given:
-        return Seconds(0.0)
-    if len(given) > 1 or not _SECONDS.fullmatch(given[0]) or float(given[0]) > MAX_WAIT:
-        raise InvalidFields([Problem("wait", f"must be one number of seconds from 0 to {MAX_WAIT:.0f}")])
-    return Seconds(float(given[0]))
-
-
-def _key(caller: Caller, body: bytes) -> Idempotency:
-    offered = request.headers.get("Idempotency-Key")
-    return idempotency(caller.client_id, offered, request.method, request.path, body)
 
 
 def _consent_event(written: Written) -> ConsentEvent:

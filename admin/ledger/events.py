@@ -149,6 +149,7 @@ class ConsentRenewed(msgspec.Struct, frozen=True, array_like=True, tag="consent.
     act: Act
     previous_expires_at: UnixTime
     address_confirmed_at: UnixTime
+    evidence: str = ""  # an ATP's own reference to what the consumer did with it; never free text
 
 
 class ConsentWindowCut(msgspec.Struct, frozen=True, array_like=True, tag="consent.window_cut"):
@@ -183,13 +184,14 @@ class ConsentExpired(msgspec.Struct, frozen=True, array_like=True, tag="consent.
 
 
 class ConsentRevoked(msgspec.Struct, frozen=True, array_like=True, tag="consent.revoked"):
-    """Taken back. effective_from: earlier than the act when somebody had moved out before (CMS-23)."""
+    """Taken back, or found to be no longer valid (CMS-23): then `act.reason` and `effective_from` say since when."""
 
     consent_id: ConsentId
     consent: ConsentRecord
     terms: Terms
     act: Act
-    effective_from: UnixTime
+    effective_from: UnixTime  # earlier than the act when somebody had moved out before
+    evidence: str = ""  # an ATP's own reference to what happened; never free text
 
 
 class ConsentDisputed(msgspec.Struct, frozen=True, array_like=True, tag="consent.disputed"):

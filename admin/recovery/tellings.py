@@ -10,6 +10,7 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
+from admin.consents.forms import Evidence
 from admin.ledger.events import Change
 from engine.clock import UnixTime
 from engine.consent.energy_consent import Instant, instant
@@ -23,8 +24,6 @@ _NAMES_OF_ENDS: Final = frozenset({"revoked", "terminated_by_dispute", "consumed
 ENDS: Final = frozenset(Change(name) for name in _NAMES_OF_ENDS)
 
 ConsentIdText = Annotated[str, Meta(pattern="^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")]
-# A reference, never words about people: the `jti` of a pushed event, a case number.
-Evidence = Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,64}$")]
 ShareId = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 ChangeName = Literal["revoked", "terminated_by_dispute", "consumed", "granted", "renewed", "window_cut"]
 

@@ -62,9 +62,17 @@ ENDED: Final = frozenset(State) - {State.REQUESTED, State.ACTIVE}
 
 
 class IllegalTransition(Fault):
-    """The event does not fit the consent's state."""
+    """The event does not fit the consent's state.
+
+    state: the one it is in, where that is what speaks against it. since: seconds since 1970, where that is known.
+    """
 
     kind = Kind.CONFLICT
+
+    def __init__(self, text: str, *, detail: str = "", state: State | None = None, since: int | None = None) -> None:
+        super().__init__(text, detail=detail)
+        self.state = state
+        self.since = since
 
 
 def step(state: State | None, event: Event) -> State:
@@ -72,7 +80,7 @@ def step(state: State | None, event: Event) -> State:
     after = TRANSITIONS.get(state, {}).get(event)
     if after is None:
         now = "does not exist" if state is None else f"is {_words(state.name)}"
-        raise IllegalTransition(f"the consent {now}: it cannot be {_words(event.value)}")
+        raise IllegalTransition(f"the consent {now}: it cannot be {_words(event.value)}", state=state)
     return after
 
 

@@ -78,10 +78,10 @@ class ConsentMachine(RuleBasedStateMachine):
     def is_consumed(self, edp: str) -> None:
         self.attempt(lambda: consume(self.state, edp=ClientId(edp), share_id="s", act=act(), now=self.now))
 
-    @rule(by=ACTS, days=DAYS, confirmed=st.booleans())
-    def is_renewed(self, by: Act, days: int, confirmed: bool) -> None:
+    @rule(by=ACTS, days=DAYS, confirmed=st.booleans(), evidence=st.sampled_from([None, "case-7"]))
+    def is_renewed(self, by: Act, days: int, confirmed: bool, evidence: str | None) -> None:
         until = format_utc(UnixTime(self.now + days * DAY))
-        form = RenewForm(consent_expires_at=until, address_confirmed=confirmed, wording="renew-1")
+        form = RenewForm(consent_expires_at=until, address_confirmed=confirmed, wording="renew-1", evidence=evidence)
         self.attempt(lambda: renew(self.state, form, act=by, now=self.now))
 
     @rule(days_in=st.none() | DAYS, days_out=st.none() | DAYS)

@@ -130,7 +130,12 @@ def administration(running: Running, marks: Marks, consent_id: str) -> None:
     told(atp, "POST", "/consents", {**wrong, "edps": ["nobody"]}, 400)
     told(atp, "POST", "/consents", {**wrong, "address_confirmed": marks.address}, 400)
     later = format_utc(months_after(SystemClock().now(), 3))
-    told(atp, "POST", f"{path}/renew", {"consent_expires_at": later, "address_confirmed": True, "wording": "canary-1"})
+    told(
+        atp,
+        "POST",
+        f"{path}/renew",
+        {"consent_expires_at": later, "address_confirmed": True, "wording": "canary-1", "evidence": "case-1"},
+    )
     told(operator, "POST", "/participants/edp-2/suspend")
     told(operator, "POST", "/participants/edp-2/reinstate")
     told(atp, "POST", f"{path}/revoke?wait=10", {"reason": "withdrawn"})

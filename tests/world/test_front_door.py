@@ -64,7 +64,7 @@ def test_the_edp_guides_commands_work_when_pasted(sandbox: Running, checkout: Pa
 
 
 def test_the_atp_guides_commands_work_when_pasted_in_their_order(sandbox: Running, checkout: Path) -> None:
-    grant, token, renew, revoke, look, *_ = shell_blocks("docs/atp.md")
+    grant, token, renew, revoke, invalid, look, *_ = shell_blocks("docs/atp.md")
     granted = json.loads(run_as_written(grant, sandbox, checkout))
     assert granted["state"] == "active"
     minted = json.loads(run_as_written(token, sandbox, checkout))
@@ -77,6 +77,10 @@ def test_the_atp_guides_commands_work_when_pasted_in_their_order(sandbox: Runnin
     assert edp.introspect(minted["token"]) == (200, {"active": False})
     shown = json.loads(run_as_written(look, sandbox, checkout))
     assert (shown["state"], shown["consent"]["atp_reference"]) == ("revoked", "c-4471")
+    run_as_written(grant, sandbox, checkout)
+    told = json.loads(run_as_written(invalid, sandbox, checkout))
+    assert (told["state"], told["reason"]) == ("effective", "moved_out")
+    assert told["effective_from"] < json.loads(run_as_written(look, sandbox, checkout))["consent"]["granted_at"]
 
 
 def test_the_codes_that_the_atp_guide_names_are_the_services_own() -> None:

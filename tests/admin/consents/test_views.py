@@ -1,17 +1,19 @@
 """The consents' API over real mutual TLS and a real ledger: the whole life of a consent, and every refusal."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args
 
 import httpx2
 import pytest
 import sqlalchemy as sa
 
+from admin.consents.forms import InvalidReason
 from admin.ledger.barrier import How
-from admin.ledger.events import ConsentRenewed, ConsentRevoked, Initiator, Route, event_of
+from admin.ledger.events import ConsentGranted, ConsentRenewed, ConsentRevoked, Initiator, Route, event_of
 from admin.ledger.schema import ledger_meta
 from admin.ledger.store import StoredEvent
 from admin.pki.keys import FileTokenSigner
-from engine.clock import format_utc, parse_utc
+from engine.clock import UnixTime, format_utc, parse_utc
 from engine.consent.meter_points import meter_digest
 from engine.consent.records import ConsentId, consent_key
 from engine.feed.entries import EntryKind
@@ -20,12 +22,23 @@ from tests.support.admin_service import Site, grant_form, machine_site
 from tests.support.pki import METER_KEY, Pki
 
 REVOKE = {"reason": "withdrawn"}
+GUIDE = (Path(__file__).parents[3] / "docs/atp.md").read_text()
 NOBODYS = "7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10"
 
 
 def renewal(**members: Any) -> dict[str, Any]:
     later = format_utc(type(SystemClock().now())(SystemClock().now() + 364 * 86_400))
-    return {"consent_expires_at": later, "address_confirmed": True, "wording": "renew-1", **members}
+    return {
+        "consent_expires_at": later,
+        "address_confirmed": True,
+        "wording": "renew-1",
+        "evidence": "case-7",
+        **members,
+    }
+
+
+def invalid(**members: Any) -> dict[str, Any]:
+    return {"reason": "moved_out", "effective_from": "2026-11-01T00:00:00Z", "evidence": "case-9", **members}
 
 
 async def newest(site: Site) -> StoredEvent:
@@ -223,6 +236,7 @@ async def test_another_atps_consent_looks_like_none(site: Site) -> None:
         ("GET", f"/consents/{consent_id}/revocation", None),
         ("POST", f"/consents/{consent_id}/renew", renewal()),
         ("POST", f"/consents/{consent_id}/revoke", REVOKE),
+        ("POST", f"/consents/{consent_id}/invalid", invalid()),
     ):
         theirs = await site.call("atp-2", method, path, body)
         nobodys = await site.call("atp-2", method, path.replace(consent_id, NOBODYS), body)
@@ -240,17 +254,105 @@ async def test_an_id_that_is_none_is_unknown(site: Site, consent_id: str) -> Non
 async def test_an_ended_consent_cannot_be_changed(site: Site) -> None:
     consent_id = await site.granted()
     await site.call("atp-1", "POST", f"/consents/{consent_id}/revoke", REVOKE)
-    for path, body in (("revoke", REVOKE), ("renew", renewal())):
+    at = (await newest(site)).recorded_at
+    for path, body in (("revoke", REVOKE), ("renew", renewal()), ("invalid", invalid())):
         status, problem = await site.call("atp-1", "POST", f"/consents/{consent_id}/{path}", body)
         assert (status, problem["code"]) == (409, "illegal_transition")
         assert "revoked" in problem["detail"]
+        assert (problem["state"], problem["since"]) == ("revoked", format_utc(at))
+
+
+async def test_what_is_no_longer_valid_ends_and_says_what_data_to_flag(site: Site) -> None:
+    path = f"/consents/{await site.granted()}"
+    granted = event_of(await newest(site))
+    site.barrier.how = How.ACKNOWLEDGED
+    form = invalid()
+    status, told = await site.call("atp-1", "POST", f"{path}/invalid?wait=2", form, key="invalid-key")
+    event = event_of(await newest(site))
+    assert isinstance(granted, ConsentGranted)
+    assert isinstance(event, ConsentRevoked)
+    assert (event.act.initiator, event.act.actor, event.act.reason) == (Initiator.ATP, "atp-1", "moved_out")
+    assert (event.effective_from, event.evidence) == (parse_utc(form["effective_from"]), "case-9")
+    assert (status, told["state"], told["reason"]) == (200, "effective", "moved_out")
+    assert told["effective_from"] == form["effective_from"]
+    # The move was before the grant, so all that was ever taken is to be flagged; nothing of it may have been yet.
+    span = {"taken_from": format_utc(granted.act.at), "taken_before": format_utc(event.act.at)}
+    assert told["data_to_flag"] == (span if granted.act.at < event.act.at else None)
+    assert await site.call("atp-1", "POST", f"{path}/invalid?wait=2", form, key="invalid-key") == (status, told)
+    assert await site.call("atp-1", "GET", f"{path}/revocation") == (status, told)
+    assert (await site.call("atp-1", "GET", path))[1]["state"] == "revoked"
+    other = await site.call("atp-1", "POST", f"{path}/invalid", invalid(evidence="case-10"), key="invalid-key")
+    assert (other[0], other[1]["code"]) == (409, "idempotency_mismatch")
+
+
+@pytest.mark.parametrize("reason", get_args(InvalidReason))
+async def test_each_published_reason_is_taken(site: Site, reason: str) -> None:
+    consent_id = await site.granted()
+    status, told = await site.call("atp-1", "POST", f"/consents/{consent_id}/invalid", invalid(reason=reason))
+    assert (status, told["reason"]) == (200, reason)
+    assert f"| `{reason}` |" in GUIDE
+
+
+@pytest.mark.parametrize(
+    ("members", "pointer"),
+    [
+        ({"reason": "withdrawn"}, "#/reason"),
+        ({"reason": None}, "#/reason"),
+        ({"effective_from": None}, "#/effective_from"),
+        ({"effective_from": "2999-01-01T00:00:00Z"}, "#/effective_from"),
+        ({"effective_from": "2026-02-30T00:00:00Z"}, "#/effective_from"),
+        ({"evidence": None}, "#/evidence"),
+        ({"evidence": ""}, "#/evidence"),
+        ({"evidence": "Ann has moved to her sister's"}, "#/evidence"),
+        ({"evidence": "x" * 65}, "#/evidence"),
+        ({"readings": [1]}, "#/readings"),
+    ],
+)
+async def test_what_is_wrong_with_a_no_longer_valid_is_named_and_nothing_ends(
+    site: Site, members: dict[str, Any], pointer: str
+) -> None:
+    consent_id = await site.granted()
+    form = {name: value for name, value in invalid(**members).items() if value is not None}
+    status, problem = await site.call("atp-1", "POST", f"/consents/{consent_id}/invalid", form, key="once-more")
+    assert (status, [error["pointer"] for error in problem["errors"]]) == (400, [pointer])
+    assert (await site.call("atp-1", "GET", f"/consents/{consent_id}"))[1]["state"] == "active"
+    mended = await site.call("atp-1", "POST", f"/consents/{consent_id}/invalid", invalid(), key="once-more")
+    assert mended[0] == 200  # a refused write has not used up its key
+
+
+async def test_a_renewal_through_an_atp_needs_evidence_and_an_operators_none(site: Site) -> None:
+    path = f"/consents/{await site.granted()}/renew"
+    form = {name: value for name, value in renewal().items() if name != "evidence"}
+    status, problem = await site.call("atp-1", "POST", path, form)
+    assert (status, [error["pointer"] for error in problem["errors"]]) == (400, ["#/evidence"])
+    assert (await site.call("operator-1", "POST", path, form))[0] == 200
+
+
+async def test_a_renewal_stays_within_the_occupancy(site: Site) -> None:
+    moving = format_utc(UnixTime(SystemClock().now() + 300 * 86_400))
+    form = grant_form()
+    form["person"] = form["person"] | {"moved_out": moving}
+    consent_id = (await site.call("atp-1", "POST", "/consents", form))[1]["consent_id"]
+    beyond = await site.call("atp-1", "POST", f"/consents/{consent_id}/renew", renewal())
+    assert (beyond[0], [error["pointer"] for error in beyond[1]["errors"]]) == (400, ["#/consent_expires_at"])
+    assert moving not in str(beyond[1])  # the ATP does not learn when
+    within = await site.call("atp-1", "POST", f"/consents/{consent_id}/renew", renewal(consent_expires_at=moving))
+    assert (within[0], within[1]["consent_expires_at"]) == (200, moving)
+
+
+async def test_nobody_renews_through_an_atp_for_a_person_who_was_erased(site: Site) -> None:
+    consent_id = await site.granted()
+    assert await site.ledger.erase_person(grant_form()["person"]["person_id"])
+    status, problem = await site.call("atp-1", "POST", f"/consents/{consent_id}/renew", renewal())
+    assert (status, problem["code"]) == (409, "person_erased")
+    assert (await site.call("atp-1", "POST", f"/consents/{consent_id}/invalid", invalid()))[0] == 200
 
 
 async def test_what_an_atp_does_is_kept_as_its_act(site: Site) -> None:
     consent_id = await site.granted()
     await site.call("atp-1", "POST", f"/consents/{consent_id}/renew", renewal())
     renewed = event_of(await newest(site))
-    await site.call("atp-1", "POST", f"/consents/{consent_id}/revoke", {"reason": "moved_out"})
+    await site.call("atp-1", "POST", f"/consents/{consent_id}/revoke", {"reason": "moved_out", "evidence": "case-8"})
     revoked = event_of(await newest(site))
     assert isinstance(renewed, ConsentRenewed)
     assert isinstance(revoked, ConsentRevoked)
@@ -258,6 +360,7 @@ async def test_what_an_atp_does_is_kept_as_its_act(site: Site) -> None:
         assert (event.act.initiator, event.act.actor, event.act.route) == (Initiator.ATP, "atp-1", Route.API)
     assert renewed.act.wording == renewal()["wording"]
     assert revoked.act.reason == "moved_out"
+    assert (renewed.evidence, revoked.evidence) == ("case-7", "case-8")
 
 
 async def test_what_an_operator_does_is_not_put_down_to_the_atp(site: Site) -> None:

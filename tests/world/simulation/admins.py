@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 import trio
 
+from admin.consents.ends import NotRevoked
 from admin.consents.forms import RevokeForm
 from admin.consents.service import Consents
-from admin.consents.views import NotRevoked
 from admin.ledger.barrier import Barrier, Effect
 from admin.ledger.claims import Claim, Claims
 from admin.ledger.events import Act, ConsentRevoked
