@@ -12,7 +12,7 @@ from admin.consents import commands
 from admin.consents.commands import UnknownConsent, consent_of
 from admin.consents.forms import Grant, InvalidForm, RenewForm, RevokeForm
 from admin.ledger.events import Act, ConsentEvent, ParticipantEvent, event_of
-from admin.ledger.store import Append, Idempotency, Ledger, Receipt, SubjectState
+from admin.ledger.store import Append, Idempotency, Ledger, Receipt, StoredEvent, SubjectState
 from admin.writing import Written, recall, write
 from engine.clock import UnixTime
 from engine.consent.records import ClientId, ConsentId
@@ -55,6 +55,10 @@ class Consents:
         """A consent as it stands. Raises UnknownConsent."""
         state = _known(await self._ledger.subject(_subject(consent_id)))
         return consent_of(state, act), state
+
+    async def events(self, after: int, limit: int) -> Sequence[StoredEvent]:
+        """Events of the ledger, of whatever kind, behind a position."""
+        return await self._ledger.events(after, limit)
 
     async def incarnation(self) -> str:
         """The ledger's now: whatever is found by a later call is of this one, or the ledger was replaced meanwhile."""

@@ -20,6 +20,7 @@ from admin.consents.forms import (
     read_grant,
     read_renewal,
 )
+from admin.consents.notices import add_notice_views
 from admin.consents.parties import Parties, consent_id_of, key_of
 from admin.consents.revocations import Waits
 from admin.consents.service import Consents
@@ -141,6 +142,7 @@ def consent_views(
         return answer(_summary(await consents.renew(consent_id_of(consent_id), form, act_of(caller), key)))
 
     add_end_views(views, consents, parties, barrier)
+    add_notice_views(views, consents, callers)
     return views
 
 
