@@ -66,6 +66,7 @@ class Role(enum.IntEnum):
     EDP = 2
     NODE = 3
     OPERATOR = 4
+    PUSHER = 5  # brings signed events to ATPs and EDPs
 
 
 class Certificate(msgspec.Struct, frozen=True, array_like=True):

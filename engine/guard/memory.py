@@ -1,0 +1,52 @@
+"""The guard's memory of what was known, as its other parts see it. A pushed end always wins, in whatever order.
+
+Kept on disk, encrypted, bounded (`engine.guard.store`). Calls return within microseconds and never wait for a network;
+what they wrote survives kill -9 of the process once they have returned.
+"""
+
+from typing import Protocol
+
+from engine.clock import UnixTime
+from engine.errors import Fault, Kind
+from engine.guard.shares import KnownToken
+
+
+class MemoryFull(Fault):
+    """The disk takes no more: an event that cannot be kept must not be acknowledged."""
+
+    kind = Kind.UNAVAILABLE
+
+
+class Memory(Protocol):
+    """What is known of tokens and consents. Every writing method may raise MemoryFull and changes nothing then."""
+
+    def remember(self, known: KnownToken) -> None:
+        """An active answer. Kept if it rests on a newer truth than what is kept; revives nothing that has ended."""
+
+    def refuse(self, digest: bytes, as_of: UnixTime) -> None:
+        """An inactive answer about a token: it replaces an active one and stays, whatever comes."""
+
+    def end(self, consent_id: str, version: int, at: UnixTime) -> None:
+        """A consent has ended: pushed, polled or listed. Kept as a tombstone although the consent may be unknown."""
+
+    def change(self, consent_id: str, version: int, entry: bytes | None, expires_at: UnixTime | None) -> None:
+        """A consent was granted, renewed or narrowed. Ignored unless version is above what is known; never widens
+        what an answer showed: an ended consent stays ended, a narrower entry replaces a wider one."""
+
+    def suspend(self, client_id: str, version: int, *, suspended: bool) -> None:
+        """An ATP was stopped as a whole, or may go on. Ignored unless version is above what is known."""
+
+    def look(self, digest: bytes) -> KnownToken | None:
+        """What is known of a token: without consents that have ended; None: nothing, refused, or its ATP suspended."""
+
+    def missing_since(self) -> UnixTime | None:
+        """Since when pushed events are known to be missing; None: the chain is whole and its heartbeat sound.
+
+        While it is set, only what was confirmed by an answer after it may be used in an outage.
+        """
+
+    def mark_missing(self, since: UnixTime) -> None:
+        """Events are missing, or no heartbeat came for three minutes. The earliest mark stands."""
+
+    def mark_whole(self) -> None:
+        """Nothing is missing any more."""

@@ -1,0 +1,1 @@
+"""Bringing signed events to those that receive them: push, and what poll is served from."""
