@@ -44,6 +44,9 @@ class StreamRecord(msgspec.Struct, frozen=True, array_like=True):
     challenge: str = ""  # not confirmed yet: nothing but the challenge goes to `endpoint_url`
     deleted: bool = False
     created_at: UnixTime = UnixTime(0)
+    held: bool = False  # paused by an operator: its receiver cannot end that
+    challenged_at: UnixTime = UnixTime(0)  # when `challenge` was drawn
+    tries: int = 0  # wrong confirmations of `challenge` so far
 
     @property
     def is_usable(self) -> bool:
