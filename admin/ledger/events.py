@@ -35,6 +35,7 @@ from engine.consent.records import (
 from engine.consent.states import State
 from engine.errors import Fault, Kind
 from engine.feed.entries import EntryKind
+from engine.pusher.streams import StreamRecord
 
 KEYS_KEY: Final = b"keys"
 
@@ -294,6 +295,13 @@ class IssuerKeysPublished(msgspec.Struct, frozen=True, array_like=True, tag="iss
     at: UnixTime
 
 
+class StreamChanged(msgspec.Struct, frozen=True, array_like=True, tag="stream.changed"):
+    """A receiver's stream of security events was made, changed, confirmed or deleted (SSF 1.0)."""
+
+    stream: StreamRecord
+    act: Act
+
+
 class LedgerCreated(msgspec.Struct, frozen=True, array_like=True, tag="ledger.created"):
     """The first event of every ledger: what it may be used for is settled here, once."""
 
@@ -396,6 +404,7 @@ LedgerEvent = (
     | TokenRevoked
     | PolicyChanged
     | IssuerKeysPublished
+    | StreamChanged
     | LedgerCreated
     | LedgerRestored
     | LedgerWentLive
@@ -485,12 +494,12 @@ _SINGLE: Final[dict[type, str]] = {
 def subject_of(event: LedgerEvent) -> str:
     """What the event is about."""
     match event:
-        case TokenRevoked():
-            return f"token:{event.key.hex()}"
         case PolicyChanged() | IssuerKeysPublished() | LedgerCreated() | LedgerRestored() | LedgerWentLive():
             return _SINGLE[type(event)]
         case RecoveryTold() | RecoveryReported():
             return _recovery_subject(event)
+        case TokenRevoked() | StreamChanged():
+            return _keyed_subject(event)
         case CertificateBound() | CertificateReleased():
             return f"certificate:{event.thumbprint.hex()}"
         case (
@@ -508,8 +517,8 @@ def subject_of(event: LedgerEvent) -> str:
 def feed_record_of(event: LedgerEvent) -> FeedRecord | None:
     """What the event means to engines; None = nothing, the feed gets an empty entry with its number."""
     match event:
-        case TokenRevoked():
-            return FeedRecord(EntryKind.TOKEN_REVOCATION, event.key, _encoder.encode(event.revocation))
+        case TokenRevoked() | StreamChanged():
+            return _keyed_record(event)
         case PolicyChanged() | IssuerKeysPublished():
             return _service_record(event)
         case LedgerRestored() | LedgerWentLive() | RecoveryTold():
@@ -529,10 +538,20 @@ def feed_record_of(event: LedgerEvent) -> FeedRecord | None:
             return _consent_record(event)
 
 
+def _keyed_record(event: TokenRevoked | StreamChanged) -> FeedRecord:
+    if isinstance(event, TokenRevoked):
+        return FeedRecord(EntryKind.TOKEN_REVOCATION, event.key, _encoder.encode(event.revocation))
+    return FeedRecord(EntryKind.RECEIVER, event.stream.stream_id.encode(), _encoder.encode(event.stream))
+
+
 def _service_record(event: PolicyChanged | IssuerKeysPublished) -> FeedRecord:
     if isinstance(event, PolicyChanged):
         return FeedRecord(EntryKind.POLICY, POLICY_KEY, _encoder.encode(event.policy))
     return FeedRecord(EntryKind.KEYS, KEYS_KEY, _encoder.encode(event.issuer))
+
+
+def _keyed_subject(event: TokenRevoked | StreamChanged) -> str:
+    return f"token:{event.key.hex()}" if isinstance(event, TokenRevoked) else stream_subject(event.stream.stream_id)
 
 
 def _recovery_subject(event: RecoveryTold | RecoveryReported) -> str:
@@ -559,6 +578,11 @@ def told_subject(consent_id: ConsentId) -> str:
 def reported_subject(client_id: ClientId) -> str:
     """What one party has reported."""
     return f"reported:{client_id}"
+
+
+def stream_subject(stream_id: str) -> str:
+    """One stream of a receiver."""
+    return f"stream:{stream_id}"
 
 
 _NEVER_GRANTED: Final = frozenset({State.REQUESTED, State.DECLINED, State.ABANDONED})

@@ -26,6 +26,7 @@ from admin.ledger.events import (
     IssuerKeysPublished,
     LeadOccupant,
     LedgerCreated,
+    LedgerEvent,
     LedgerRestored,
     LedgerWentLive,
     Organisation,
@@ -39,6 +40,7 @@ from admin.ledger.events import (
     RecoveryReported,
     RecoveryTold,
     Route,
+    StreamChanged,
     Terms,
     TokenRevoked,
 )
@@ -63,6 +65,7 @@ from engine.consent.records import (
 from engine.consent.states import State
 from engine.decision.freshness import Bound
 from engine.feed.entries import Entry, EntryKind, Position
+from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
 
 ID: Final = ConsentId("7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10")
 OTHER: Final = ConsentId("c0ffee00-1111-4222-8333-444455556666")
@@ -106,13 +109,28 @@ PARTICIPANT: Final = ParticipantRecord(
 ORGANISATION: Final = Organisation("Made-Up Networks", ("https://api.edp7.example/hh",))
 POLICY: Final = PolicyRecord(OnSilence.HALT, Seconds(3600.0))
 REVOCATION: Final = TokenRevocation(UnixTime(1_795_342_200))
+STREAM: Final = StreamRecord(
+    "11112222-3333-4444-8555-666677778888",
+    ClientId("edp-1"),
+    Role.EDP,
+    DeliveryMethod.PUSH,
+    StreamStatus.PAUSED,
+    "https://events.edp7.example/ccs",
+    ("https://schemas.ccs.example/secevent/consent/event-type/consent-revoked",),
+    "hot standby",
+    "not confirmed",
+    UnixTime(1_795_342_500),
+    "c2hvdyB0aGF0IHlvdSByZWFkIGl0",
+    YES,
+    AT,
+)
 
 
 def ended(state: State) -> ConsentRecord:
     return msgspec.structs.replace(CONSENT, state=state)
 
 
-EVENTS: Final = {
+EVENTS: Final[dict[str, LedgerEvent]] = {
     "consent.requested": ConsentRequested(ID, ended(State.REQUESTED), TERMS, ACT),
     "consent.granted": ConsentGranted(ID, CONSENT, TERMS, ACT, LeadOccupant(AT, UnixTime(AT + 1), "lead-2")),
     "consent.declined": ConsentDeclined(ID, ended(State.DECLINED), TERMS, ACT),
@@ -134,6 +152,7 @@ EVENTS: Final = {
     "token.revoked": TokenRevoked(b"k" * 16, REVOCATION, ClientId("atp-1"), ACT),
     "policy.changed": PolicyChanged(POLICY, ACT),
     "issuer.keys_published": IssuerKeysPublished("https://ccs.example", b'{"keys":[]}', AT),
+    "stream.changed": StreamChanged(STREAM, ACT),
     "ledger.created": LedgerCreated("sandbox", "0123456789abcdef", AT),
     "ledger.restored": LedgerRestored(
         "0123456789abcdef", 1_000_000, 1_000_040, AT, UnixTime(AT + 60), "00112233445566778899aabbccddeeff", 2
@@ -157,6 +176,7 @@ EVENTS: Final = {
 RECORDS: Final[dict[str, msgspec.Struct]] = {
     "ConsentRecord": CONSENT,
     "TokenRevocation": REVOCATION,
+    "StreamRecord": STREAM,
     "ParticipantRecord": PARTICIPANT,
     "PolicyRecord": POLICY,
     "RestoreRecord": RestoreRecord(1_000_000, 1_000_040, AT, UnixTime(AT + 60)),

@@ -31,7 +31,19 @@ from engine.consent.records import (
     consent_key,
 )
 from engine.feed.entries import EntryKind, Position
-from tests.support.stored_forms import AT, CONSENT, EARLIER, EVENTS, ID, PARTICIPANT, POLICY, RECORDS, REVOCATION
+from engine.pusher.streams import StreamRecord
+from tests.support.stored_forms import (
+    AT,
+    CONSENT,
+    EARLIER,
+    EVENTS,
+    ID,
+    PARTICIPANT,
+    POLICY,
+    RECORDS,
+    REVOCATION,
+    STREAM,
+)
 
 FOLDER = Path(__file__).parents[2] / "vectors" / "records"
 NEVER_GRANTED = {"consent.requested", "consent.declined", "consent.abandoned"}
@@ -140,6 +152,14 @@ def test_engines_get_revoked_tokens_policy_and_the_news_of_keys() -> None:
     assert keys is not None
     assert (keys.kind, keys.key) == (EntryKind.KEYS, b"keys")
     assert b"keys" not in keys.record  # the keys themselves travel over HTTPS
+
+
+def test_a_stream_s_newest_record_stands_in_the_feed_under_its_id() -> None:
+    record = feed_record_of(EVENTS["stream.changed"])
+    assert record is not None
+    assert (record.kind, record.key) == (EntryKind.RECEIVER, STREAM.stream_id.encode())
+    assert msgspec.msgpack.decode(record.record, type=StreamRecord) == STREAM
+    assert subject_of(EVENTS["stream.changed"]) == f"stream:{STREAM.stream_id}"
 
 
 @pytest.mark.parametrize("tag", ["certificate.bound", "certificate.released"])
