@@ -64,15 +64,22 @@ class _Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 def make_statement(signer: PemAnswerSigner, node_id: str, issuer: str, now: UnixTime) -> bytes:
     """A compact JWS by which the node asks for its key to be published from now on."""
-    public = msgspec.convert(msgspec.to_builtins(signer.public), AnswerKey)
-    statement = Statement(node_id, issuer, now, UnixTime(now + LIFE), public)
-    return signer.sign(TYPE, msgspec.json.encode(statement))
+    return signer.sign(TYPE, encode_statement(signer.public, node_id, issuer, now))
 
 
-def read_statement(raw: bytes, *, node_id: str, issuer: str, now: UnixTime) -> Statement:
-    """What a caller states, checked to the end. node_id: the caller, as its certificate says. Raises BadStatement."""
+def encode_statement(public: Jwk, owner: str, issuer: str, now: UnixTime) -> bytes:
+    """The payload of a statement about a key, to be signed by that key under a type of its own."""
+    key = msgspec.convert(msgspec.to_builtins(public), AnswerKey)
+    return msgspec.json.encode(Statement(owner, issuer, now, UnixTime(now + LIFE), key))
+
+
+def read_statement(raw: bytes, *, node_id: str, issuer: str, now: UnixTime, typ: str = TYPE) -> Statement:
+    """What a caller states, checked to the end. node_id: the caller, as its certificate says. Raises BadStatement.
+
+    typ: of the kind of key. Statements of two kinds are alike but for it, and neither stands for the other.
+    """
     statement, header, compact = _parse(raw)
-    if header != _Header(TYPE, ALGORITHM, statement.key.kid):
+    if header != _Header(typ, ALGORITHM, statement.key.kid):
         raise BadStatement("the header is not that of a statement about this key")
     jwk = statement.key.jwk()
     if jws.encode_part(jwk.thumbprint()).decode() != jwk.kid:

@@ -23,7 +23,7 @@ from engine.tokens.keys import Jwk
 
 ALGORITHM: Final = "ES256"
 # Types of what is signed elsewhere, by other keys; lower case, without `application/`.
-FOREIGN_TYPES: Final = frozenset({"at+jwt", "jwt", "secevent+jwt", "dpop+jwt", "statuslist+jwt"})
+FOREIGN_TYPES: Final = frozenset({"at+jwt", "jwt", "secevent+jwt", "ccs-event-key+jwt", "dpop+jwt", "statuslist+jwt"})
 _TYPE: Final = re.compile(r"[a-z0-9][a-z0-9.-]{0,60}\+jwt")  # RFC 8725 section 3.11: explicit, and never bare `JWT`
 
 _ECDSA: Final = ec.ECDSA(SHA256())  # one object for all calls: making it costs a microsecond

@@ -48,12 +48,12 @@ class HeaderFault(enum.Enum):
     ALGORITHM = "algorithm"  # `none`, a MAC, or whatever else we do not sign with
 
 
-def split(token: bytes) -> Compact | None:
-    """Cut a compact JWS. None: over 8 KiB, not three parts (a JWE has five), one of them empty or badly encoded.
+def split(token: bytes, max_bytes: int = MAX_PRESENTED_BYTES) -> Compact | None:
+    """Cut a compact JWS. None: too long, not three parts (a JWE has five), one of them empty or badly encoded.
 
     The signature may be empty: that is how `alg: none` looks, and it should be named as such.
     """
-    if len(token) > MAX_PRESENTED_BYTES:
+    if len(token) > max_bytes:
         return None
     parts = token.split(b".", 3)
     if len(parts) != 3 or not parts[0] or not parts[1] or len(parts[0]) > MAX_HEADER_BYTES:

@@ -18,7 +18,7 @@ ENGINE_ORDER = [
 IMPURE = {"trio", "socket", "ssl", "time", "random", "secrets", "logging", "structlog", "subprocess", "threading"}
 
 PURE = [
-    "engine/clock.py", "engine/errors.py", "engine/backoff.py", "engine/consent", "engine/decision",
+    "engine/clock.py", "engine/errors.py", "engine/backoff.py", "engine/consent", "engine/decision", "engine/events",
     "engine/feed/entries.py", "engine/feed/questions.py", "engine/feed/frames.py", "engine/feed/redis_names.py",
     "engine/feed/gap_reports.py",
     "engine/tokens", "engine/replica/asking.py", "engine/listener/http1.py", "engine/listener/forms.py",
