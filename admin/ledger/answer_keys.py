@@ -14,7 +14,7 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from admin.ledger.database import Database
 from admin.ledger.nodes import KnownNodes
-from admin.ledger.schema import answer_keys
+from admin.ledger.schema import answer_keys, event_keys
 from engine.clock import UnixTime
 from engine.consent.records import ClientId
 from engine.errors import Fault, Kind
@@ -94,6 +94,8 @@ def _register(connection: sa.Connection, statement: Statement, now: float) -> fl
     kid, node_id, until = statement.key.kid, statement.iss, float(statement.exp)
     known = connection.execute(sa.select(answer_keys).where(answer_keys.c.kid == kid)).first()
     if known is None:
+        if connection.execute(sa.select(event_keys.c.kid).where(event_keys.c.kid == kid)).first() is not None:
+            raise AnotherNodesKey("this key signs events")
         _refuse_too_many(connection, node_id, now)
         row = {"kid": kid, "node_id": node_id, "jwk": msgspec.json.encode(statement.key)}
         stored = _insert(connection).values(**row, registered_at=now, published_until=until)

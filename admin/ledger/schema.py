@@ -5,7 +5,7 @@
 hold state that must not be lost or doubled but is not history.
 """
 
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy import CheckConstraint, Column, Index, LargeBinary, Table, Text
@@ -171,6 +171,107 @@ answer_keys = Table(
     metadata,
     Column("kid", Text, primary_key=True),  # RFC 7638 thumbprint
     Column("node_id", Text, nullable=False),
+    Column("jwk", LargeBinary, nullable=False),  # the public half, JSON
+    Column("registered_at", INSTANT, nullable=False),
+    Column("published_until", INSTANT, nullable=False),
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+# What is told to receivers follows from the events; what became of it does not: signed bytes, outcomes, what was
+# acknowledged. Bytes are sent again as they were kept: whatever makes the outbox anew leaves rows that are there alone.
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", WHOLE, primary_key=True, autoincrement=False),
+    Column("seq", WHOLE, nullable=False),  # up to this event of the ledger deliveries have been made
+    Column("roster_seq", WHOLE, nullable=False),  # of the newest of them that changed a receiver or a stream
+    Column("numbered", WHOLE, nullable=False),  # the highest number given out; whoever gives more holds this row
+    Column("rows_from", WHOLE, nullable=False),  # events recorded before it only move the chains on
+    Column("payloads_pruned", WHOLE, nullable=False),  # the highest number whose payload was erased by age
+    CheckConstraint("id = 1", name="single"),
+    sqlite_strict=True,
+)
+
+receivers = Table(
+    "receivers",
+    metadata,
+    Column("client_id", Text, primary_key=True),
+    Column("last_seq", WHOLE, nullable=False),  # of its newest event, told or not: the next one's `ccs_prev`
+    Column("pushable", WHOLE, nullable=False),  # 1: it has a push stream that is confirmed and enabled
+    Column("record", LargeBinary, nullable=False),  # ParticipantRecord as of the outbox's seq
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+streams = Table(
+    "streams",
+    metadata,
+    Column("stream_id", Text, primary_key=True),
+    Column("client_id", Text, nullable=False),
+    Column("record", LargeBinary, nullable=False),  # StreamRecord as of the outbox's seq; deleted ones are not here
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("number", WHOLE, primary_key=True, autoincrement=False),
+    Column("client_id", Text, nullable=False),  # the receiver
+    Column("role", WHOLE, nullable=False),
+    Column("lane", WHOLE, nullable=False),
+    Column("seq", WHOLE, nullable=False),  # 0: a framework event
+    Column("prev", WHOLE, nullable=False),
+    Column("jti", Text, nullable=False),
+    Column("txn", Text, nullable=False),
+    Column("subject", Text, nullable=False),  # consent, client or stream that it is about
+    Column("committed_at", INSTANT, nullable=False),
+    Column("fact", LargeBinary),  # NULL once the payload was erased by age, like `compact`
+    Column("compact", LargeBinary),  # the signed bytes, once there are any
+    Column("signed_at", INSTANT),
+    Column("push", WHOLE, nullable=False),  # admin.ledger.outbox.Push
+    Column("attempts", WHOLE, nullable=False),
+    Column("next_at", INSTANT, nullable=False),
+    Column("tried_at", INSTANT),  # the newest attempt
+    Column("error", Text, nullable=False),
+    Column("poll", WHOLE, nullable=False),  # admin.ledger.outbox.Poll
+    Column("polled_at", INSTANT),  # acknowledged, or refused by the receiver
+    Column("poll_error", Text, nullable=False),
+    sqlite_strict=True,
+)
+Index("ix_deliveries_jti", deliveries.c.client_id, deliveries.c.jti, unique=True)
+
+
+def _partial(name: str, where: str, *columns: sa.Column[Any]) -> Index:
+    """What is done leaves it, so that it stays as small as the work that is left."""
+    condition = sa.text(where)
+    return Index(f"ix_deliveries_{name}", *columns, sqlite_where=condition, postgresql_where=condition)
+
+
+_partial("pending", "push = 0", deliveries.c.client_id, deliveries.c.lane, deliveries.c.number)
+_partial("framework", "push = 0 AND seq = 0", deliveries.c.lane, deliveries.c.number)
+_partial("parked", "push = 2", deliveries.c.client_id, deliveries.c.number)
+_partial("unsigned", "signed_at IS NULL", deliveries.c.number)
+_partial("open", "poll = 0", deliveries.c.client_id, deliveries.c.number)
+
+push_lease = Table(
+    "push_lease",
+    metadata,
+    Column("id", WHOLE, primary_key=True, autoincrement=False),
+    Column("epoch", WHOLE, nullable=False),
+    Column("holder", Text, nullable=False),
+    Column("until", INSTANT, nullable=False),
+    CheckConstraint("id = 1", name="single"),
+    sqlite_strict=True,
+)
+
+event_keys = Table(
+    "event_keys",
+    metadata,
+    Column("kid", Text, primary_key=True),  # RFC 7638 thumbprint
+    Column("pusher_id", Text, nullable=False),
     Column("jwk", LargeBinary, nullable=False),  # the public half, JSON
     Column("registered_at", INSTANT, nullable=False),
     Column("published_until", INSTANT, nullable=False),

@@ -14,6 +14,10 @@ class Signal:
         event, self._event = self._event, trio.Event()
         event.set()
 
+    def next_ring(self) -> trio.Event:
+        """Set at the next ring after this call: for whoever must look before it waits."""
+        return self._event
+
     async def wait(self) -> None:
         """Return at the next ring."""
         await self._event.wait()

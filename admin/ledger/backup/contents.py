@@ -13,14 +13,20 @@ from admin.ledger.schema import (
     answer_keys,
     checkpoints,
     claims,
+    deliveries,
     erasures,
+    event_keys,
     events,
     feed_records,
     idempotency,
     instances,
     ledger_meta,
+    outbox,
     person_keys,
+    push_lease,
+    receivers,
     reports,
+    streams,
     subjects,
 )
 from engine.clock import UnixTime
@@ -30,6 +36,12 @@ LEFT_OUT: Final[dict[sa.Table, str]] = {
     subjects: "follows from the events, and is made anew from them",
     feed_records: "follows from the events, and is made anew from them",
     instances: "processes of nodes under an incarnation that is over; those that live ask and are admitted anew",
+    outbox: "follows from the events: deliveries are derived again, with the same ids and the same chains",
+    receivers: "follows from the events, as of the outbox's position",
+    streams: "follows from the events, as of the outbox's position",
+    deliveries: "what a week of events brought is told again under the same ids, so that receivers drop what they have",
+    push_lease: "of a pusher of before; epochs begin with the time, so that it can write nothing",
+    event_keys: "deliveries that are derived again are signed again, by keys that their pusher states anew",
 }
 
 

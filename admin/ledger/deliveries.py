@@ -1,0 +1,173 @@
+"""The deliveries of the outbox as the pusher reads them, and what it tells of them. Statements of one transaction each.
+
+Reading goes by receiver: what one receiver has left undone is never looked through for another. Conditions of partial
+indexes are written out, because a database cannot match a parameter to them.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+
+from admin.ledger.outbox import Push
+from admin.ledger.schema import deliveries, outbox, receivers
+from engine.clock import UnixTime
+from engine.consent.records import ClientId, Role
+from engine.events.facts import Fact
+from engine.pusher.service import Delivery, Fate, Lane, Outcome, Signed
+
+PENDING: Final = sa.text("push = 0")
+PARKED: Final = sa.text("push = 2")
+OWED: Final = sa.text("push IN (0, 2)")
+UNSIGNED: Final = sa.text("signed_at IS NULL")
+FRAMEWORK: Final = sa.text("push = 0 AND seq = 0")
+
+_PUSH_OF: Final = {Fate.DONE: Push.DONE, Fate.AGAIN: Push.PENDING, Fate.PARKED: Push.PARKED}
+_facts: Final[msgspec.msgpack.Decoder[Fact]] = msgspec.msgpack.Decoder(Fact)
+
+
+def read_fresh(connection: sa.Connection, lane: Lane, after: int, limit: int) -> list[Delivery]:
+    """Deliveries of one lane that may be pushed now, with number > after, in order: of each receiver its first ones.
+
+    Framework events of a push stream go out whatever its status is; the pusher looks at the stream.
+    """
+    if newest(connection) <= after:
+        return []
+    wanted = {"lane": int(lane), "after": after, "limit": limit}
+    numbers = {*connection.execute(_pending_of_all(connection), wanted).scalars()}
+    numbers |= {*connection.execute(FRAMEWORK_EVENTS, wanted).scalars()}
+    return _by_number(connection, sorted(numbers)[:limit])
+
+
+def read_backlog(connection: sa.Connection, client_id: ClientId, lane: Lane, after: int, limit: int) -> list[Delivery]:
+    """The same of one receiver, whatever its stream's status is."""
+    wanted = {"client_id": client_id, "lane": int(lane), "after": after, "limit": limit}
+    return _by_number(connection, connection.execute(PENDING_OF_ONE, wanted).scalars().all())
+
+
+def read_unsigned(connection: sa.Connection, after: int, limit: int) -> list[Delivery]:
+    """Deliveries without signed bytes, with number > after, in order."""
+    query = sa.select(deliveries).where(UNSIGNED, deliveries.c.number > after).order_by(deliveries.c.number)
+    return [delivery_of(row) for row in connection.execute(query.limit(limit))]
+
+
+def newest(connection: sa.Connection) -> int:
+    """The highest number that was given out."""
+    return int(connection.execute(sa.select(outbox.c.numbered)).scalar() or 0)
+
+
+def keep(connection: sa.Connection, signed: Sequence[Signed], now: float) -> list[Signed]:
+    """Keep signed bytes where there are none yet; returns what stands for each number that is still there."""
+    rows = [{"at_number": one.number, "bytes": one.compact} for one in sorted(signed, key=lambda one: one.number)]
+    kept = (
+        sa.update(deliveries)
+        .where(deliveries.c.number == sa.bindparam("at_number"), UNSIGNED)
+        .values(compact=sa.bindparam("bytes"), signed_at=now)
+    )
+    if rows:
+        connection.execute(kept, rows)
+    numbers = [one.number for one in signed]
+    query = sa.select(deliveries.c.number, deliveries.c.compact).where(
+        deliveries.c.number.in_(numbers), deliveries.c.compact.is_not(None)
+    )
+    return [Signed(row.number, row.compact) for row in connection.execute(query.order_by(deliveries.c.number))]
+
+
+def tell(connection: sa.Connection, outcomes: Sequence[Outcome]) -> None:
+    """Keep what came of attempts. What is done stays done, and what is not for push any more stays so."""
+    rows = [
+        {
+            "at_number": one.number,
+            "fate": int(_PUSH_OF[one.fate]),
+            "tries": one.attempts,
+            "at": one.at,
+            "again": one.next_at,
+            "why": one.error,
+        }
+        for one in sorted(outcomes, key=lambda one: one.number)
+    ]
+    told = (
+        sa.update(deliveries)
+        .where(
+            deliveries.c.number == sa.bindparam("at_number"),
+            OWED,
+        )
+        .values(
+            push=sa.bindparam("fate"),
+            attempts=sa.bindparam("tries"),
+            tried_at=sa.bindparam("at"),
+            next_at=sa.bindparam("again"),
+            error=sa.bindparam("why"),
+        )
+    )
+    if rows:
+        connection.execute(told, rows)
+
+
+def unpark(connection: sa.Connection, client_id: ClientId, at: UnixTime, limit: int) -> int:
+    """Make parked deliveries of a receiver pending again, the oldest first; returns how many."""
+    parked = (
+        sa.select(deliveries.c.number)
+        .where(PARKED, deliveries.c.client_id == client_id)
+        .order_by(deliveries.c.number)
+        .limit(limit)
+    )
+    numbers = list(connection.execute(parked).scalars())
+    again = sa.update(deliveries).where(deliveries.c.number.in_(numbers))
+    return connection.execute(again.values(push=int(Push.PENDING), next_at=float(at), attempts=0)).rowcount
+
+
+def delivery_of(row: sa.Row[Any]) -> Delivery:
+    """A row of `deliveries` whose payload is there."""
+    return Delivery(
+        number=row.number,
+        client_id=row.client_id,
+        role=Role(row.role),
+        lane=Lane(row.lane),
+        seq=row.seq,
+        prev=row.prev,
+        jti=row.jti,
+        txn=row.txn,
+        fact=_facts.decode(row.fact),
+        committed_at=row.committed_at,
+        signed=row.compact,
+        attempts=row.attempts,
+        next_at=row.next_at,
+    )
+
+
+_pending: Final = (
+    sa.select(deliveries.c.number)
+    .where(PENDING, deliveries.c.lane == sa.bindparam("lane"), deliveries.c.number > sa.bindparam("after"))
+    .order_by(deliveries.c.number)
+    .limit(sa.bindparam("limit", type_=sa.Integer()))
+)
+PENDING_OF_ONE: Final = _pending.where(deliveries.c.client_id == sa.bindparam("client_id"))
+_pending_of_each: Final = _pending.where(deliveries.c.client_id == receivers.c.client_id).correlate(receivers)
+_found: Final = deliveries.alias("found")
+PENDING_OF_ALL_SQLITE: Final = (
+    sa.select(_found.c.number)
+    .select_from(receivers.join(_found, _found.c.number.in_(_pending_of_each)))
+    .where(receivers.c.pushable == 1)
+)
+_lateral: Final = _pending_of_each.lateral("found")
+PENDING_OF_ALL_POSTGRES: Final = (
+    sa.select(_lateral.c.number).select_from(receivers.join(_lateral, sa.true())).where(receivers.c.pushable == 1)
+)
+FRAMEWORK_EVENTS: Final = (
+    sa.select(deliveries.c.number)
+    .where(FRAMEWORK, deliveries.c.lane == sa.bindparam("lane"), deliveries.c.number > sa.bindparam("after"))
+    .order_by(deliveries.c.number)
+    .limit(sa.bindparam("limit", type_=sa.Integer()))
+)
+
+
+def _pending_of_all(connection: sa.Connection) -> sa.Select[tuple[int]]:
+    """The first ones of each receiver that may be pushed to: one probe of the index each."""
+    return PENDING_OF_ALL_SQLITE if connection.dialect.name == "sqlite" else PENDING_OF_ALL_POSTGRES
+
+
+def _by_number(connection: sa.Connection, numbers: Sequence[int]) -> list[Delivery]:
+    query = sa.select(deliveries).where(deliveries.c.number.in_(numbers)).order_by(deliveries.c.number)
+    return [delivery_of(row) for row in connection.execute(query)]

@@ -1,0 +1,54 @@
+"""Poll delivery (RFC 8936) from the rows of the outbox: what a receiver's poll stream holds, what it acknowledges."""
+
+from collections.abc import Collection, Mapping
+from typing import Final
+
+import msgspec
+import sqlalchemy as sa
+
+from admin.ledger.outbox import Poll
+from admin.ledger.schema import deliveries
+from engine.consent.records import ClientId
+
+OPEN: Final = sa.text("poll = 0")
+MAX_EVENTS: Final = 1_000  # sets in one answer, about a megabyte
+ERROR_LENGTH: Final = 64  # characters of an error's code that are kept; its description is not
+
+
+class Polled(msgspec.Struct, frozen=True):
+    """sets: jti to compact SET, the oldest first. more: there are others that were not acknowledged yet."""
+
+    sets: dict[str, str]
+    more: bool
+
+
+def settle(
+    connection: sa.Connection, client_id: ClientId, ack: Collection[str], errors: Mapping[str, str], now: float
+) -> None:
+    """Take what a receiver has kept, and what it refuses, by their ids. Ids that are not its own change nothing.
+
+    errors: jti to code. Either ends the delivery by poll; acknowledged again, or refused after that, is no news.
+    """
+    own = sa.update(deliveries).where(
+        OPEN, deliveries.c.client_id == client_id, deliveries.c.jti == sa.bindparam("that_jti")
+    )
+    if ack:
+        values = own.values(poll=int(Poll.ACKED), polled_at=now)
+        connection.execute(values, [{"that_jti": jti} for jti in sorted(ack)])
+    refused = sorted(jti for jti in errors if jti not in ack)
+    if refused:
+        values = own.values(poll=int(Poll.REFUSED), polled_at=now, poll_error=sa.bindparam("why"))
+        connection.execute(values, [{"that_jti": jti, "why": errors[jti][:ERROR_LENGTH]} for jti in refused])
+
+
+def read_open(connection: sa.Connection, client_id: ClientId, limit: int) -> Polled:
+    """The oldest signed sets that are not acknowledged yet, at most `limit` and MAX_EVENTS."""
+    wanted = min(limit, MAX_EVENTS)
+    query = (
+        sa.select(deliveries.c.jti, deliveries.c.compact)
+        .where(OPEN, deliveries.c.client_id == client_id, deliveries.c.compact.is_not(None))
+        .order_by(deliveries.c.number)
+        .limit(wanted + 1)
+    )
+    rows = connection.execute(query).all()
+    return Polled({row.jti: row.compact.decode() for row in rows[:wanted]}, len(rows) > wanted)

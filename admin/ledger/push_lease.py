@@ -1,0 +1,75 @@
+"""The right to push: one pusher at a time, fenced by an epoch, in one row of the ledger's database.
+
+The lease runs by the database's own clock (with the embedded one, this machine's), so that instances of the admin
+application need not agree on the time. Every write of the pusher holds the row while it is made: once somebody else has
+the lease, nothing of the one before can come after it.
+"""
+
+from collections.abc import Callable
+from time import time
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from admin.ledger.schema import push_lease
+from admin.ledger.sequencer import insert_into
+from engine.clock import Seconds
+from engine.pusher.service import Lease, LeaseHeld, LeaseLost
+
+LEASE: Final = Seconds(3.0)  # a dead pusher's is free after it, which leaves two seconds of the five for taking over
+_MS: Final = 1_000  # epochs begin with the time, so that a restored ledger's are above those of the one that was lost
+
+DatabaseClock = Callable[[sa.Connection], float]  # seconds since 1970
+
+
+def database_time(connection: sa.Connection) -> float:
+    """Now, by the database's process."""
+    if connection.dialect.name == "sqlite":
+        return time()
+    return float(connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())::float8").scalar_one())
+
+
+def take(connection: sa.Connection, holder: str, now: float, seconds: Seconds = LEASE) -> Lease:
+    """Take the lease, or find it again after a lost answer. Raises LeaseHeld."""
+    row = _locked(connection)
+    if row.until > now:
+        if row.holder != holder:
+            raise LeaseHeld("another pusher holds the lease", detail=f"until {row.until:.1f}")
+        return _prolong(connection, row.epoch, now, seconds)
+    epoch = max(row.epoch + 1, int(now * _MS))
+    connection.execute(sa.update(push_lease).values(epoch=epoch, holder=holder, until=now + seconds))
+    return Lease(epoch, seconds)
+
+
+def renew(connection: sa.Connection, holder: str, epoch: int, now: float, seconds: Seconds = LEASE) -> Lease:
+    """Prolong the lease; one that has run out too, as long as nobody else has taken it. Raises LeaseLost."""
+    row = _locked(connection)
+    if (row.epoch, row.holder) != (epoch, holder):
+        raise LeaseLost("the lease has passed on")
+    return _prolong(connection, epoch, now, seconds)
+
+
+def release(connection: sa.Connection, epoch: int) -> None:
+    """Give it up; one that has passed on is nobody's business any more."""
+    connection.execute(sa.update(push_lease).where(push_lease.c.epoch == epoch).values(until=0.0))
+
+
+def require(connection: sa.Connection, epoch: int) -> None:
+    """Hold the lease until this transaction is over. Raises LeaseLost."""
+    if _locked(connection).epoch != epoch:
+        raise LeaseLost("the lease has passed on")
+
+
+def _prolong(connection: sa.Connection, epoch: int, now: float, seconds: Seconds) -> Lease:
+    connection.execute(sa.update(push_lease).values(until=now + seconds))
+    return Lease(epoch, seconds)
+
+
+def _locked(connection: sa.Connection) -> sa.Row[Any]:
+    query = sa.select(push_lease).with_for_update()  # SQLite has locked everything already
+    row = connection.execute(query).first()
+    if row is None:
+        first = {"id": 1, "epoch": 0, "holder": "", "until": 0.0}
+        connection.execute(insert_into(connection, push_lease).values(**first).on_conflict_do_nothing())
+        row = connection.execute(query).one()
+    return row

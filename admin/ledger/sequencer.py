@@ -1,0 +1,260 @@
+"""Derives the outbox from the ledger: woken by it, event by event, in batches of one transaction each.
+
+What follows from a batch is worked out beside the database; the transaction then writes it only if the outbox still
+stands where the batch began. So a second sequencer, here or in another process, doubles nothing: whoever comes second
+reads what the first one wrote. Killed in the middle, a batch is there as a whole or not at all.
+"""
+
+import enum
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import msgspec
+import sqlalchemy as sa
+import trio
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from admin.ledger.outbox import Book, Draft, Member, is_pushable
+from admin.ledger.schema import deliveries, outbox, receivers, streams
+from admin.ledger.signal import Signal
+from admin.ledger.sql import SqlLedger
+from admin.ledger.store import StoredEvent
+from engine.backoff import Backoff
+from engine.clock import Seconds
+from engine.consent.records import ClientId, ParticipantRecord
+from engine.errors import Fault, Kind
+from engine.pusher.streams import DeliveryMethod, StreamRecord
+from engine.telemetry.logs import logger
+
+BATCH: Final = 500  # events a transaction: about 20 ms in which the embedded database takes no other write
+REACH: Final = 7 * 86_400  # seconds: an outbox made anew tells again what poll would still hold, and nothing older
+RETRY: Final = Backoff(first=Seconds(0.05), limit=Seconds(1.0))
+STUCK: Final = Seconds(30.0)  # between looks at an event that cannot be read: somebody has to act
+
+_records: Final = msgspec.msgpack.Decoder(ParticipantRecord)
+_streams: Final = msgspec.msgpack.Decoder(StreamRecord)
+_encode: Final = msgspec.msgpack.Encoder().encode
+_log = logger("admin.sequencer")
+
+
+class SequencerState(enum.StrEnum):
+    """What the sequencer is doing."""
+
+    STARTING = "starting"
+    FOLLOWING = "following"
+    LEDGER_AWAY = "ledger_away"
+    STUCK = "stuck"  # the next event cannot be read, or the outbox refuses what follows from it
+
+
+class SequencerStatistics(msgspec.Struct, frozen=True):
+    """For metrics and the status page. position: up to where deliveries were made, as last known."""
+
+    state: SequencerState
+    position: int
+    made: int  # deliveries written by this process
+    last_fault: str
+
+
+class Overtaken(Fault):
+    """Another sequencer has led the outbox on: read it anew."""
+
+    kind = Kind.CONFLICT
+
+
+class Sequencer:
+    """One of possibly several. news: rings when there may be new deliveries, whoever wrote them.
+
+    issuer: of the SETs. wall: seconds since 1970. jitter: gives numbers in [0, 1).
+    """
+
+    def __init__(
+        self, ledger: SqlLedger, issuer: str, news: Signal, *, wall: Callable[[], float], jitter: Callable[[], float]
+    ) -> None:
+        self._ledger = ledger
+        self._issuer = issuer
+        self._news = news
+        self._wall = wall
+        self._jitter = jitter
+        self._book: Book | None = None
+        self._position = 0
+        self._seen: tuple[int, int] | None = None  # numbers given out and the roster's position, when last rung for
+        self._state = SequencerState.STARTING
+        self._made = 0
+        self._last_fault = ""
+
+    def statistics(self) -> SequencerStatistics:
+        """As of now."""
+        return SequencerStatistics(self._state, self._position, self._made, self._last_fault)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Follow the ledger until cancelled. Ready at once: nobody has to wait for it."""
+        task_status.started()
+        failures = 0
+        while True:
+            try:
+                if not await self.step():
+                    await self._ledger.wait_beyond(self._position)
+                failures = 0
+            except Overtaken:
+                self._book = None
+            except Fault as fault:
+                failures += 1
+                self._note(fault)
+                stuck = fault.kind is not Kind.UNAVAILABLE
+                await trio.sleep(STUCK if stuck else RETRY.delay(failures, self._jitter()))
+
+    async def step(self) -> bool:
+        """Make the deliveries of the next batch; False = the outbox is even with the ledger.
+
+        Raises Overtaken, UnreadableEvent, and the ledger's faults; then nothing was written.
+        """
+        book = self._book if self._book is not None else await self._open()
+        self._book = None  # until this step has come to its end: a book that ran ahead is of no use
+        events = await self._ledger.events(book.seq, BATCH)
+        before, drafts = book.seq, _drafts(book, events)
+        if events:
+            wall = self._wall()
+            await self._ledger.database.run(lambda connection: _write(connection, before, book, drafts, wall))
+            self._made += len(drafts)
+        await self._look(book)
+        book.settle()
+        self._book, self._position = book, book.seq
+        self._state, self._last_fault = SequencerState.FOLLOWING, ""
+        return bool(events)
+
+    async def _open(self) -> Book:
+        rows_from = int(self._wall()) - REACH
+        await self._ledger.database.run(lambda connection: begin(connection, rows_from))
+        return await self._ledger.database.read(lambda connection: read_book(connection, self._issuer))
+
+    async def _look(self, book: Book) -> None:
+        """Ring for whatever is new: ours, another sequencer's, or a verification that somebody asked for."""
+        row = await self._ledger.database.read(_read_cursor)
+        if row.seq != book.seq:
+            raise Overtaken("another sequencer has led the outbox on")
+        if (row.numbered, row.roster_seq) != self._seen:
+            self._seen = row.numbered, row.roster_seq
+            self._news.ring()
+
+    def _note(self, fault: Fault) -> None:
+        away = fault.kind is Kind.UNAVAILABLE
+        self._state = SequencerState.LEDGER_AWAY if away else SequencerState.STUCK
+        if self._last_fault != fault.text:
+            _log.error("sequencer_stopped", text=fault.text, detail=fault.detail)
+        self._last_fault = fault.text
+
+
+def begin(connection: sa.Connection, rows_from: int) -> None:
+    """Make the outbox's row where there is none: a new ledger's, or a restored one's."""
+    row = {"id": 1, "seq": 0, "roster_seq": 0, "numbered": 0, "rows_from": rows_from, "payloads_pruned": 0}
+    connection.execute(insert_into(connection, outbox).values(**row).on_conflict_do_nothing())
+
+
+def make_anew(connection: sa.Connection, rows_from: int) -> None:
+    """Let the outbox be derived from the ledger's beginning again. Deliveries that are there stay as they are."""
+    values = {"seq": 0, "roster_seq": 0, "rows_from": rows_from}
+    connection.execute(sa.update(outbox).values(**values))
+    connection.execute(sa.delete(receivers))
+    connection.execute(sa.delete(streams))
+
+
+def read_book(connection: sa.Connection, issuer: str) -> Book:
+    """The receivers and streams as of the outbox's position, in one snapshot."""
+    row = _read_cursor(connection)
+    book = Book(issuer, row.seq, row.roster_seq, row.rows_from)
+    for found in connection.execute(sa.select(receivers)):
+        book.members[ClientId(found.client_id)] = Member(_records.decode(found.record), found.last_seq)
+    for found in connection.execute(sa.select(streams.c.record)):
+        book.put(_streams.decode(found.record))
+    return book
+
+
+def take_numbers(connection: sa.Connection, count: int) -> int:
+    """Reserve numbers of deliveries; returns the first. Until the transaction is over nobody else gets any.
+
+    So whoever sees a number sees all those below it.
+    """
+    raised = sa.update(outbox).values(numbered=outbox.c.numbered + count).returning(outbox.c.numbered)
+    return int(connection.execute(raised).scalar_one()) - count + 1
+
+
+def insert_drafts(connection: sa.Connection, drafts: Sequence[Draft], first: int, wall: float) -> None:
+    """Write deliveries under the numbers from `first` on. One that is there already stays as it is."""
+    if drafts:
+        rows = [_row(draft, first + offset, wall) for offset, draft in enumerate(drafts)]
+        connection.execute(insert_into(connection, deliveries).on_conflict_do_nothing(), rows)
+
+
+def insert_into(connection: sa.Connection, table: sa.Table) -> Any:  # noqa: ANN401 - the two dialects share no base with on_conflict
+    """The dialect's own insert."""
+    return (sqlite_insert if connection.dialect.name == "sqlite" else postgres_insert)(table)
+
+
+def _drafts(book: Book, events: Sequence[StoredEvent]) -> list[Draft]:
+    return [draft for event in events for draft in book.take(event)]
+
+
+def _read_cursor(connection: sa.Connection) -> sa.Row[Any]:
+    return connection.execute(sa.select(outbox)).one()
+
+
+def _write(connection: sa.Connection, before: int, book: Book, drafts: Sequence[Draft], wall: float) -> None:
+    moved = sa.update(outbox).where(outbox.c.seq == before).values(seq=book.seq, roster_seq=book.roster_seq)
+    if connection.execute(moved).rowcount != 1:
+        raise Overtaken("another sequencer has led the outbox on")
+    insert_drafts(connection, drafts, take_numbers(connection, len(drafts)), wall)
+    _write_members(connection, book)
+    _write_streams(connection, book)
+
+
+def _write_members(connection: sa.Connection, book: Book) -> None:
+    rows = [
+        {
+            "client_id": client_id,
+            "last_seq": book.members[client_id].last_seq,
+            "pushable": int(is_pushable(book.stream_of(client_id, DeliveryMethod.PUSH))),
+            "record": _encode(book.members[client_id].record),
+        }
+        for client_id in sorted(book.touched)
+    ]
+    if rows:
+        connection.execute(_upsert(connection, receivers), rows)
+
+
+def _write_streams(connection: sa.Connection, book: Book) -> None:
+    there = [book.streams[one] for one in sorted(book.changed_streams) if one in book.streams]
+    gone = [{"gone": one} for one in sorted(book.changed_streams) if one not in book.streams]
+    if there:
+        rows = [{"stream_id": one.stream_id, "client_id": one.client_id, "record": _encode(one)} for one in there]
+        connection.execute(_upsert(connection, streams), rows)
+    if gone:
+        connection.execute(sa.delete(streams).where(streams.c.stream_id == sa.bindparam("gone")), gone)
+
+
+def _upsert(connection: sa.Connection, table: sa.Table) -> Any:  # noqa: ANN401 - as above
+    insert = insert_into(connection, table)
+    rest = {column.name: insert.excluded[column.name] for column in table.columns if not column.primary_key}
+    return insert.on_conflict_do_update(index_elements=[c.name for c in table.primary_key.columns], set_=rest)
+
+
+def _row(draft: Draft, number: int, wall: float) -> dict[str, Any]:
+    return {
+        "number": number,
+        "client_id": draft.client_id,
+        "role": int(draft.role),
+        "lane": int(draft.lane),
+        "seq": draft.seq,
+        "prev": draft.prev,
+        "jti": draft.jti,
+        "txn": draft.txn,
+        "subject": draft.subject,
+        "committed_at": min(max(wall, draft.recorded_at), draft.recorded_at + 1),
+        "fact": _encode(draft.fact),
+        "push": int(draft.push),
+        "attempts": 0,
+        "next_at": 0.0,
+        "error": "",
+        "poll": int(draft.poll),
+        "poll_error": "",
+    }
