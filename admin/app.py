@@ -38,6 +38,7 @@ from admin.keys import Secrets, load_secrets
 from admin.ledger.barrier import Barrier
 from admin.ledger.feed_service import FeedService, feed_blueprint
 from admin.ledger.instances import Member
+from admin.ledger.pusher_calls import pusher_blueprint
 from admin.ledger.reports import Reports
 from admin.ledger.sql import SqlLedger, open_ledger
 from admin.listeners import listen, port_of, tls_context
@@ -130,7 +131,8 @@ def public_app(config: AdminConfig, keys: Secrets, background: Background) -> Ed
     app = edge_app()
     document = metadata(config.issuer.issuer, config.introspection_endpoint)
     jwks = KeySetText([signer.public for signer in keys.token_signers], background.answer_keys.published)
-    app.register_blueprint(public_views(document, jwks.read))
+    event_jwks = KeySetText((), background.event_keys.published, "event_keys")
+    app.register_blueprint(public_views(document, jwks.read, event_jwks.read))
     app.register_blueprint(landing_views(config.ledger.kind, background.recovery.recovery))
     return app
 
@@ -161,6 +163,7 @@ def machine_blueprints(
         sandbox_views(Sandbox(consents, minter, background.token_records, clock.now), callers, kind, clock.now),
         recovery_views(recovery, background.recovery, callers, clock.now),
         feed_views(ledger, keys, background, callers, recovery),
+        pusher_views(background, callers),
     ]
 
 
@@ -190,6 +193,23 @@ def feed_views(
     views = feed_blueprint(service, authenticate)
     views.after_request(count_feed_call)
     return views
+
+
+def pusher_views(background: Background, callers: Callers) -> Blueprint:
+    """The outbox over HTTPS, for the pusher."""
+
+    async def authenticate(asked: Request) -> ParticipantRecord:
+        return (await callers.authenticate(asked.scope)).participant
+
+    views = pusher_blueprint(background.outbox, background.event_keys, authenticate)
+    views.after_request(count_pusher_call)
+    return views
+
+
+async def count_pusher_call(response: Response) -> Response:
+    """By the name of its view: `pusher_fresh`, `pusher_lease` …"""
+    FEED_CALLS.labels((request.endpoint or "").replace(".", "_")).inc()
+    return response
 
 
 async def count_feed_call(response: Response) -> Response:

@@ -1,5 +1,5 @@
 """What runs beside the listeners: the projector, the answering of nodes' questions, the ending of consents, the
-signing of checkpoints.
+signing of checkpoints, the outbox of events for ATPs and EDPs.
 
 Each is supervised: it comes back after a fault, and when it keeps failing the whole process gives up loudly.
 """
@@ -18,13 +18,17 @@ from admin.consents.expiry import Expiry
 from admin.keys import Secrets
 from admin.ledger.answer_keys import AnswerKeys
 from admin.ledger.claims import Claims
+from admin.ledger.event_keys import EventKeys
 from admin.ledger.feed_copy import FeedCopy
 from admin.ledger.nodes import KnownNodes
+from admin.ledger.outbox_service import Outbox
 from admin.ledger.projector import Projector
 from admin.ledger.questions import Questions
 from admin.ledger.records_filler import RecordsFiller
 from admin.ledger.register import Register
 from admin.ledger.sealing import Sealer
+from admin.ledger.sequencer import Sequencer
+from admin.ledger.signal import Signal
 from admin.ledger.sql import SqlLedger
 from admin.ledger.vouching import Vouching
 from admin.measured import MeasuredLedger
@@ -53,12 +57,16 @@ class Background:
         self.claims = Claims(ledger.database, time)
         kids = frozenset(signer.public.kid for signer in keys.token_signers)
         self.answer_keys = AnswerKeys(ledger.database, KnownNodes(ledger), keys.issuer, kids, time)
+        self.event_keys = EventKeys(ledger.database, keys.issuer, kids, time)
+        self.outbox = Outbox(ledger.database, Signal(), time)
+        self.sequencer = Sequencer(ledger, keys.issuer, self.outbox.news, wall=time, jitter=random.random)
         self.expiry = Expiry(MeasuredLedger(ledger), self.claims, clock.now, random.random)
         self.vouching = Vouching(ledger)
         self.recovery = RecoveryReader(ledger)
         self._supervised: list[Supervision] = []
         self._supervise("expiry", self.expiry.run)  # before whatever may have to wait for Redis
         self._supervise("checkpoints", self.vouching.run)
+        self._supervise("sequencer", self.sequencer.run)
         self.projector: Projector | None = None
         self.token_records: TokenRecords | None = None
         self.links: dict[str, RedisClient] = {}
@@ -100,6 +108,8 @@ class Background:
         if self.projector is not None:
             state = self.projector.statistics()
             lives.append(("projector is", f"{state.state.value}, at {state.position.seq if state.position else '–'}"))
+        sequencer = self.sequencer.statistics()
+        lives.append(("sequencer is", f"{sequencer.state.value}, at {sequencer.position}"))
         ended = self.expiry.statistics()
         lives.append(("consents ended since the start", str(ended.ended)))
         return lives

@@ -55,7 +55,7 @@ class Bootstrap(Base, frozen=True, kw_only=True):
     """A participant written into a new ledger, so that somebody can speak to it at all."""
 
     client_id: Annotated[str, Meta(pattern="^[a-z0-9-]{1,40}$")]
-    role: Literal["operator", "node"]
+    role: Literal["operator", "node", "pusher"]
     certificate_file: Path
 
 

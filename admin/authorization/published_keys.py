@@ -1,4 +1,6 @@
-"""The issuer's key set as it stands now: its own token keys, then the keys that nodes sign their answers with."""
+"""The issuer's key sets as they stand now: its own token keys, then the keys that nodes sign their answers with; and,
+apart from these, the keys of pushed events.
+"""
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
@@ -17,9 +19,15 @@ _log = logger("issuer")
 
 
 class KeySetText:
-    """answers: reads the nodes' keys; may raise a Fault, and then the set stays as it was."""
+    """answers: reads the keys that others registered; may raise a Fault, and then the set stays as it was.
 
-    def __init__(self, tokens: Sequence[Jwk], answers: Callable[[], Awaitable[Sequence[Jwk]]]) -> None:
+    what: the word for them in the log.
+    """
+
+    def __init__(
+        self, tokens: Sequence[Jwk], answers: Callable[[], Awaitable[Sequence[Jwk]]], what: str = "answer_keys"
+    ) -> None:
+        self._what = what
         self._tokens = tuple(tokens)
         self._answers = answers
         self._text = key_set(self._tokens)
@@ -37,5 +45,5 @@ class KeySetText:
         try:
             self._text = key_set((*self._tokens, *await self._answers()))
         except Fault as fault:
-            _log.warning("answer_keys_not_read", text=fault.text, detail=fault.detail)
+            _log.warning("registered_keys_not_read", what=self._what, text=fault.text, detail=fault.detail)
         self._stale_at = trio.current_time() + KEEP

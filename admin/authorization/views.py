@@ -58,8 +58,10 @@ class PeopleView(msgspec.Struct, frozen=True):
     position: Place
 
 
-def public_views(metadata: dict[str, Any], jwks: Callable[[], Awaitable[bytes]]) -> Blueprint:
-    """Blueprint for the public listener. jwks: the key set as it stands now; raises nothing."""
+def public_views(
+    metadata: dict[str, Any], jwks: Callable[[], Awaitable[bytes]], event_jwks: Callable[[], Awaitable[bytes]]
+) -> Blueprint:
+    """Blueprint for the public listener. jwks, event_jwks: the key sets as they stand now; raise nothing."""
     views = Blueprint("issuer", __name__)
     document = msgspec.json.encode(metadata)
 
@@ -71,6 +73,12 @@ def public_views(metadata: dict[str, Any], jwks: Callable[[], Awaitable[bytes]])
     @views.get("/jwks")
     async def show_keys() -> Response:
         return _cached(await jwks(), "application/jwk-set+json")
+
+    @views.get("/event-jwks")
+    async def show_event_keys() -> Response:
+        response = Response(await event_jwks(), content_type="application/jwk-set+json")
+        response.headers["Cache-Control"] = "no-cache"  # whoever meets a new key asks once, and must see it
+        return response
 
     return views
 

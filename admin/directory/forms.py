@@ -21,7 +21,7 @@ DatasetId = Annotated[str, Meta(pattern="^[a-z0-9][a-z0-9._-]{2,63}$")]
 Location = Annotated[str, Meta(pattern="^https://", max_length=300)]
 Limit = Annotated[int, Meta(ge=1, le=1_000_000)]
 EncodedCertificates = Annotated[tuple[EncodedCertificate, ...], Meta(min_length=1, max_length=MAX_CERTIFICATES)]
-RoleName = Literal["atp", "edp", "node", "operator"]
+RoleName = Literal["atp", "edp", "node", "operator", "pusher"]
 AnswersName = Literal["plain", "signed"]
 MAX_DATASETS: Final = 50
 MAX_LOCATIONS: Final = 10
@@ -112,6 +112,7 @@ _ROLES: Final[dict[Role, RoleName]] = {
     Role.EDP: "edp",
     Role.NODE: "node",
     Role.OPERATOR: "operator",
+    Role.PUSHER: "pusher",
 }
 _ANSWERS: Final[dict[Answers, AnswersName]] = {Answers.PLAIN: "plain", Answers.SIGNED: "signed"}
 

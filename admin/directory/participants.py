@@ -1,7 +1,7 @@
 """The directory's commands: what may be done with a participant, each a pure function to the event it appends.
 
-A participant is a client of an organisation: an ATP, an EDP, an engine node or an operator's console. Each event
-carries the participant after it, whole, so that engines need nothing but the newest.
+A participant is a client of an organisation: an ATP, an EDP, an engine node, a pusher or an operator's console. Each
+event carries the participant after it, whole, so that engines need nothing but the newest.
 """
 
 import re

@@ -7,7 +7,7 @@ crosses this border.
 """
 
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -169,6 +169,20 @@ class FeedClient:
         answer = _decode(await self._call("PUT", "/answer-keys", content=body), _Registered)
         return answer.kid, answer.published_until
 
+    async def ask(
+        self, path: str, body: bytes, media_type: str, *, wait: Seconds, refusal: Callable[[int, bytes], Fault]
+    ) -> bytes:
+        """POST a body of another room's, and return the answer's. wait: how long the service may take its time.
+
+        refusal: what a status that is no success means, with its body; `refusal_of` is the usual one.
+        """
+        timeout = httpx2.Timeout(READ, connect=CONNECT, pool=POOL, read=READ + wait)
+        headers = {"Content-Type": media_type}
+        async with self._answer(
+            "POST", path, content=body, headers=headers, timeout=timeout, refusal=refusal
+        ) as response:
+            return await response.aread()
+
     async def _call(
         self, method: str, path: str, *, content: bytes | None = None, headers: dict[str, str] | None = None
     ) -> bytes:
@@ -185,6 +199,7 @@ class FeedClient:
         content: bytes | None = None,
         headers: dict[str, str] | None = None,
         timeout: httpx2.Timeout = httpx2.Timeout(READ, connect=CONNECT, pool=POOL),  # noqa: ASYNC109, B008 - httpx2's own limits, frozen
+        refusal: Callable[[int, bytes], Fault] | None = None,
     ) -> AsyncIterator[httpx2.Response]:
         """A successful response whose body is still to be read; every other one as a fault."""
         sent = {"Content-Type": "application/json", **(headers or {})} if content is not None else headers
@@ -196,7 +211,7 @@ class FeedClient:
                 ) as response,
             ):
                 if not response.is_success:
-                    raise _refusal(response.status_code, await response.aread())
+                    raise (refusal or refusal_of)(response.status_code, await response.aread())
                 yield response
         except (httpx2.HTTPError, httpx2.StreamError, ssl.SSLError, OSError) as error:
             raise FeedUnavailable("the feed service does not answer", detail=repr(error)) from error
@@ -259,7 +274,8 @@ async def _frames_of(response: httpx2.Response) -> AsyncGenerator[bytes, None]:
         raise FeedUnavailable("the feed service broke off", detail=repr(error)) from error
 
 
-def _refusal(status: int, body: bytes) -> Fault:
+def refusal_of(status: int, body: bytes) -> Fault:
+    """What a status that is no success means."""
     detail = f"{status}: {body[:300]!r}"
     if status == 409:
         return WrongIncarnation("the ledger is of another incarnation", detail=detail)

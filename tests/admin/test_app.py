@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
@@ -23,15 +24,30 @@ from admin.app import Ports, run_admin
 from admin.authorization.rotation import RotationTooEarly
 from admin.config import AdminConfig, Bootstrap, Feed, Issuer, Ledger, Web
 from admin.ledger.bulk import NoLedger
-from admin.ledger.events import IssuerKeysPublished, ParticipantRegistered, event_of
+from admin.ledger.events import (
+    Act,
+    Initiator,
+    IssuerKeysPublished,
+    ParticipantRegistered,
+    Route,
+    StreamChanged,
+    append_of,
+    event_of,
+)
 from admin.ledger.genesis import WrongLedger, WrongPersonKey
 from admin.ledger.sql import begin_ledger, open_ledger, open_reader
 from admin.listeners import CannotListen, listen, port_of
 from admin.pki.key_files import BadKeyFile, generate_secret
 from admin.pki.keys import generate_token_key
+from engine.clock import Seconds, UnixTime
 from engine.config import BadConfig, Redis, Tls
+from engine.consent.records import ClientId, Role
+from engine.events.facts import ConsentFact
+from engine.pusher.over_https import HttpsPushService
+from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
 from engine.telemetry.host import SystemClock
 from tests.support.admin_service import grant_form, ledger_config, tls_of
+from tests.support.events import signer
 from tests.support.ledger import tamper
 from tests.support.pki import Pki
 from tests.support.restored import say_restored
@@ -92,6 +108,44 @@ async def test_the_public_listener_tells_who_issues_tokens_and_with_which_keys(c
     (key,) = keys.json()["keys"]
     assert (key["alg"], key["use"]) == ("ES256", "sig")
     assert "d" not in key
+
+
+async def test_a_pusher_gets_what_consents_bring_and_its_key_stands_in_a_set_of_its_own(
+    config: AdminConfig, pki: Pki
+) -> None:
+    pusher = Bootstrap(client_id="pusher-1", role="pusher", certificate_file=pki.client("pusher-1").certificate_file)
+    with_pusher = changed(config, bootstrap=(*config.bootstrap, pusher))
+    async with running(with_pusher) as ports, http(pki, ports.public) as public:
+        feed = f"https://localhost:{ports.machine}/feed"
+        service = HttpsPushService(feed, pki.client_context("pusher-1"))
+        statement = signer().sign_key_statement("pusher-1", ISSUER, UnixTime(int(time.time())))
+        kid, _ = await service.register_event_key(statement)
+        keys, others = await public.get("/event-jwks"), await public.get("/jwks")
+        async with http(pki, ports.machine, "operator-1") as machine:
+            await register_parties(machine, pki)
+            way = DeliveryMethod.POLL, StreamStatus.ENABLED
+            stream = StreamRecord(str(uuid.uuid4()), ClientId("edp-1"), Role.EDP, *way)
+            await write_stream(config, stream)
+            granted = await machine.post("/consents", json=grant_form(), headers={"Idempotency-Key": "key-00001"})
+        [delivery] = await service.unsigned(0, 10, Seconds(20.0))
+        for client_id, path in (("pusher-1", "keys"), ("pusher-1", "snapshot"), ("node-1", "pusher/roster")):
+            async with http(pki, ports.machine, client_id) as wrong:
+                called = wrong.post if path.startswith("pusher") else wrong.get
+                assert (await called(f"/feed/{path}")).status_code == 403
+        await service.aclose()
+    assert [key["kid"] for key in keys.json()["keys"]] == [kid]
+    assert keys.headers["Content-Type"] == "application/jwk-set+json"
+    assert kid not in {key["kid"] for key in others.json()["keys"]}
+    assert (delivery.client_id, delivery.seq, delivery.prev) == ("edp-1", granted.json()["position"]["seq"], 0)
+    assert isinstance(delivery.fact, ConsentFact)
+    assert delivery.fact.consent_id == granted.json()["consent_id"]
+
+
+async def write_stream(config: AdminConfig, stream: StreamRecord) -> None:
+    """As the calls for streams would."""
+    act = Act(Initiator.OPERATOR, "operator-1", Route.API, stream.created_at)
+    async with open_ledger(config.ledger, SystemClock()) as ledger:
+        await ledger.append([append_of(StreamChanged(stream, act), 0)])
 
 
 async def test_pages_show_no_script_no_person_and_are_for_their_listener_only(config: AdminConfig, pki: Pki) -> None:

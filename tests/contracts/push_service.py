@@ -271,7 +271,7 @@ class PushServiceContract:
 
         async with trio.open_nursery() as nursery:
             for number in range(6):
-                nursery.start_soon(take, f"pusher {number}")
+                nursery.start_soon(take, f"pusher-{number}")
         assert sorted(type(outcome).__name__ for outcome in outcomes) == ["Lease", *["LeaseHeld"] * 5]
 
     async def test_whoever_lost_the_lease_changes_nothing_any_more(self, house: House, service: PushService) -> None:
@@ -331,7 +331,6 @@ class PushServiceContract:
         assert versions == [seq]
 
     async def test_an_event_key_is_published_while_it_is_stated(self, house: House, service: PushService) -> None:
-        await house.register(PUSHER, Role.PUSHER)
         statement = signer().sign_key_statement(PUSHER, ISSUER, house.clock.now())
         kid, until = await service.register_event_key(statement)
         assert (kid, until) == (signer().public.kid, house.clock.now() + 8 * 86_400)
@@ -342,7 +341,7 @@ class PushServiceContract:
 
 
 async def _epoch(service: PushService) -> int:
-    return (await service.lease("the pusher", None)).epoch
+    return (await service.lease("the-pusher", None)).epoch
 
 
 def _outcome(delivery: Delivery, fate: Fate, attempts: int = 1) -> Outcome:

@@ -5,11 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from admin.ledger.sql import open_ledger
 from engine.pusher.service import PushService
 from tests.contracts.push_service import PushServiceContract
-from tests.support.ledger import HandClock, ledger_config
-from tests.support.outboxes import House
+from tests.support.outboxes import House, house_in
 
 
 @pytest.mark.postgres
@@ -18,10 +16,7 @@ class TestPostgresPushService(PushServiceContract):
 
     @pytest.fixture
     async def house(self, tmp_path: Path, postgres_url: str) -> AsyncIterator[House]:
-        clock = HandClock()
-        config = ledger_config(tmp_path, postgres_url)
-        async with open_ledger(config, clock, wall=clock.wall) as ledger:
-            house = House(ledger, clock)
+        async with house_in(tmp_path, postgres_url) as house:
             await house.furnish()
             yield house
 

@@ -1,10 +1,15 @@
 """A ledger with receivers, streams and consents made by hand, and the outbox that follows from it."""
 
 import itertools
+import shutil
 import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import msgspec
+import trio
 
 from admin.ledger.event_keys import EventKeys
 from admin.ledger.events import (
@@ -30,7 +35,7 @@ from admin.ledger.outbox_service import Outbox, PusherDoor
 from admin.ledger.push_lease import database_time
 from admin.ledger.sequencer import Sequencer
 from admin.ledger.signal import Signal
-from admin.ledger.sql import SqlLedger
+from admin.ledger.sql import SqlLedger, open_ledger
 from engine.clock import UnixTime
 from engine.consent.records import (
     AccessMode,
@@ -44,12 +49,51 @@ from engine.consent.records import (
 )
 from engine.consent.states import State
 from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
-from tests.support.ledger import HandClock
+from tests.support.ledger import HandClock, ledger_config
 
 ISSUER = "https://ccs.example"
 PUSHER = ClientId("pusher-1")
 FAR = UnixTime(4_000_000_000)
 TERMS = Terms("https://ccs.example/rar/energy-consent/v1", "Compare your tariff", "atp-decl-1")
+
+
+class Furnished(msgspec.Struct):
+    """A house's ledger in a file that is closed, and what the house knew of it."""
+
+    directory: Path
+    versions: dict[str, int]
+    participants: dict[str, ParticipantEvent]
+
+
+def furnished(directory: Path, **pusher: Any) -> Furnished:
+    """A furnished house, made once for many tests. pusher: fields of the pusher's record."""
+
+    async def make() -> Furnished:
+        async with house_in(directory) as house:
+            await house.furnish(**pusher)
+            return Furnished(directory, house._versions, house._participants)
+
+    return trio.run(make)
+
+
+@asynccontextmanager
+async def house_like(made: Furnished, directory: Path) -> AsyncIterator["House"]:
+    """A furnished house of one test's own."""
+    for file in made.directory.iterdir():
+        shutil.copy(file, directory / file.name)
+    async with house_in(directory) as house:
+        house._versions |= made.versions
+        house._participants |= made.participants
+        yield house
+
+
+@asynccontextmanager
+async def house_in(directory: Path, url: str = "") -> AsyncIterator["House"]:
+    """A house on the ledger at the URL, else in the directory."""
+    clock = HandClock()
+    config = ledger_config(directory, url or f"sqlite:///{directory}/ledger.db")
+    async with open_ledger(config, clock, wall=clock.wall) as ledger:
+        yield House(ledger, clock)
 
 
 class House:
@@ -174,8 +218,9 @@ class House:
     async def revoke(self, consent_id: ConsentId) -> int:
         return await self.write(self.revoking(consent_id))
 
-    async def furnish(self) -> None:
-        """atp-1 and edp-1 with both streams, edp-2 with poll alone, edp-3 with none."""
+    async def furnish(self, **pusher: Any) -> None:
+        """The pusher; atp-1 and edp-1 with both streams, edp-2 with poll alone, edp-3 with none."""
+        await self.register(PUSHER, Role.PUSHER, **pusher)
         for client_id, role in (("atp-1", Role.ATP), ("edp-1", Role.EDP), ("edp-2", Role.EDP), ("edp-3", Role.EDP)):
             await self.register(client_id, role)
         for client_id, role in (("atp-1", Role.ATP), ("edp-1", Role.EDP)):

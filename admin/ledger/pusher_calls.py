@@ -1,0 +1,130 @@
+"""The feed service's calls for the pusher, below `/feed/pusher`: MessagePack both ways, one view for each method.
+
+Only participants of role PUSHER may call them, and they may call nothing else of the feed.
+"""
+
+from typing import Any, Final, TypeVar
+
+import msgspec
+from quart import Blueprint, Response, request
+
+from admin.ledger.event_keys import EventKeys
+from admin.ledger.feed_service import Authenticate, UnreadableCall
+from admin.ledger.outbox_service import Outbox
+from engine.clock import Seconds
+from engine.consent.records import ParticipantRecord, Role
+from engine.errors import Fault, Kind
+from engine.pusher.calls import (
+    MAX_COMPACT,
+    MESSAGEPACK,
+    BacklogCall,
+    Counted,
+    EventKeyCall,
+    FreshCall,
+    KeepCall,
+    LeaseCall,
+    Nothing,
+    RegisteredKey,
+    ReleaseCall,
+    RosterAnswer,
+    RosterCall,
+    TellCall,
+    UnparkCall,
+    UnsignedCall,
+)
+
+T = TypeVar("T")
+_encode: Final = msgspec.msgpack.Encoder().encode
+
+
+class NotAPusher(Fault):
+    """The caller is known, and this is for the pusher only."""
+
+    kind = Kind.FORBIDDEN
+
+
+def pusher_blueprint(outbox: Outbox, keys: EventKeys, authenticate: Authenticate) -> Blueprint:
+    """The routes below `/feed/pusher`. authenticate: who is calling; raises a Fault for whoever may not."""
+    blueprint = Blueprint("pusher", __name__, url_prefix="/feed/pusher")
+
+    async def require_pusher() -> ParticipantRecord:
+        caller = await authenticate(request)
+        if caller.role is not Role.PUSHER or caller.suspended:
+            raise NotAPusher("these calls are for the pusher")
+        return caller
+
+    async def read(kind: type[T]) -> T:
+        await require_pusher()
+        return await _read(kind)
+
+    @blueprint.post("/lease")
+    async def lease() -> Response:
+        call = await read(LeaseCall)
+        return _answer(await outbox.lease(call.holder, call.epoch))
+
+    @blueprint.post("/release")
+    async def release() -> Response:
+        await outbox.release((await read(ReleaseCall)).epoch)
+        return _answer(Nothing())
+
+    @blueprint.post("/roster")
+    async def roster() -> Response:
+        call = await read(RosterCall)
+        return _answer(RosterAnswer(await outbox.roster(call.after, Seconds(call.wait))))
+
+    @blueprint.post("/fresh")
+    async def fresh() -> Response:
+        call = await read(FreshCall)
+        return _answer(await outbox.fresh(call.lane, call.after, call.limit, Seconds(call.wait)))
+
+    @blueprint.post("/backlog")
+    async def backlog() -> Response:
+        call = await read(BacklogCall)
+        return _answer(await outbox.backlog(call.client_id, call.lane, call.after, call.limit))
+
+    @blueprint.post("/unsigned")
+    async def unsigned() -> Response:
+        call = await read(UnsignedCall)
+        return _answer(await outbox.unsigned(call.after, call.limit, Seconds(call.wait)))
+
+    @blueprint.post("/keep")
+    async def keep() -> Response:
+        call = await read(KeepCall)
+        if any(len(one.compact) > MAX_COMPACT for one in call.signed):
+            raise UnreadableCall(f"a set has at most {MAX_COMPACT} bytes")
+        return _answer(await outbox.keep(call.epoch, call.signed))
+
+    @blueprint.post("/tell")
+    async def tell() -> Response:
+        call = await read(TellCall)
+        await outbox.tell(call.epoch, call.outcomes)
+        return _answer(Nothing())
+
+    @blueprint.post("/unpark")
+    async def unpark() -> Response:
+        call = await read(UnparkCall)
+        return _answer(Counted(await outbox.unpark(call.epoch, call.client_id, call.at)))
+
+    @blueprint.post("/event-key")
+    async def event_key() -> Response:
+        caller = await require_pusher()
+        registered = await keys.register(caller.client_id, (await _read(EventKeyCall)).statement)
+        return _answer(RegisteredKey(registered.kid, registered.published_until))
+
+    return blueprint
+
+
+async def _read(kind: type[T]) -> T:
+    """The body. Raises UnreadableCall, and HTTP's own refusal of one that is too long."""
+    if request.mimetype != MESSAGEPACK:
+        raise UnreadableCall(f"send {MESSAGEPACK}")
+    body = await request.get_data(as_text=False)
+    assert isinstance(body, bytes)  # noqa: S101 - as_text=False
+    try:
+        return msgspec.msgpack.decode(body, type=kind)
+    except msgspec.MsgspecError as error:
+        raise UnreadableCall(f"the body is not what this call takes: {error}") from error
+
+
+def _answer(body: Any) -> Response:  # noqa: ANN401 - any struct, or a list of them
+    return Response(_encode(body), content_type=MESSAGEPACK)
