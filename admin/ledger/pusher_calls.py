@@ -14,7 +14,7 @@ from admin.ledger.outbox_service import Outbox
 from engine.clock import Seconds
 from engine.consent.records import ParticipantRecord, Role
 from engine.errors import Fault, Kind
-from engine.pusher.calls import (
+from engine.pusher.service_calls import (
     MAX_COMPACT,
     MESSAGEPACK,
     BacklogCall,

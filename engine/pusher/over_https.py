@@ -14,7 +14,8 @@ from engine.clock import Seconds, UnixTime
 from engine.consent.records import ClientId
 from engine.errors import Fault
 from engine.feed.https import FeedBroken, FeedClient, refusal_of
-from engine.pusher.calls import (
+from engine.pusher.service import Delivery, Lane, Lease, LeaseHeld, LeaseLost, Outcome, Roster, Signed
+from engine.pusher.service_calls import (
     MAX_AT_ONCE,
     MESSAGEPACK,
     BacklogCall,
@@ -32,7 +33,6 @@ from engine.pusher.calls import (
     UnparkCall,
     UnsignedCall,
 )
-from engine.pusher.service import Delivery, Lane, Lease, LeaseHeld, LeaseLost, Outcome, Roster, Signed
 
 T = TypeVar("T")
 BODY: Final = 524_288  # bytes of signed sets in one call: half of what the service takes

@@ -11,9 +11,9 @@ import pytest
 from engine.clock import Seconds
 from engine.consent.records import Role
 from engine.feed.https import FeedBroken, FeedForbidden
-from engine.pusher.calls import MESSAGEPACK
 from engine.pusher.over_https import BODY, HttpsPushService
 from engine.pusher.service import Fate, Lane, Outcome, Signed
+from engine.pusher.service_calls import MESSAGEPACK
 from engine.tokens.answer_key_statements import make_statement
 from engine.tokens.answer_keys import PemAnswerSigner, new_answer_key
 from tests.support.events import signer
