@@ -84,6 +84,7 @@ class Book:
         self.changed_streams: set[str] = set()  # likewise, deleted ones too
         self._issuer = issuer
         self._rows_from = rows_from
+        self._makes = True  # deliveries, and not only chains
 
     def settle(self) -> None:
         """What has changed so far is kept."""
@@ -94,11 +95,12 @@ class Book:
         """The deliveries that follow from the next event. Raises UnreadableEvent: then the book stays as it was."""
         event = event_of(stored)
         self.seq = stored.position.seq
+        self._makes = stored.recorded_at >= self._rows_from
         drafts = self._framework(stored, event)
         fact = fact_of(event, stored.version, stored.recorded_at)
         if fact is not None:
             drafts += self._of_fact(stored, fact)
-        return drafts if stored.recorded_at >= self._rows_from else []
+        return drafts
 
     def stream_of(self, client_id: ClientId, method: DeliveryMethod) -> StreamRecord | None:
         """A receiver's push or poll stream."""
@@ -118,7 +120,7 @@ class Book:
         for client_id in self._receivers(fact):
             member = self.members[client_id]
             push, poll = self._ways(client_id)
-            if push is Push.PENDING or poll is Poll.OPEN:
+            if self._makes and (push is Push.PENDING or poll is Poll.OPEN):
                 jti = sets.event_jti(fact, self._issuer, client_id)
                 drafts.append(_draft(stored, fact, member.record, jti, lane, push, poll, (self.seq, member.last_seq)))
             member.last_seq = self.seq
@@ -176,7 +178,7 @@ class Book:
         self.touched.add(after.client_id)
         self.changed_streams.add(after.stream_id)
         self.roster_seq = self.seq
-        facts = framework_facts(before, event, stored.recorded_at)
+        facts = framework_facts(before, event, stored.recorded_at) if self._makes else []
         return [self._framework_draft(stored, member.record, after, fact) for fact in facts]
 
     def _framework_draft(

@@ -69,8 +69,16 @@ class Sequencer:
     """
 
     def __init__(
-        self, ledger: SqlLedger, issuer: str, news: Signal, *, wall: Callable[[], float], jitter: Callable[[], float]
+        self,
+        ledger: SqlLedger,
+        issuer: str,
+        news: Signal,
+        *,
+        wall: Callable[[], float],
+        jitter: Callable[[], float],
+        batch: int = BATCH,
     ) -> None:
+        self._batch = batch
         self._ledger = ledger
         self._issuer = issuer
         self._news = news
@@ -111,7 +119,7 @@ class Sequencer:
         """
         book = self._book if self._book is not None else await self._open()
         self._book = None  # until this step has come to its end: a book that ran ahead is of no use
-        events = await self._ledger.events(book.seq, BATCH)
+        events = await self._ledger.events(book.seq, self._batch)
         before, drafts = book.seq, _drafts(book, events)
         if events:
             wall = self._wall()

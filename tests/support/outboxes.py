@@ -126,6 +126,15 @@ class House:
         while await self.sequencer.step():
             pass
 
+    def versions(self) -> dict[str, int]:
+        """Of every subject written so far."""
+        return dict(self._versions)
+
+    def remember(self, versions: dict[str, int]) -> None:
+        """Go on behind what another house has written; its consents are not this one's."""
+        self._versions |= versions
+        self._numbers = itertools.count(10_000)
+
     def act(self, initiator: Initiator = Initiator.OPERATOR, actor: str = "operator-1") -> Act:
         return Act(initiator, actor, Route.API, self.clock.now())
 

@@ -1,0 +1,298 @@
+"""The sequencer on real databases: killed, doubled, begun anew, restored: each receiver is told of each event once."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+import trio
+from structlog.testing import capture_logs
+
+from admin.ledger import sequencer as module
+from admin.ledger.backup.shipping import Shipper
+from admin.ledger.database import Database
+from admin.ledger.outbox import Poll, Push
+from admin.ledger.outbox_service import NoSuchStream
+from admin.ledger.schema import deliveries, outbox, receivers, streams
+from admin.ledger.sequencer import Overtaken, Sequencer, SequencerState, make_anew
+from admin.ledger.sql import open_ledger
+from admin.ledger.store import LedgerUnavailable
+from engine.clock import Seconds
+from engine.consent.records import ClientId, Role
+from engine.pusher.service import Lane, Signed
+from tests.support.backups import elsewhere, place_in, restored
+from tests.support.ledger import HandClock, ledger_config
+from tests.support.outboxes import ISSUER, House, house_in
+from tests.support.projection import silent_event
+from tests.support.sequencer_process import Order
+
+ROWS = sa.select(
+    deliveries.c.client_id, deliveries.c.seq, deliveries.c.prev, deliveries.c.jti, deliveries.c.txn, deliveries.c.lane,
+    deliveries.c.fact, deliveries.c.push, deliveries.c.poll,
+)  # fmt: skip
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def house(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[House]:
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
+    async with house_in(tmp_path, url) as house:
+        await house.furnish()
+        yield house
+
+
+@pytest.fixture
+async def small_house(tmp_path: Path) -> AsyncIterator[House]:
+    """On SQLite: for what has nothing to do with the database."""
+    async with house_in(tmp_path) as house:
+        await house.furnish()
+        yield house
+
+
+async def rows(house: House) -> list[tuple[Any, ...]]:
+    found = await house.ledger.database.read(lambda connection: connection.execute(ROWS).all())
+    return sorted(tuple(row) for row in found)
+
+
+async def write_many(house: House, count: int) -> None:
+    """Grants, renewals and ends, dealt out over receivers."""
+    for index in range(count):
+        event = house.granting(edps=("edp-1", "edp-2", "edp-3")[index % 3 :])
+        await house.write(event)
+        if index % 2:
+            await house.write(house.renewing(event.consent_id))
+        if index % 3:
+            await house.revoke(event.consent_id)
+
+
+async def reached(sequencer: Sequencer, state: SequencerState) -> None:
+    while sequencer.statistics().state is not state:  # noqa: ASYNC110 - it rings no bell for states
+        await trio.sleep(0.01)
+
+
+async def empty(house: House) -> None:
+    """The outbox as a new or restored database has it."""
+
+    def work(connection: sa.Connection) -> None:
+        for table in (deliveries, receivers, streams, outbox):
+            connection.execute(sa.delete(table))
+
+    await house.ledger.database.run(work)
+
+
+async def make_it_anew(house: House, rows_from: int = 0) -> None:
+    await house.ledger.database.run(lambda connection: make_anew(connection, rows_from))
+    house.sequencer = house.another_sequencer()
+    await house.settle()
+
+
+async def test_sequencers_that_work_at_once_double_nothing(house: House) -> None:
+    await write_many(house, 12)
+    others = [
+        Sequencer(house.ledger, ISSUER, house.news, wall=house.clock.wall, jitter=lambda: 0.5, batch=3)
+        for _ in range(3)
+    ]
+    overtaken = 0
+
+    async def work(sequencer: Sequencer) -> None:
+        nonlocal overtaken
+        while True:
+            try:
+                if not await sequencer.step():
+                    return
+            except Overtaken:
+                overtaken += 1
+
+    async with trio.open_nursery() as nursery:
+        for other in others:
+            nursery.start_soon(work, other)
+    together = await rows(house)
+    assert overtaken > 0
+    assert len({(row.client_id, row.jti) for row in await _named(house)}) == len(together)
+    await house.ledger.database.run(lambda connection: connection.execute(sa.delete(deliveries)))
+    await make_it_anew(house)
+    assert await rows(house) == together
+
+
+async def _named(house: House) -> Any:
+    return await house.ledger.database.read(lambda connection: connection.execute(sa.select(deliveries)).all())
+
+
+async def test_an_outbox_made_anew_has_the_same_ids_and_keeps_the_bytes_it_had(house: House) -> None:
+    await write_many(house, 6)
+    await house.settle()
+    before = await rows(house)
+    epoch = (await house.door.lease("holder-1", None)).epoch
+    kept = [Signed(one.number, b"bytes %d" % one.number) for one in await house.outbox.unsigned(0, 100, Seconds(0.0))]
+    await house.door.keep(epoch, kept[::2])
+    await make_it_anew(house)
+    assert await rows(house) == before
+    assert await house.door.keep(epoch, [Signed(one.number, b"other") for one in kept[::2]]) == kept[::2]
+    await house.ledger.database.run(lambda c: c.execute(sa.delete(deliveries).where(deliveries.c.number > 7)))
+    await make_it_anew(house)
+    assert await rows(house) == before
+    numbers = [row.number for row in await _named(house)]
+    assert len(set(numbers)) == len(before)
+
+
+async def test_an_outbox_begun_on_an_old_ledger_moves_the_chains_on_and_tells_the_last_week_only(house: House) -> None:
+    _, old = await house.grant()
+    house.clock.time += module.REACH
+    _, new = await house.grant()
+    await empty(house)
+    house.clock.time += 1
+    house.sequencer = house.another_sequencer()
+    await house.settle()
+    told = await house.outbox.unsigned(0, 100, Seconds(0.0))
+    assert [(one.client_id, one.seq, one.prev) for one in told] == [("atp-1", new, old), ("edp-1", new, old)]
+
+
+async def test_a_restored_ledger_tells_the_same_again_and_its_chains_go_on(tmp_path: Path) -> None:
+    place = place_in(tmp_path)
+    config = ledger_config(tmp_path, f"sqlite:///{tmp_path}/ledger.db")
+    async with house_in(tmp_path) as house:
+        await house.furnish()
+        await write_many(house, 5)
+        await house.settle()
+        before = await rows(house)
+        await Shipper(house.ledger.database, place, house.clock.wall).full()
+        _, lost = await house.grant()
+        memory = house.versions()
+    target = elsewhere(config, f"sqlite:///{tmp_path}/restored.db")
+    await restored(target, place)
+    clock = HandClock()
+    clock.time += 100
+    async with open_ledger(target, clock, wall=clock.wall) as ledger:
+        house = House(ledger, clock)
+        await house.settle()
+        assert await rows(house) == before
+        house.remember(memory)
+        _, seq = await house.grant()
+        await house.settle()
+        atp = (await house.outbox.backlog(ClientId("atp-1"), Lane.ORDINARY, 0, 500))[-1]
+        assert (atp.seq, atp.prev) == (seq, max(row[1] for row in before if row[0] == "atp-1"))
+        assert seq > lost
+
+
+async def test_the_sequencer_is_woken_by_the_ledger_and_goes_on_after_an_outage(
+    small_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house, away = small_house, True
+    read = house.ledger.events
+
+    async def events(after: int, limit: int) -> Any:
+        if away:
+            raise LedgerUnavailable("the ledger's database does not answer")
+        return await read(after, limit)
+
+    monkeypatch.setattr(house.ledger, "events", events)
+    with capture_logs() as logs, trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            await nursery.start(house.sequencer.run)
+            await reached(house.sequencer, SequencerState.LEDGER_AWAY)
+            away = False
+            await house.grant()
+            assert len(await house.outbox.fresh(Lane.ORDINARY, 0, 10, Seconds(10.0))) == 2
+            assert house.sequencer.statistics().state is SequencerState.FOLLOWING
+            nursery.cancel_scope.cancel()
+    assert [line["event"] for line in logs if line["log_level"] == "error"] == ["sequencer_stopped"]
+
+
+async def test_an_event_that_cannot_be_read_stops_it_loudly_and_loses_nothing(
+    small_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer program's, say: whatever comes behind it waits, because a chain with a hole would be told as whole."""
+    monkeypatch.setattr(module, "STUCK", Seconds(0.01))
+    house = small_house
+    position = house.sequencer.statistics().position
+    await house.ledger.append([silent_event()])
+    await house.grant()
+    with capture_logs() as logs:
+        async with trio.open_nursery() as nursery:
+            await nursery.start(house.sequencer.run)
+            with trio.fail_after(10):
+                await reached(house.sequencer, SequencerState.STUCK)
+            nursery.cancel_scope.cancel()
+    assert [line["event"] for line in logs].count("sequencer_stopped") == 1
+    assert house.sequencer.statistics().position == position
+    assert await house.outbox.fresh(Lane.ORDINARY, 0, 10, Seconds(0.0)) == []
+
+
+async def test_a_delivery_says_by_which_ways_it_goes(small_house: House) -> None:
+    await small_house.grant(edps=("edp-1", "edp-2", "edp-3"))
+    await small_house.settle()
+    ways = {row.client_id: (Push(row.push), Poll(row.poll)) for row in await _named(small_house)}
+    both = (Push.PENDING, Poll.OPEN)
+    assert ways == {"atp-1": both, "edp-1": both, "edp-2": (Push.NONE, Poll.OPEN)}
+
+
+async def test_a_deleted_stream_gets_nothing_more(small_house: House) -> None:
+    house = small_house
+    await house.register("edp-4", Role.EDP)
+    stream = await house.push_stream("edp-4", Role.EDP)
+    await house.grant(edps=("edp-4",))
+    await house.change(stream, deleted=True)
+    await house.grant(edps=("edp-4",))
+    await house.settle()
+    assert [row.client_id for row in await _named(house)].count("edp-4") == 1
+    assert "edp-4" not in {one.client_id for one in await house.outbox.fresh(Lane.ORDINARY, 0, 10, Seconds(0.0))}
+    with pytest.raises(NoSuchStream):
+        await house.outbox.ask_verification(stream.stream_id)
+
+
+@pytest.fixture
+def process() -> Iterator["subprocess.Popen[bytes]"]:
+    """A process that forks sequencers."""
+    command = [sys.executable, "-m", "tests.support.sequencer_process"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def derive_and_kill(process: "subprocess.Popen[bytes]", order: Order, after: int | None) -> int:
+    """Let a sequencer work, and kill it after so many batches; returns how many it did. None: let it finish."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(msgspec.json.encode(order, enc_hook=str) + b"\n")
+    process.stdin.flush()
+    pid, steps = int(process.stdout.readline().split()[1]), 0
+    while (line := process.stdout.readline()) != b"ended\n":
+        assert line.startswith(b"step ")
+        steps += 1
+        if steps == after:
+            os.kill(pid, signal.SIGKILL)
+    return steps
+
+
+def test_a_sequencer_killed_again_and_again_tells_everything_once(
+    process: "subprocess.Popen[bytes]", tmp_path: Path
+) -> None:
+    config = ledger_config(tmp_path, f"sqlite:///{tmp_path}/ledger.db")
+    expected = trio.run(_fill_and_derive, tmp_path)
+    order = Order(config)
+    kills = [derive_and_kill(process, order, after) for after in (1, 2, 3, 5, 8)]
+    assert min(kills) > 0
+    derive_and_kill(process, order, None)
+    database = Database.of(config)
+    found = sorted(tuple(row) for row in database.inspect(lambda connection: connection.execute(ROWS).all()))
+    database.dispose()
+    assert found == expected
+
+
+async def _fill_and_derive(directory: Path) -> list[tuple[Any, ...]]:
+    """What a sequencer that is left alone makes; the outbox is emptied again."""
+    async with house_in(directory) as house:
+        await house.furnish()
+        await write_many(house, 60)
+        await house.settle()
+        made = await rows(house)
+        await empty(house)
+        await house.ledger.database.run(lambda connection: module.begin(connection, 0))
+        return made
