@@ -25,6 +25,7 @@ PURE = [
     "engine/telemetry/health.py", "admin/ledger/events.py", "admin/ledger/chain.py", "admin/consents/commands.py",
     "admin/directory/participants.py", "admin/recovery/tellings.py", "admin/recovery/reconciling.py",
     "admin/recovery/standing.py",
+    "admin/ledger/facts.py", "admin/ledger/outbox.py", "engine/pusher/service_calls.py",
 ]  # fmt: skip
 
 ONE_IMPORTER = {
