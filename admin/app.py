@@ -49,7 +49,7 @@ from admin.pages import NodeRow, Status, landing_views, status_views
 from admin.recovery.reading import RecoveryReader
 from admin.recovery.service import RecoveryService
 from admin.recovery.views import recovery_views
-from admin.scraping import Observer, metrics_views
+from admin.scraping import ObservedOutbox, Observer, metrics_views
 from admin.writing import place
 from engine.clock import Clock, format_utc
 from engine.consent.records import ParticipantRecord
@@ -237,7 +237,9 @@ def console_app(config: AdminConfig, ledger: SqlLedger, background: Background, 
     app.register_blueprint(status_views(status))
     projector = None if background.projector is None else background.projector.statistics
     links = {name: link.statistics for name, link in background.links.items()}
-    observer = Observer(ledger, projector, links, background.recovery, config.ledger.backup_record)
+    outbox = ObservedOutbox(background.sequencer.statistics, background.outbox.figures)
+    record = config.ledger.backup_record
+    observer = Observer(ledger, projector, links, background.recovery, record, outbox)
     app.register_blueprint(metrics_views(observer.observe))
     return app
 

@@ -23,6 +23,7 @@ from admin.ledger.feed_copy import FeedCopy
 from admin.ledger.nodes import KnownNodes
 from admin.ledger.outbox_service import Outbox
 from admin.ledger.projector import Projector
+from admin.ledger.pruning import Pruning
 from admin.ledger.questions import Questions
 from admin.ledger.records_filler import RecordsFiller
 from admin.ledger.register import Register
@@ -67,6 +68,7 @@ class Background:
         self._supervise("expiry", self.expiry.run)  # before whatever may have to wait for Redis
         self._supervise("checkpoints", self.vouching.run)
         self._supervise("sequencer", self.sequencer.run)
+        self._supervise("pruning", Pruning(ledger.database, time).run)
         self.projector: Projector | None = None
         self.token_records: TokenRecords | None = None
         self.links: dict[str, RedisClient] = {}

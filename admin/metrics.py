@@ -70,6 +70,25 @@ REHEARSAL_RIGHT: Final = Gauge(
 )
 REHEARSAL_SECONDS: Final = Gauge("ccs_backup_rehearsal_seconds", "How long the last rehearsal took.", registry=REGISTRY)
 
+SEQUENCER_STATE: Final = Gauge(
+    "ccs_sequencer_state", "1 for the state that the sequencer is in.", ["state"], registry=REGISTRY
+)
+SEQUENCER_POSITION: Final = Gauge(
+    "ccs_sequencer_position", "Position up to which deliveries were made.", registry=REGISTRY
+)
+DELIVERIES: Final = Counter("ccs_outbox_deliveries", "Deliveries made by this process.", registry=REGISTRY)
+OUTBOX_PENDING: Final = Gauge("ccs_outbox_pending", "Deliveries still to be pushed.", ["lane"], registry=REGISTRY)
+OUTBOX_OLDEST: Final = Gauge(
+    "ccs_outbox_oldest_seconds", "Age of the oldest delivery still to be pushed.", ["lane"], registry=REGISTRY
+)
+OUTBOX_PARKED: Final = Gauge("ccs_outbox_parked", "Deliveries that are pushed no more.", registry=REGISTRY)
+OUTBOX_UNSIGNED: Final = Gauge("ccs_outbox_unsigned", "Deliveries without signed bytes.", registry=REGISTRY)
+OUTBOX_UNFETCHED: Final = Gauge("ccs_outbox_unfetched", "Deliveries not acknowledged by poll.", registry=REGISTRY)
+OUTBOX_OVERDUE: Final = Gauge(
+    "ccs_outbox_overdue_seconds", "Seconds by which the oldest payload is too old.", registry=REGISTRY
+)
+PUSHER_LEASED: Final = Gauge("ccs_pusher_leased", "1 while a pusher has the lease.", registry=REGISTRY)
+
 BARRIERS: Final = Counter(
     "ccs_barriers", "Waits for a write to be effective, by outcome.", ["outcome"], registry=REGISTRY
 )

@@ -11,22 +11,33 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
+import msgspec
 import trio
 from quart import Blueprint, Response, request
 from werkzeug.exceptions import NotFound
 
 from admin import metrics
 from admin.ledger.backup.record import BrokenRecord, RehearsedNote, ShippedNote, read_unchecked
+from admin.ledger.outbox_figures import OutboxFigures
 from admin.ledger.projector import ProjectorState, ProjectorStatistics
+from admin.ledger.sequencer import SequencerState, SequencerStatistics
 from admin.ledger.store import LedgerDamaged, LedgerReader, LedgerUnavailable
 from admin.recovery.reading import RecoveryReader
 from engine.feed.redis_client import LinkState, LinkStatistics
+from engine.pusher.service import Lane
 
 _PATIENCE: Final = 2.0  # seconds; a scraper waits ten as a rule
 _FORWARDED: Final = ("Forwarded", "X-Forwarded-For", "Via")
 
 ReadProjector = Callable[[], ProjectorStatistics]
 ReadLink = Callable[[], LinkStatistics]
+
+
+class ObservedOutbox(msgspec.Struct, frozen=True):
+    """The outbox as a scraper sees it."""
+
+    sequencer: Callable[[], SequencerStatistics]
+    figures: Callable[[], Awaitable[OutboxFigures]]
 
 
 class Observer:
@@ -39,11 +50,14 @@ class Observer:
         links: Mapping[str, ReadLink],
         recovery: RecoveryReader | None = None,
         backups: Path | None = None,
+        outbox: ObservedOutbox | None = None,
     ) -> None:
         """links: the connections to Redis by name. backups: the directory with the record of them."""
         self._ledger = ledger
         self._recovery = recovery
         self._backups = backups
+        self._outbox = outbox
+        self._deliveries = metrics.Taken(metrics.DELIVERIES)
         self._projector = projector
         self._links = links
         self._entries = metrics.Taken(metrics.PROJECTED)
@@ -57,6 +71,7 @@ class Observer:
         try:
             metrics.LEDGER_HEAD.set((await self._ledger.head()).position.seq)
             await self._observe_recovery()
+            await self._observe_outbox()
             metrics.LEDGER_UP.set(1)
         except (LedgerUnavailable, LedgerDamaged):
             metrics.LEDGER_UP.set(0)
@@ -87,6 +102,23 @@ class Observer:
             )
             metrics.BACKUP_RECORD_UP.set(1)
             _show_backups(*notes)
+
+    async def _observe_outbox(self) -> None:
+        if self._outbox is None:
+            return
+        now, left = self._outbox.sequencer(), await self._outbox.figures()
+        for state in SequencerState:
+            metrics.SEQUENCER_STATE.labels(state.value).set(state is now.state)
+        metrics.SEQUENCER_POSITION.set(now.position)
+        self._deliveries.reach(now.made)
+        for lane in Lane:
+            metrics.OUTBOX_PENDING.labels(lane.name.lower()).set(left.pending[lane])
+            metrics.OUTBOX_OLDEST.labels(lane.name.lower()).set(left.oldest[lane])
+        metrics.OUTBOX_PARKED.set(left.parked)
+        metrics.OUTBOX_UNSIGNED.set(left.unsigned)
+        metrics.OUTBOX_UNFETCHED.set(left.unfetched)
+        metrics.OUTBOX_OVERDUE.set(left.overdue)
+        metrics.PUSHER_LEASED.set(left.leased)
 
     def _observe_projector(self, now: ProjectorStatistics) -> None:
         for state in ProjectorState:

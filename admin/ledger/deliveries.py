@@ -35,7 +35,7 @@ def read_fresh(connection: sa.Connection, lane: Lane, after: int, limit: int) ->
     if newest(connection) <= after:
         return []
     wanted = {"lane": int(lane), "after": after, "limit": limit}
-    numbers = {*connection.execute(_pending_of_all(connection), wanted).scalars()}
+    numbers = {*connection.execute(PENDING_OF_ALL[connection.dialect.name], wanted).scalars()}
     numbers |= {*connection.execute(FRAMEWORK_EVENTS, wanted).scalars()}
     return _by_number(connection, sorted(numbers)[:limit])
 
@@ -43,13 +43,13 @@ def read_fresh(connection: sa.Connection, lane: Lane, after: int, limit: int) ->
 def read_backlog(connection: sa.Connection, client_id: ClientId, lane: Lane, after: int, limit: int) -> list[Delivery]:
     """The same of one receiver, whatever its stream's status is."""
     wanted = {"client_id": client_id, "lane": int(lane), "after": after, "limit": limit}
-    return _by_number(connection, connection.execute(PENDING_OF_ONE, wanted).scalars().all())
+    return _by_number(connection, connection.execute(PENDING_OF_ONE[connection.dialect.name], wanted).scalars().all())
 
 
 def read_unsigned(connection: sa.Connection, after: int, limit: int) -> list[Delivery]:
     """Deliveries without signed bytes, with number > after, in order."""
-    query = sa.select(deliveries).where(UNSIGNED, deliveries.c.number > after).order_by(deliveries.c.number)
-    return [delivery_of(row) for row in connection.execute(query.limit(limit))]
+    query = UNSIGNED_NUMBERS[connection.dialect.name]
+    return _by_number(connection, connection.execute(query, {"after": after, "limit": limit}).scalars().all())
 
 
 def newest(connection: sa.Connection) -> int:
@@ -107,12 +107,7 @@ def tell(connection: sa.Connection, outcomes: Sequence[Outcome]) -> None:
 
 def unpark(connection: sa.Connection, client_id: ClientId, at: UnixTime, limit: int) -> int:
     """Make parked deliveries of a receiver pending again, the oldest first; returns how many."""
-    parked = (
-        sa.select(deliveries.c.number)
-        .where(PARKED, deliveries.c.client_id == client_id)
-        .order_by(deliveries.c.number)
-        .limit(limit)
-    )
+    parked = sa.select(deliveries.c.number).where(PARKED, of_receiver(client_id)).order_by(*BY_RECEIVER).limit(limit)
     numbers = list(connection.execute(parked).scalars())
     again = sa.update(deliveries).where(deliveries.c.number.in_(numbers))
     return connection.execute(again.values(push=int(Push.PENDING), next_at=float(at), attempts=0)).rowcount
@@ -137,35 +132,70 @@ def delivery_of(row: sa.Row[Any]) -> Delivery:
     )
 
 
-_pending: Final = (
+def of_receiver(client_id: sa.ColumnElement[str] | str) -> sa.ColumnElement[bool]:
+    """Of this receiver. A range of one, and to be ordered by BY_RECEIVER.
+
+    PostgreSQL would otherwise read by the primary key, in the order that is wanted, and leave out all the others.
+    """
+    return deliveries.c.client_id.between(client_id, client_id)
+
+
+BY_RECEIVER: Final = (deliveries.c.client_id, deliveries.c.number)
+
+_LIMIT: Final = sa.bindparam("limit", type_=sa.Integer())
+_LANE: Final = sa.bindparam("lane", type_=sa.BigInteger())
+_AFTER: Final = sa.bindparam("after", type_=sa.BigInteger())
+_lane_and_number: Final = sa.tuple_(deliveries.c.lane, deliveries.c.number)
+
+# Both say: of one lane, above a number, in order. SQLite takes the index by the columns that are equal; PostgreSQL
+# must be kept from the primary key, by an order that only the index has.
+_pending_sqlite: Final = (
     sa.select(deliveries.c.number)
-    .where(PENDING, deliveries.c.lane == sa.bindparam("lane"), deliveries.c.number > sa.bindparam("after"))
+    .where(PENDING, deliveries.c.lane == _LANE, deliveries.c.number > _AFTER)
     .order_by(deliveries.c.number)
-    .limit(sa.bindparam("limit", type_=sa.Integer()))
+    .limit(_LIMIT)
 )
-PENDING_OF_ONE: Final = _pending.where(deliveries.c.client_id == sa.bindparam("client_id"))
-_pending_of_each: Final = _pending.where(deliveries.c.client_id == receivers.c.client_id).correlate(receivers)
+_pending_postgres: Final = (
+    sa.select(deliveries.c.number)
+    .where(PENDING, _lane_and_number > sa.tuple_(_LANE, _AFTER), _lane_and_number < sa.tuple_(_LANE + 1, sa.literal(0)))
+    .order_by(deliveries.c.lane, deliveries.c.number)
+    .limit(_LIMIT)
+)
 _found: Final = deliveries.alias("found")
-PENDING_OF_ALL_SQLITE: Final = (
-    sa.select(_found.c.number)
-    .select_from(receivers.join(_found, _found.c.number.in_(_pending_of_each)))
-    .where(receivers.c.pushable == 1)
+_each_sqlite: Final = _pending_sqlite.where(deliveries.c.client_id == receivers.c.client_id).correlate(receivers)
+_each_postgres: Final = (
+    _pending_postgres.where(deliveries.c.client_id == receivers.c.client_id).correlate(receivers).lateral("first")
 )
-_lateral: Final = _pending_of_each.lateral("found")
-PENDING_OF_ALL_POSTGRES: Final = (
-    sa.select(_lateral.c.number).select_from(receivers.join(_lateral, sa.true())).where(receivers.c.pushable == 1)
-)
+# By dialect: the first ones of each receiver that may be pushed to, and of one; one probe of the index each.
+PENDING_OF_ALL: Final = {
+    "sqlite": sa.select(_found.c.number)
+    .select_from(receivers.join(_found, _found.c.number.in_(_each_sqlite)))
+    .where(receivers.c.pushable == 1),
+    "postgresql": sa.select(_each_postgres.c.number)
+    .select_from(receivers.join(_each_postgres, sa.true()))
+    .where(receivers.c.pushable == 1),
+}
+PENDING_OF_ONE: Final = {
+    "sqlite": _pending_sqlite.where(deliveries.c.client_id == sa.bindparam("client_id")),
+    "postgresql": _pending_postgres.where(deliveries.c.client_id == sa.bindparam("client_id")),
+}
+# SQLite would read by the primary key whatever is signed already, and cannot be told otherwise but by name.
+UNSIGNED_NUMBERS: Final[dict[str, sa.Executable]] = {
+    "sqlite": sa.text(
+        "SELECT number FROM deliveries INDEXED BY ix_deliveries_unsigned"
+        " WHERE signed_at IS NULL AND number > :after ORDER BY number LIMIT :limit"
+    ),
+    "postgresql": sa.select(deliveries.c.number)
+    .where(UNSIGNED, deliveries.c.number > _AFTER)
+    .order_by(deliveries.c.number)
+    .limit(_LIMIT),
+}
 FRAMEWORK_EVENTS: Final = (
     sa.select(deliveries.c.number)
-    .where(FRAMEWORK, deliveries.c.lane == sa.bindparam("lane"), deliveries.c.number > sa.bindparam("after"))
-    .order_by(deliveries.c.number)
-    .limit(sa.bindparam("limit", type_=sa.Integer()))
+    .where(FRAMEWORK, deliveries.c.lane == _LANE, deliveries.c.number > _AFTER)
+    .order_by(deliveries.c.lane, deliveries.c.number)
+    .limit(_LIMIT)
 )
-
-
-def _pending_of_all(connection: sa.Connection) -> sa.Select[tuple[int]]:
-    """The first ones of each receiver that may be pushed to: one probe of the index each."""
-    return PENDING_OF_ALL_SQLITE if connection.dialect.name == "sqlite" else PENDING_OF_ALL_POSTGRES
 
 
 def _by_number(connection: sa.Connection, numbers: Sequence[int]) -> list[Delivery]:

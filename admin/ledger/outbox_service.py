@@ -16,6 +16,7 @@ from admin.ledger import deliveries, polling, push_lease
 from admin.ledger.database import Database
 from admin.ledger.event_keys import EventKeys
 from admin.ledger.outbox import Draft, framework_lane, framework_ways
+from admin.ledger.outbox_figures import OutboxFigures, read_figures
 from admin.ledger.push_lease import LEASE, DatabaseClock, database_time
 from admin.ledger.roster import read_roster
 from admin.ledger.schema import receivers, streams
@@ -169,6 +170,11 @@ class Outbox:
         if max_events <= 0:
             return polling.Polled({}, more=False)
         return await self._database.read(lambda connection: polling.read_open(connection, client_id, max_events))
+
+    async def figures(self) -> OutboxFigures:
+        """What is left to be done, for metrics. Raises the ledger's faults."""
+        now = self._wall()
+        return await self._database.read(lambda connection: read_figures(connection, now))
 
     async def ask_verification(self, stream_id: str, state: str | None = None) -> None:
         """Have a verification event sent on a stream, with the receiver's own word in it. Raises NoSuchStream."""

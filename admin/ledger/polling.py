@@ -6,6 +6,7 @@ from typing import Final
 import msgspec
 import sqlalchemy as sa
 
+from admin.ledger.deliveries import BY_RECEIVER, of_receiver
 from admin.ledger.outbox import Poll
 from admin.ledger.schema import deliveries
 from engine.consent.records import ClientId
@@ -46,8 +47,8 @@ def read_open(connection: sa.Connection, client_id: ClientId, limit: int) -> Pol
     wanted = min(limit, MAX_EVENTS)
     query = (
         sa.select(deliveries.c.jti, deliveries.c.compact)
-        .where(OPEN, deliveries.c.client_id == client_id, deliveries.c.compact.is_not(None))
-        .order_by(deliveries.c.number)
+        .where(OPEN, of_receiver(client_id), deliveries.c.compact.is_not(None))
+        .order_by(*BY_RECEIVER)
         .limit(wanted + 1)
     )
     rows = connection.execute(query).all()

@@ -1,0 +1,87 @@
+"""Poll from the outbox: what a receiver keeps, refuses and finds again, whatever was pushed."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from admin.ledger.polling import MAX_EVENTS, Polled
+from engine.clock import Seconds
+from engine.pusher.service import Fate, Outcome, Signed
+from tests.support.outboxes import House, house_in
+
+NO_WAIT = Seconds(0.0)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def house(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[House]:
+    """With three grants of atp-1 and edp-1, signed."""
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
+    async with house_in(tmp_path, url) as house:
+        await house.furnish()
+        for _ in range(3):
+            await house.grant()
+        await house.settle()
+        await sign(house)
+        yield house
+
+
+async def sign(house: House) -> None:
+    epoch = (await house.door.lease("holder-1", None)).epoch
+    made = await house.door.unsigned(0, 500, NO_WAIT)
+    await house.door.keep(epoch, [Signed(one.number, b"set.%d.x" % one.number) for one in made])
+
+
+async def polled(house: House, limit: int = 100) -> Polled:
+    return await house.outbox.poll("edp-1", (), {}, limit)  # type: ignore[arg-type]  # a client id
+
+
+async def test_what_is_not_acknowledged_comes_again_oldest_first(house: House) -> None:
+    first = await polled(house, 2)
+    assert (len(first.sets), first.more) == (2, True)
+    whole = await polled(house)
+    assert list(whole.sets.items())[:2] == list(first.sets.items())
+    assert (len(whole.sets), whole.more) == (3, False)
+    assert all(text.startswith("set.") for text in whole.sets.values())
+
+
+async def test_what_is_acknowledged_is_gone_and_may_be_acknowledged_again(house: House) -> None:
+    first, *rest = (await polled(house)).sets
+    for _ in range(2):
+        again = await house.outbox.poll("edp-1", [first], {}, 100)  # type: ignore[arg-type]  # a client id
+        assert list(again.sets) == rest
+    assert await house.outbox.poll("edp-1", rest, {}, 0) == Polled({}, more=False)  # type: ignore[arg-type]  # likewise
+    assert (await polled(house)).sets == {}
+
+
+async def test_an_error_ends_a_set_too_and_its_code_is_kept(house: House) -> None:
+    first, second, third = (await polled(house)).sets
+    errors = {first: "invalid_key" + "y" * 100, second: "access_denied"}
+    left = await house.outbox.poll("edp-1", [second], errors, 100)  # type: ignore[arg-type]  # a client id
+    assert list(left.sets) == [third]
+
+
+async def test_nobody_acknowledges_for_another(house: House) -> None:
+    mine = list((await polled(house)).sets)
+    await house.outbox.poll("atp-1", [*mine, "c1.nobody's"], dict.fromkeys(mine, "invalid_key"), 100)  # type: ignore[arg-type]  # a client id
+    assert list((await polled(house)).sets) == mine
+
+
+async def test_a_push_that_was_taken_does_not_end_the_poll_copy_nor_the_other_way_round(house: House) -> None:
+    epoch = (await house.door.lease("holder-1", None)).epoch
+    owed = [one for one in await house.door.fresh(1, 0, 100, NO_WAIT) if one.client_id == "edp-1"]  # type: ignore[arg-type]  # a lane
+    await house.door.tell(epoch, [Outcome(owed[0].number, Fate.DONE, 1, 0.5)])
+    await house.outbox.poll("edp-1", [owed[1].jti], {}, 0)  # type: ignore[arg-type]  # a client id
+    assert list((await polled(house)).sets) == [owed[0].jti, owed[2].jti]
+    left = [one.jti for one in await house.door.fresh(1, 0, 100, NO_WAIT) if one.client_id == "edp-1"]  # type: ignore[arg-type]  # a lane
+    assert left == [owed[1].jti, owed[2].jti]
+
+
+async def test_what_is_not_signed_yet_is_not_given(house: House) -> None:
+    await house.grant()
+    await house.settle()
+    assert len((await polled(house)).sets) == 3
+    waiting = house.outbox.signed.next_ring()
+    await sign(house)
+    assert waiting.is_set()
+    assert len((await polled(house, MAX_EVENTS + 1)).sets) == 4
