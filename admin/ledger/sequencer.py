@@ -32,6 +32,7 @@ REACH: Final = 7 * 86_400  # seconds: an outbox made anew tells again what poll 
 RETRY: Final = Backoff(first=Seconds(0.05), limit=Seconds(1.0))
 STUCK: Final = Seconds(30.0)  # between looks at an event that cannot be read: somebody has to act
 
+_LAST_OF_A_SECOND: Final = 0.999
 _records: Final = msgspec.msgpack.Decoder(ParticipantRecord)
 _streams: Final = msgspec.msgpack.Decoder(StreamRecord)
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -257,7 +258,8 @@ def _row(draft: Draft, number: int, wall: float) -> dict[str, Any]:
         "jti": draft.jti,
         "txn": draft.txn,
         "subject": draft.subject,
-        "committed_at": min(max(wall, draft.recorded_at), draft.recorded_at + 1),
+        # The event knows its second; when it was seen here is nearer to the commit, within that second.
+        "committed_at": min(max(wall, draft.recorded_at), draft.recorded_at + _LAST_OF_A_SECOND),
         "fact": _encode(draft.fact),
         "push": int(draft.push),
         "attempts": 0,
