@@ -160,14 +160,6 @@ def begin(connection: sa.Connection, rows_from: int) -> None:
     connection.execute(insert_into(connection, outbox).values(**row).on_conflict_do_nothing())
 
 
-def make_anew(connection: sa.Connection, rows_from: int) -> None:
-    """Let the outbox be derived from the ledger's beginning again. Deliveries that are there stay as they are."""
-    values = {"seq": 0, "roster_seq": 0, "rows_from": rows_from}
-    connection.execute(sa.update(outbox).values(**values))
-    connection.execute(sa.delete(receivers))
-    connection.execute(sa.delete(streams))
-
-
 def read_book(connection: sa.Connection, issuer: str) -> Book:
     """The receivers and streams as of the outbox's position, in one snapshot."""
     row = _read_cursor(connection)

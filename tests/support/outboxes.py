@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import sqlalchemy as sa
 import trio
 
 from admin.ledger.event_keys import EventKeys
@@ -33,7 +34,8 @@ from admin.ledger.events import (
 )
 from admin.ledger.outbox_service import Outbox, PusherDoor
 from admin.ledger.push_lease import database_time
-from admin.ledger.sequencer import Sequencer
+from admin.ledger.schema import outbox, receivers, streams
+from admin.ledger.sequencer import Sequencer, begin
 from admin.ledger.signal import Signal
 from admin.ledger.sql import SqlLedger, open_ledger
 from engine.clock import UnixTime
@@ -94,6 +96,15 @@ async def house_in(directory: Path, url: str = "") -> AsyncIterator["House"]:
     config = ledger_config(directory, url or f"sqlite:///{directory}/ledger.db")
     async with open_ledger(config, clock, wall=clock.wall) as ledger:
         yield House(ledger, clock)
+
+
+def make_anew(connection: sa.Connection) -> None:
+    """Take the outbox's row and what is derived beside it, as an operator would; deliveries that are there stay."""
+    numbered = connection.execute(sa.select(outbox.c.numbered)).scalar_one()
+    for table in (outbox, receivers, streams):
+        connection.execute(sa.delete(table))
+    begin(connection, 0)
+    connection.execute(sa.update(outbox).values(numbered=numbered))
 
 
 class House:

@@ -20,7 +20,7 @@ from admin.ledger.database import Database
 from admin.ledger.outbox import Poll, Push
 from admin.ledger.outbox_service import NoSuchStream
 from admin.ledger.schema import deliveries, outbox, receivers, streams
-from admin.ledger.sequencer import Overtaken, Sequencer, SequencerState, make_anew
+from admin.ledger.sequencer import Overtaken, Sequencer, SequencerState
 from admin.ledger.sql import open_ledger
 from admin.ledger.store import LedgerUnavailable
 from engine.clock import Seconds
@@ -28,7 +28,7 @@ from engine.consent.records import ClientId, Role
 from engine.pusher.service import Lane, Signed
 from tests.support.backups import elsewhere, place_in, restored
 from tests.support.ledger import HandClock, ledger_config
-from tests.support.outboxes import ISSUER, House, house_in
+from tests.support.outboxes import ISSUER, House, house_in, make_anew
 from tests.support.projection import silent_event
 from tests.support.sequencer_process import Order
 
@@ -85,8 +85,8 @@ async def empty(house: House) -> None:
     await house.ledger.database.run(work)
 
 
-async def make_it_anew(house: House, rows_from: int = 0) -> None:
-    await house.ledger.database.run(lambda connection: make_anew(connection, rows_from))
+async def make_it_anew(house: House) -> None:
+    await house.ledger.database.run(make_anew)
     house.sequencer = house.another_sequencer()
     await house.settle()
 
@@ -201,6 +201,39 @@ async def test_the_sequencer_is_woken_by_the_ledger_and_goes_on_after_an_outage(
             assert house.sequencer.statistics().state is SequencerState.FOLLOWING
             nursery.cancel_scope.cancel()
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["sequencer_stopped"]
+
+
+async def test_whoever_waits_is_woken_by_another_process_s_sequencer_too(
+    small_house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own finds the outbox led on already, and rings; here it is always too late."""
+    found: list[Any] = []
+
+    async def nothing_yet(_after: int, _limit: int) -> list[Any]:
+        return []
+
+    async with house_in(tmp_path) as other, trio.open_nursery() as nursery:
+        monkeypatch.setattr(other.ledger, "events", nothing_yet)
+        await nursery.start(other.sequencer.run)
+
+        async def wait() -> None:
+            found.extend(await other.outbox.fresh(Lane.ORDINARY, 0, 10, Seconds(20.0)))
+
+        with trio.fail_after(15):
+            async with trio.open_nursery() as waiting:
+                waiting.start_soon(wait)
+                await small_house.grant()
+                await small_house.settle()
+        stream = await small_house.push_stream("edp-3", Role.EDP)
+        await small_house.settle()
+        before = (await small_house.outbox.unsigned(0, 10, Seconds(0.0)))[-1].number
+        with trio.fail_after(15):
+            async with trio.open_nursery() as waiting:
+                waiting.start_soon(small_house.outbox.ask_verification, stream.stream_id)
+                [asked] = await other.outbox.unsigned(before, 10, Seconds(10.0))
+        assert asked.client_id == "edp-3"
+        nursery.cancel_scope.cancel()
+    assert [one.client_id for one in found] == ["atp-1", "edp-1"]
 
 
 async def test_an_event_that_cannot_be_read_stops_it_loudly_and_loses_nothing(
