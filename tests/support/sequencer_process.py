@@ -17,7 +17,7 @@ from admin.ledger.sql import open_ledger
 from engine.telemetry.host import SystemClock
 from tests.support.outboxes import ISSUER
 
-BATCH = 5  # events in one transaction: many of them to be killed in
+BATCH = 3  # events in one transaction: many of them to be killed in
 
 
 class Order(msgspec.Struct):

@@ -1,9 +1,11 @@
 """The sequencer on real databases: killed, doubled, begun anew, restored: each receiver is told of each event once."""
 
 import os
+import random
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from tests.support.outboxes import ISSUER, House, house_in, make_anew
 from tests.support.projection import silent_event
 from tests.support.sequencer_process import Order
 
+KILLS = 15
 ROWS = sa.select(
     deliveries.c.client_id, deliveries.c.seq, deliveries.c.prev, deliveries.c.jti, deliveries.c.txn, deliveries.c.lane,
     deliveries.c.fact, deliveries.c.push, deliveries.c.poll,
@@ -289,8 +292,11 @@ def process() -> Iterator["subprocess.Popen[bytes]"]:
             process.kill()
 
 
-def derive_and_kill(process: "subprocess.Popen[bytes]", order: Order, after: int | None) -> int:
-    """Let a sequencer work, and kill it after so many batches; returns how many it did. None: let it finish."""
+def derive_and_kill(process: "subprocess.Popen[bytes]", order: Order, after: int | None, late: float = 0.0) -> int:
+    """Let a sequencer work, and kill it after so many batches; returns how many it did. None: let it finish.
+
+    late: seconds into the next batch.
+    """
     assert process.stdin is not None
     assert process.stdout is not None
     process.stdin.write(msgspec.json.encode(order, enc_hook=str) + b"\n")
@@ -300,6 +306,7 @@ def derive_and_kill(process: "subprocess.Popen[bytes]", order: Order, after: int
         assert line.startswith(b"step ")
         steps += 1
         if steps == after:
+            time.sleep(late)
             os.kill(pid, signal.SIGKILL)
     return steps
 
@@ -310,7 +317,8 @@ def test_a_sequencer_killed_again_and_again_tells_everything_once(
     config = ledger_config(tmp_path, f"sqlite:///{tmp_path}/ledger.db")
     expected = trio.run(_fill_and_derive, tmp_path)
     order = Order(config)
-    kills = [derive_and_kill(process, order, after) for after in (1, 2, 3, 5, 8)]
+    dice = random.Random(7)  # noqa: S311 - when to kill
+    kills = [derive_and_kill(process, order, dice.randint(1, 3), dice.uniform(0, 0.006)) for _ in range(KILLS)]
     assert min(kills) > 0
     derive_and_kill(process, order, None)
     database = Database.of(config)
