@@ -21,9 +21,9 @@ from admin.ledger.claims import Claims
 from admin.ledger.event_keys import EventKeys
 from admin.ledger.feed_copy import FeedCopy
 from admin.ledger.nodes import KnownNodes
+from admin.ledger.outbox_pruning import Pruning
 from admin.ledger.outbox_service import Outbox
 from admin.ledger.projector import Projector
-from admin.ledger.pruning import Pruning
 from admin.ledger.questions import Questions
 from admin.ledger.records_filler import RecordsFiller
 from admin.ledger.register import Register

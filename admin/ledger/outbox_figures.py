@@ -3,7 +3,7 @@
 import msgspec
 import sqlalchemy as sa
 
-from admin.ledger.pruning import DAY, PAYLOAD_DAYS
+from admin.ledger.outbox_pruning import DAY, PAYLOAD_DAYS
 from admin.ledger.push_lease import database_time
 from admin.ledger.schema import deliveries, outbox, push_lease
 from engine.pusher.service import Lane

@@ -8,9 +8,9 @@ import pytest
 import sqlalchemy as sa
 from structlog.testing import capture_logs
 
-from admin.ledger import pruning as module
+from admin.ledger import outbox_pruning as module
 from admin.ledger.outbox import Poll, Push
-from admin.ledger.pruning import DAY, PAYLOAD_DAYS, POLL_DAYS, RESULT_DAYS, Pruning
+from admin.ledger.outbox_pruning import DAY, PAYLOAD_DAYS, POLL_DAYS, RESULT_DAYS, Pruning
 from admin.ledger.schema import deliveries
 from admin.ledger.store import LedgerUnavailable
 from engine.clock import Seconds
