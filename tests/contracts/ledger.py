@@ -363,6 +363,10 @@ class LedgerContract:
         back = (
             "DROP TABLE answer_keys",
             "DROP TABLE erasures",
+            *(
+                f"DROP TABLE {name}"
+                for name in ("outbox", "receivers", "streams", "deliveries", "push_lease", "event_keys")
+            ),
             "DROP INDEX ix_idempotency_seq",
             "DROP INDEX ix_claims_claimed_at",
             "DROP INDEX ix_reports_received_at",
