@@ -133,14 +133,22 @@ class Sequencer:
         return bool(events)
 
     async def _open(self) -> Book:
-        rows_from = int(self._wall()) - REACH
-        await self._ledger.database.run(lambda connection: begin(connection, rows_from))
-        return await self._ledger.database.read(lambda connection: read_book(connection, self._issuer))
+        def read(connection: sa.Connection) -> Book | None:
+            return read_book(connection, self._issuer)
+
+        book = await self._ledger.database.read(read)
+        if book is None:
+            rows_from = int(self._wall()) - REACH
+            await self._ledger.database.run(lambda connection: begin(connection, rows_from))
+            book = await self._ledger.database.read(read)
+        if book is None:
+            raise Overtaken("the outbox was taken away as soon as it was there")
+        return book
 
     async def _look(self, book: Book) -> None:
         """Ring for whatever is new: ours, another sequencer's, or a verification that somebody asked for."""
         row = await self._ledger.database.read(_read_cursor)
-        if row.seq != book.seq:
+        if row is None or row.seq != book.seq:
             raise Overtaken("another sequencer has led the outbox on")
         if (row.numbered, row.roster_seq) != self._seen:
             self._seen = row.numbered, row.roster_seq
@@ -160,9 +168,11 @@ def begin(connection: sa.Connection, rows_from: int) -> None:
     connection.execute(insert_into(connection, outbox).values(**row).on_conflict_do_nothing())
 
 
-def read_book(connection: sa.Connection, issuer: str) -> Book:
-    """The receivers and streams as of the outbox's position, in one snapshot."""
+def read_book(connection: sa.Connection, issuer: str) -> Book | None:
+    """The receivers and streams as of the outbox's position, in one snapshot; None: there is no outbox yet."""
     row = _read_cursor(connection)
+    if row is None:
+        return None
     book = Book(issuer, row.seq, row.roster_seq, row.rows_from)
     for found in connection.execute(sa.select(receivers)):
         book.members[ClientId(found.client_id)] = Member(_records.decode(found.record), found.last_seq)
@@ -196,8 +206,8 @@ def _drafts(book: Book, events: Sequence[StoredEvent]) -> list[Draft]:
     return [draft for event in events for draft in book.take(event)]
 
 
-def _read_cursor(connection: sa.Connection) -> sa.Row[Any]:
-    return connection.execute(sa.select(outbox)).one()
+def _read_cursor(connection: sa.Connection) -> sa.Row[Any] | None:
+    return connection.execute(sa.select(outbox)).first()
 
 
 def _write(connection: sa.Connection, before: int, book: Book, drafts: Sequence[Draft], wall: float) -> None:
