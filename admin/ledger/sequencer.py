@@ -15,7 +15,8 @@ import trio
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from admin.ledger.outbox import Book, Draft, Member, is_pushable
+from admin.ledger.deliveries import FRAMEWORK
+from admin.ledger.outbox import Book, Draft, Member, Push, is_pushable
 from admin.ledger.schema import deliveries, outbox, receivers, streams
 from admin.ledger.signal import Signal
 from admin.ledger.sql import SqlLedger
@@ -241,6 +242,8 @@ def _write_streams(connection: sa.Connection, book: Book) -> None:
         connection.execute(_upsert(connection, streams), rows)
     if gone:
         connection.execute(sa.delete(streams).where(streams.c.stream_id == sa.bindparam("gone")), gone)
+        about = sa.update(deliveries).where(FRAMEWORK, deliveries.c.subject == sa.bindparam("gone"))
+        connection.execute(about.values(push=int(Push.NONE)), gone)  # what it was told of itself has nowhere to go
 
 
 def _upsert(connection: sa.Connection, table: sa.Table) -> Any:  # noqa: ANN401 - as above

@@ -271,11 +271,14 @@ async def test_a_deleted_stream_gets_nothing_more(small_house: House) -> None:
     house = small_house
     await house.register("edp-4", Role.EDP)
     stream = await house.push_stream("edp-4", Role.EDP)
+    await house.settle()
+    await house.outbox.ask_verification(stream.stream_id)
+    assert [one.client_id for one in await house.outbox.fresh(Lane.ORDINARY, 0, 10, Seconds(0.0))] == ["edp-4"]
     await house.grant(edps=("edp-4",))
     await house.change(stream, deleted=True)
     await house.grant(edps=("edp-4",))
     await house.settle()
-    assert [row.client_id for row in await _named(house)].count("edp-4") == 1
+    assert [row.client_id for row in await _named(house)].count("edp-4") == 2
     assert "edp-4" not in {one.client_id for one in await house.outbox.fresh(Lane.ORDINARY, 0, 10, Seconds(0.0))}
     with pytest.raises(NoSuchStream):
         await house.outbox.ask_verification(stream.stream_id)
