@@ -123,6 +123,9 @@ STREAM: Final = StreamRecord(
     "c2hvdyB0aGF0IHlvdSByZWFkIGl0",
     YES,
     AT,
+    YES,
+    UnixTime(1_795_341_660),
+    3,
 )
 
 
