@@ -73,7 +73,7 @@ def test_the_details_are_a_token_s_without_meter_points_and_purpose() -> None:
 def test_no_fact_holds_words_digests_or_references(tag: str) -> None:
     """Of meter points not even the digests, of the ATP's own not even its reference."""
     raw = msgspec.msgpack.encode(fact_of(EVENTS[tag], 1, AT))
-    words = (b"Compare your tariff", b"c-4471", b"atp-decl-1", b"share-77", b"mpan", b"lead-2")
+    words = (b"Compare your tariff", b"c-4471", b"atp-decl-1", b"share-77", b"mpan", b"lead-2", b"case-8")
     for marked in (*words, *CONSENT.meter_digests):
         assert marked not in raw
 
