@@ -7,6 +7,7 @@ not a fault of ours is a bare 500 with nothing of the exception in it: the log h
 import re
 import uuid
 from http import HTTPStatus
+from math import ceil
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -173,7 +174,7 @@ async def _fault(fault: Fault) -> Response:
         _log.warning("refused", code=code_of(fault), text=fault.text, detail=fault.detail, request_id=request_id())
     response = problem(problem_of(fault))
     if fault.kind in _WAITS:
-        response.headers["Retry-After"] = str(RETRY_AFTER)
+        response.headers["Retry-After"] = str(ceil(fault.retry_after or RETRY_AFTER))
     return response
 
 

@@ -25,9 +25,11 @@ class Fault(Exception):
     """Base of every fault of ours.
 
     text: one sentence that may be shown to the caller. detail: for the log only, never personal data or tokens.
+    retry_after: seconds after which asking again may help, where the fault knows better than its edge.
     """
 
     kind: ClassVar[Kind] = Kind.BROKEN
+    retry_after: float | None = None
 
     def __init__(self, text: str, *, detail: str = "") -> None:
         super().__init__(text)

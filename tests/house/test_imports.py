@@ -23,7 +23,8 @@ PURE = [
     "engine/feed/gap_reports.py",
     "engine/tokens", "engine/replica/asking.py", "engine/listener/http1.py", "engine/listener/forms.py",
     "engine/telemetry/health.py", "admin/ledger/events.py", "admin/ledger/chain.py", "admin/consents/commands.py",
-    "admin/directory/participants.py", "admin/recovery/tellings.py", "admin/recovery/reconciling.py",
+    "admin/directory/participants.py", "admin/directory/streams.py", "admin/directory/push_urls.py",
+    "admin/recovery/tellings.py", "admin/recovery/reconciling.py",
     "admin/recovery/standing.py",
     "admin/ledger/facts.py", "admin/ledger/outbox.py", "engine/pusher/service_calls.py",
 ]  # fmt: skip
