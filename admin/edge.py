@@ -121,28 +121,28 @@ def problem(answer: Problem) -> Response:
     return Response(msgspec.json.encode(answer), status=answer.status, content_type=PROBLEM_JSON)
 
 
-def answer(body: msgspec.Struct, status: HTTPStatus = HTTPStatus.OK) -> Response:
-    """A struct as a JSON response."""
+def answer(body: msgspec.Struct | tuple[msgspec.Struct, ...], status: HTTPStatus = HTTPStatus.OK) -> Response:
+    """A struct, or several, as a JSON response."""
     return Response(msgspec.json.encode(body), status=status, content_type="application/json")
 
 
-async def read_json(kind: type[S]) -> S:
+async def read_json(kind: type[S], max_bytes: int = MAX_TEXT_BYTES) -> S:
     """The request's body as a struct, read strictly.
 
     Raises InvalidText and InvalidFields, or HTTP's own refusals 413 and 415.
     """
-    return read_struct(strict_json(await json_text()), kind)
+    return read_struct(strict_json(await json_text(max_bytes), max_bytes=max_bytes), kind)
 
 
-async def json_text() -> bytes:
+async def json_text(max_bytes: int = MAX_TEXT_BYTES) -> bytes:
     """The request's JSON text, bounded. Raises HTTP's own refusals 413 and 415."""
     if request.mimetype != "application/json" or request.headers.get("Content-Encoding", "identity") != "identity":
         raise UnsupportedMediaType("send application/json, uncompressed")
-    if (request.content_length or 0) > MAX_TEXT_BYTES:
-        raise RequestEntityTooLarge(f"send at most {MAX_TEXT_BYTES} bytes")
+    if (request.content_length or 0) > max_bytes:
+        raise RequestEntityTooLarge(f"send at most {max_bytes} bytes")
     raw = await request.get_data(cache=True, as_text=False, parse_form_data=False)
-    if len(raw) > MAX_TEXT_BYTES:
-        raise RequestEntityTooLarge(f"send at most {MAX_TEXT_BYTES} bytes")
+    if len(raw) > max_bytes:
+        raise RequestEntityTooLarge(f"send at most {max_bytes} bytes")
     return raw
 
 

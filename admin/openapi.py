@@ -24,6 +24,7 @@ V = TypeVar("V", bound=Callable[..., Any])
 PATH: Final = "/openapi.json"
 _PROBLEMS: Final = "_ccs_problems"
 _KEYED: Final = "_ccs_idempotency_key"
+_EMPTY: Final = "_ccs_empty_answers"
 _ALWAYS: Final = (HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.SERVICE_UNAVAILABLE)
 _OF_BODIES: Final = (
     HTTPStatus.BAD_REQUEST,
@@ -34,17 +35,20 @@ _OF_BODIES: Final = (
 
 def operation(
     *,
-    answers: Mapping[int, type[msgspec.Struct]],
+    answers: Mapping[int, Any],
     problems: tuple[int, ...] = (),
     body: type[msgspec.Struct] | None = None,
     query: type[msgspec.Struct] | None = None,
     keyed: bool = False,
 ) -> Callable[[V], V]:
-    """Describe a view. problems: statuses beside those of every call and of every body; keyed: needs the header."""
+    """Describe a view. problems: statuses beside those of every call and of every body; keyed: needs the header.
+
+    answers: by status the struct, or the union, that is sent; None = nothing is.
+    """
 
     def described(view: V) -> V:
         for status, model in answers.items():
-            view = document_response(model, status)(view)
+            view = view if model is None else document_response(model, status)(view)
         if body is not None:
             view = document_request(body)(view)
         if query is not None:
@@ -52,6 +56,7 @@ def operation(
         own = (*_ALWAYS, *problems, *(_OF_BODIES if body is not None else ()))
         setattr(view, _PROBLEMS, tuple(sorted({int(status) for status in own})))
         setattr(view, _KEYED, keyed)
+        setattr(view, _EMPTY, tuple(int(status) for status, model in answers.items() if model is None))
         return view
 
     return described
@@ -72,6 +77,7 @@ class _Provider(OpenAPIProvider):
                 described["operationId"] = rule.endpoint.replace(".", "_")
                 described["description"] = described.get("description", "").strip()
                 described["responses"].update({status: _response(status, problem) for status in _problems_of(view)})
+                described["responses"].update({status: _empty(status) for status in getattr(view, _EMPTY)})
                 if getattr(view, _KEYED):
                     described["parameters"] = [*described["parameters"], _key_header()]
         return paths, {**components, **definitions}
@@ -84,12 +90,17 @@ class _Provider(OpenAPIProvider):
     def build_response_object(self, model: Any, headers_model: Any) -> Schemas:  # noqa: ANN401, ARG002 - quart-schema's own signature
         schema, definitions = _schema_of(model)
         content_type = getattr(model, "content_type", "application/json")
-        return {"description": model.__doc__ or "", "content": {content_type: {"schema": schema}}}, definitions
+        words = (model.__doc__ or "") if isinstance(model, type) else ""
+        return {"description": words, "content": {content_type: {"schema": schema}}}, definitions
 
     def build_querystring_parameters(self, model: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:  # noqa: ANN401 - quart-schema's own signature
         _, definitions = _schema_of(model)
-        members = definitions[model.__name__]["properties"]
-        return [{"name": name, "in": "query", "schema": schema} for name, schema in members.items()], {}
+        described = definitions[model.__name__]
+        required = described.get("required", ())
+        return [
+            {"name": name, "in": "query", "schema": schema, **({"required": True} if name in required else {})}
+            for name, schema in described["properties"].items()
+        ], {}
 
     def _view(self, rule: Rule) -> Any:  # noqa: ANN401 - any callable
         return self._app.view_functions[rule.endpoint]
@@ -124,7 +135,7 @@ def _problems_of(view: Any) -> tuple[int, ...]:  # noqa: ANN401 - any callable
     return statuses
 
 
-def _schema_of(model: type[msgspec.Struct]) -> Schemas:
+def _schema_of(model: Any) -> Schemas:  # noqa: ANN401 - a struct, or a union with one in it
     """A reference to a struct's schema, and the schemas of all the structs it takes."""
     (schema,), definitions = msgspec.json.schema_components([model], ref_template="#/components/schemas/{name}")
     return schema, dict(definitions)
@@ -132,6 +143,10 @@ def _schema_of(model: type[msgspec.Struct]) -> Schemas:
 
 def _response(status: int, schema: dict[str, Any]) -> dict[str, Any]:
     return {"description": HTTPStatus(status).phrase, "content": {PROBLEM_JSON: {"schema": schema}}}
+
+
+def _empty(status: int) -> dict[str, Any]:
+    return {"description": HTTPStatus(status).phrase}
 
 
 def _key_header() -> dict[str, Any]:

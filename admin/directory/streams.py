@@ -187,7 +187,7 @@ def set_status(
     if wanted is stream.status:
         return stream
     if wanted is StreamStatus.DISABLED:
-        refuse_if_mandatory(stream, owned)
+        other_that_works(stream, owned)
         return msgspec.structs.replace(stream, status=wanted, reason=reason, paused_until=None)
     if stream.challenge:
         raise AddressNotConfirmed(UNCONFIRMED)
@@ -201,15 +201,17 @@ def delete(stream: StreamRecord, owned: Iterable[StreamRecord]) -> StreamRecord:
     """Raises StreamHeld, MandatoryStream."""
     if stream.held:
         raise StreamHeld("an operator has paused this stream")
-    refuse_if_mandatory(stream, owned)
+    other_that_works(stream, owned)
     return msgspec.structs.replace(stream, deleted=True, status=StreamStatus.DISABLED, paused_until=None, challenge="")
 
 
-def refuse_if_mandatory(stream: StreamRecord, owned: Iterable[StreamRecord]) -> None:
-    """Raises MandatoryStream unless its receiver has another stream that works, or has a pause that will end."""
-    others = (one for one in owned if one.stream_id != stream.stream_id)
-    if not any(one.is_usable and not one.held and one.status is not StreamStatus.DISABLED for one in others):
-        raise MandatoryStream("you have no other stream that works: make one first")
+def other_that_works(stream: StreamRecord, owned: Iterable[StreamRecord]) -> StreamRecord:
+    """Another stream by which its receiver hears of ends, now or after a pause of its own. Raises MandatoryStream."""
+    for other in owned:
+        works = other.is_usable and not other.held and other.status is not StreamStatus.DISABLED
+        if works and other.stream_id != stream.stream_id:
+            return other
+    raise MandatoryStream("you have no other stream that works: make one first")
 
 
 def is_over(stream: StreamRecord, now: UnixTime) -> bool:

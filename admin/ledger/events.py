@@ -47,6 +47,7 @@ class Initiator(enum.StrEnum):
     ATP = "atp"
     OPERATOR = "operator"
     SYSTEM = "system"
+    EDP = "edp"  # of its own streams; never of a consent
 
 
 class Route(enum.StrEnum):

@@ -158,7 +158,8 @@ def _problems(value: object, kind: type[msgspec.Struct], *, fits: bool) -> Itera
 @functools.cache  # resolving annotations takes ten times as long as checking a value against them
 def _layout(kind: type[msgspec.Struct]) -> dict[str, _Member]:
     fields = msgspec.structs.fields(kind)
-    return {field.name: _Member(field.name, field.type, field.required, _nested(field.type)) for field in fields}
+    members = (_Member(field.encode_name, field.type, field.required, _nested(field.type)) for field in fields)
+    return {member.name: member for member in members}
 
 
 def _member_problems(member: _Member, value: object, *, fits: bool) -> Iterator[Problem]:

@@ -1,5 +1,6 @@
 """The machine API on a real mTLS listener over a real SQLite ledger, with registered participants to call it."""
 
+import secrets
 import time
 import uuid
 from collections.abc import AsyncIterator
@@ -24,10 +25,17 @@ from admin.consents.made_people import made_grant
 from admin.consents.service import Consents
 from admin.consents.views import consent_views
 from admin.directory.policy import policy_views
+from admin.directory.poll_views import Polls, poll_views
 from admin.directory.service import Directory
+from admin.directory.stream_forms import Face
+from admin.directory.stream_service import Streams
+from admin.directory.stream_views import Receivers, stream_views
 from admin.directory.views import directory_views
 from admin.ledger.barrier import Barrier, Effect, How, NodeEffect, Standing
 from admin.ledger.events import Act, Initiator, Organisation, ParticipantRegistered, Route, append_of
+from admin.ledger.outbox_service import Outbox
+from admin.ledger.sequencer import Sequencer
+from admin.ledger.signal import Signal
 from admin.ledger.sql import SqlLedger, open_ledger
 from admin.ledger.store import Receipt
 from admin.listeners import listen, port_of, tls_context
@@ -45,6 +53,7 @@ from engine.telemetry.host import SystemClock
 from tests.support.pki import METER_KEY, Pki
 
 DATASET = "hh-electricity-import"
+ISSUER, MACHINE_URL = "https://localhost:8450", "https://localhost:8451"
 ROLES = {
     "operator-1": Role.OPERATOR,
     "node-1": Role.NODE,
@@ -73,8 +82,8 @@ class ToldBarrier:
 class Site:
     """A running machine API and clients for it."""
 
-    def __init__(self, pki: Pki, ledger: SqlLedger, port: int, barrier: ToldBarrier) -> None:
-        self.pki, self.ledger, self.port, self.barrier = pki, ledger, port, barrier
+    def __init__(self, pki: Pki, ledger: SqlLedger, port: int, barrier: ToldBarrier, outbox: Outbox) -> None:
+        self.pki, self.ledger, self.port, self.barrier, self.outbox = pki, ledger, port, barrier, outbox
 
     def client(self, client_id: str | None, **settings: Any) -> httpx2.AsyncClient:
         return httpx2.AsyncClient(
@@ -92,7 +101,7 @@ class Site:
             if body is not None:
                 settings["json"] = body
             response = await http.request(method, path, headers=headers, **settings)
-        return response.status_code, msgspec.json.decode(response.content)
+        return response.status_code, msgspec.json.decode(response.content) if response.content else {}
 
     async def granted(self, number: int = 1, atp: str = "atp-1", edp: str = "edp-1") -> str:
         """The id of a new consent."""
@@ -146,21 +155,30 @@ async def machine_site(
     async with open_ledger(ledger_config(directory, kind), clock) as ledger:
         await register_all(ledger, pki)
         callers, reader = Callers(ledger, clock.now), RecoveryReader(ledger)
+        outbox = Outbox(ledger.database, Signal(), time.time)
+        streams = Streams(ledger, outbox, clock.now, lambda: secrets.token_urlsafe(32), private_allowed=True)
+        receivers = Receivers(callers, clock.now)
+        sequencer = Sequencer(ledger, ISSUER, outbox.news, wall=time.time, jitter=lambda: 0.5)
         consents = Consents(ledger, METER_KEY, clock.now)
-        sandbox = Sandbox(consents, Minter("https://localhost:8450", signer, Seconds(600.0)), None, clock.now)
+        sandbox = Sandbox(consents, Minter(ISSUER, signer, Seconds(600.0)), None, clock.now)
         app = machine_app(
             directory_views(Directory(ledger, callers), callers, clock.now),
             policy_views(ledger, callers, clock.now),
             consent_views(consents, callers, cast("Barrier", barrier), kind, clock.now),
             sandbox_views(sandbox, callers, kind, clock.now),
             recovery_views(RecoveryService(ledger, reader, clock.now), reader, callers, clock.now),
+            stream_views(streams, receivers, Face(ISSUER, MACHINE_URL)),
+            poll_views(streams, receivers, Polls(outbox)),
         )
         listeners = await listen("127.0.0.1", 0)
         context = tls_context(tls_of(pki), client_certificates=True)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(partial(serve, app, listeners, context, stop=stop))
-            yield Site(pki, ledger, port_of(listeners), barrier)
-            stop.set()
+        async with trio.open_nursery() as behind:
+            await behind.start(sequencer.run)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(partial(serve, app, listeners, context, stop=stop))
+                yield Site(pki, ledger, port_of(listeners), barrier, outbox)
+                stop.set()
+            behind.cancel_scope.cancel()
 
 
 @pytest.fixture

@@ -1,0 +1,119 @@
+"""Poll delivery (RFC 8936) on the machine listener: a receiver fetches its events, and acknowledges them here.
+
+Events stay until they are acknowledged here, whatever became of them by push: who answered 202 and then lost its disk
+heals by poll.
+"""
+
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final, Protocol
+
+import trio
+from quart import Blueprint, Response, request
+
+from admin.directory.stream_forms import MAX_POLL_BODY, PollForm, SetsView
+from admin.directory.stream_service import Streams
+from admin.directory.stream_views import Receivers
+from admin.directory.streams import UnknownStream
+from admin.edge import answer, read_json
+from admin.ledger.polling import Polled
+from admin.ledger.signal import Signal
+from admin.openapi import operation
+from engine.clock import Seconds
+from engine.consent.reading import InvalidFields, Problem
+from engine.consent.records import ClientId
+from engine.errors import Fault, Kind
+from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
+from engine.telemetry.logs import logger
+
+CEILING: Final = Seconds(30.0)  # revocation-push, section 3; clients give up after 45
+LOOK_EVERY: Final = Seconds(1.0)  # for what another instance of the application was brought
+MAX_EVENTS: Final = 500  # sets in one answer, about half a megabyte
+
+_log = logger("admin.poll")
+
+
+class PollOutstanding(Fault):
+    """Another poll of this stream waits: two that wait would get the same events."""
+
+    kind = Kind.CONFLICT
+
+
+class Queue(Protocol):
+    """Where the events of poll streams stand. signed: rings when there may be more."""
+
+    @property
+    def signed(self) -> Signal: ...
+
+    async def poll(
+        self, client_id: ClientId, ack: Collection[str], errors: Mapping[str, str], max_events: int
+    ) -> Polled:
+        """Take acknowledgements and errors, then give the oldest events that are left."""
+
+
+class Polls:
+    """The polls that wait. One for each stream and process."""
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._outstanding: set[str] = set()
+
+    async def poll(self, stream: StreamRecord, form: PollForm) -> Polled:
+        """Answer one poll; what it acknowledges is taken whatever comes of the rest. Raises PollOutstanding."""
+        errors = {jti: error.err for jti, error in form.set_errs.items()}
+        if errors:
+            _log.warning(
+                "sets_refused", client_id=stream.client_id, codes=sorted(set(errors.values())), sets=len(errors)
+            )
+        if form.max_events == 0:
+            return await self._queue.poll(stream.client_id, form.ack, errors, 0)
+        with self._only_one(stream.stream_id):
+            await self._queue.poll(stream.client_id, form.ack, errors, 0)
+            return await self._wait(stream, form)
+
+    async def _wait(self, stream: StreamRecord, form: PollForm) -> Polled:
+        """Events once there are some; none at once or after CEILING."""
+        wanted = min(form.max_events, MAX_EVENTS) if stream.status is StreamStatus.ENABLED else 0
+        deadline = trio.current_time() + (0.0 if form.return_immediately else CEILING)
+        while True:
+            ringing = self._queue.signed.next_ring()
+            polled = await self._queue.poll(stream.client_id, (), {}, wanted)
+            if polled.sets or trio.current_time() >= deadline:
+                return polled
+            with trio.move_on_at(min(deadline, trio.current_time() + LOOK_EVERY)):
+                await ringing.wait()
+
+    @contextmanager
+    def _only_one(self, stream_id: str) -> Iterator[None]:
+        if stream_id in self._outstanding:
+            raise PollOutstanding("another poll of this stream is waiting")
+        self._outstanding.add(stream_id)
+        try:
+            yield
+        finally:
+            self._outstanding.discard(stream_id)
+
+
+def poll_views(streams: Streams, receivers: Receivers, polls: Polls) -> Blueprint:
+    """Blueprint with the poll endpoint."""
+    views = Blueprint("poll", __name__)
+
+    @views.post("/ssf/poll/<stream_id>")
+    @operation(answers={200: SetsView}, body=PollForm, problems=(404, 409))
+    async def poll(stream_id: str) -> Response:
+        """Fetch and acknowledge events (RFC 8936).
+
+        Waits up to thirty seconds for the first event unless `returnImmediately` says otherwise; with `maxEvents` 0 it
+        only acknowledges, and never waits. Events that were not acknowledged come again.
+        """
+        caller = await receivers.calling()
+        stream = await streams.find(caller.client_id, stream_id)
+        if stream.delivery is not DeliveryMethod.POLL:
+            raise UnknownStream("you have no such stream")
+        form = await read_json(PollForm, MAX_POLL_BODY)
+        if form.set_errs and not request.headers.get("Content-Language"):
+            raise InvalidFields([Problem("setErrs", "needs a Content-Language header beside it")])
+        polled = await polls.poll(stream, form)
+        return answer(SetsView(polled.sets, polled.more))
+
+    return views
