@@ -14,6 +14,7 @@ class Kind(enum.Enum):
     UNAUTHENTICATED = "unauthenticated"  # the caller is not who it says
     FORBIDDEN = "forbidden"  # known, but not allowed
     NOT_FOUND = "not_found"
+    GONE = "gone"  # was there once, or never here: what it was part of has to be begun anew
     CONFLICT = "conflict"  # the state of things has moved on
     TOO_LARGE = "too_large"
     TOO_MANY = "too_many"

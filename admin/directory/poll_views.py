@@ -11,7 +11,7 @@ from typing import Final, Protocol
 import trio
 from quart import Blueprint, Response, request
 
-from admin.directory.stream_forms import MAX_POLL_BODY, PollForm, SetsView
+from admin.directory.stream_forms import MAX_BODY, PollForm, SetsView
 from admin.directory.stream_service import Streams
 from admin.directory.stream_views import Receivers
 from admin.directory.streams import UnknownStream
@@ -110,7 +110,7 @@ def poll_views(streams: Streams, receivers: Receivers, polls: Polls) -> Blueprin
         stream = await streams.find(caller.client_id, stream_id)
         if stream.delivery is not DeliveryMethod.POLL:
             raise UnknownStream("you have no such stream")
-        form = await read_json(PollForm, MAX_POLL_BODY)
+        form = await read_json(PollForm, MAX_BODY)
         if form.set_errs and not request.headers.get("Content-Language"):
             raise InvalidFields([Problem("setErrs", "needs a Content-Language header beside it")])
         polled = await polls.poll(stream, form)

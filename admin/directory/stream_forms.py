@@ -14,7 +14,7 @@ from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
 
 PUSH_URN: Final = "urn:ietf:rfc:8935"
 POLL_URN: Final = "urn:ietf:rfc:8936"
-MAX_POLL_BODY: Final = 262_144  # bytes: a thousand acknowledgements, or as many errors in words
+MAX_BODY: Final = 262_144  # bytes: a thousand acknowledgements, or as many errors in words
 MAX_ACKS: Final = 1_000
 _URNS: Final = {DeliveryMethod.PUSH: PUSH_URN, DeliveryMethod.POLL: POLL_URN}
 _METHODS: Final = {urn: method for method, urn in _URNS.items()}
@@ -22,8 +22,8 @@ _STREAM_ID: Final = re.compile("[0-9a-f-]{36}")
 _OURS: Final = ("iss", "aud", "events_supported", "events_delivered", "min_verification_interval")
 
 StreamId = Annotated[str, Meta(pattern="^[0-9a-f-]{36}$")]
-Uri = Annotated[str, Meta(min_length=1, max_length=300)]
-Uris = Annotated[tuple[Uri, ...], Meta(max_length=50)]
+Uri = Annotated[str, Meta(min_length=1, max_length=200)]
+Uris = Annotated[tuple[Uri, ...], Meta(max_length=30)]
 Url = Annotated[str, Meta(max_length=500)]
 Words = Annotated[str, Meta(max_length=200)]
 Jti = Annotated[str, Meta(min_length=1, max_length=128)]

@@ -7,6 +7,7 @@ from quart import Blueprint, Response, request
 
 from admin.callers import Caller, Callers
 from admin.directory.stream_forms import (
+    MAX_BODY,
     AnyStreamQuery,
     ChangeForm,
     ConfirmForm,
@@ -60,7 +61,7 @@ def stream_views(streams: Streams, receivers: Receivers, face: Face) -> Blueprin
         a verification event with `ccs_challenge` is sent to its address, to be confirmed.
         """
         caller = await receivers.calling()
-        wanted = wanted_of(await read_json(StreamForm))
+        wanted = wanted_of(await read_json(StreamForm, MAX_BODY))
         made = await streams.create(caller.participant, wanted, receivers.act_of(caller))
         shown = answer(face.view_of(made), HTTPStatus.CREATED)
         shown.headers["Location"] = f"/ssf/streams?stream_id={made.stream_id}"
@@ -81,7 +82,7 @@ def stream_views(streams: Streams, receivers: Receivers, face: Face) -> Blueprin
 
     async def changed(*, replace: bool) -> Response:
         caller = await receivers.calling()
-        form = await read_json(ChangeForm)
+        form = await read_json(ChangeForm, MAX_BODY)
         after = await streams.change(
             caller.client_id,
             form.stream_id,

@@ -21,6 +21,8 @@ from admin.authorization.views import sandbox_views
 from admin.callers import Callers
 from admin.client_certificates import serve
 from admin.config import Ledger as LedgerConfig
+from admin.consents.listing import Listings
+from admin.consents.listing_views import listing_views
 from admin.consents.made_people import made_grant
 from admin.consents.service import Consents
 from admin.consents.views import consent_views
@@ -169,6 +171,7 @@ async def machine_site(
             recovery_views(RecoveryService(ledger, reader, clock.now), reader, callers, clock.now),
             stream_views(streams, receivers, Face(ISSUER, MACHINE_URL)),
             poll_views(streams, receivers, Polls(outbox)),
+            listing_views(Listings(ledger, ledger.database, reader), callers),
         )
         listeners = await listen("127.0.0.1", 0)
         context = tls_context(tls_of(pki), client_certificates=True)
