@@ -5,6 +5,7 @@ nothing but the parts they are given, so that a page of one can never be reached
 """
 
 import os
+import re
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -13,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from time import time
 from typing import Final
+from urllib.parse import urlsplit
 
 import msgspec
 import trio
@@ -28,10 +30,17 @@ from admin.bootstrap import first_participants, publish_keys, register_first
 from admin.callers import Callers
 from admin.client_certificates import serve
 from admin.config import AdminConfig, Web
+from admin.consents.listing import Listings
+from admin.consents.listing_views import listing_views
 from admin.consents.service import Consents
 from admin.consents.views import consent_views
 from admin.directory.policy import policy_views
+from admin.directory.poll_views import Polls, poll_views
+from admin.directory.receiver_views import receiver_views, row_of
 from admin.directory.service import Directory
+from admin.directory.ssf_discovery import ssf_views
+from admin.directory.stream_forms import Face
+from admin.directory.stream_views import Receivers, stream_views
 from admin.directory.views import directory_views
 from admin.edge import EdgeApp, edge_app
 from admin.keys import Secrets, load_secrets
@@ -58,6 +67,8 @@ from engine.telemetry.logs import logger
 
 TITLE: Final = "Consumer Consent Solution: machine API"
 VERSION: Final = "1"
+
+_PORT: Final = re.compile(r":[0-9]*$")  # an IPv6 address keeps its brackets
 
 _log = logger("admin")
 
@@ -106,9 +117,10 @@ async def run_admin(
         (oldest,) = await ledger.events(0, 1)
         await tell_recovery(ledger)
         background = Background(config, ledger, keys, clock, is_new=holds_nothing or oldest.recorded_at >= started)
+        face = face_of(config, port_of(sockets[1].listeners))
         apps = (
-            public_app(config, keys, background),
-            machine_app(*machine_blueprints(config, ledger, keys, background, clock)),
+            public_app(config, keys, background, face),
+            machine_app(*machine_blueprints(config, ledger, keys, background, clock, face)),
             console_app(config, ledger, background, clock),
         )
         async with trio.open_nursery() as nursery:
@@ -126,13 +138,21 @@ async def tell_recovery(ledger: SqlLedger) -> None:
         _log.warning("ledger_recovering", gap_from=gap_from, gap_to=gap_to)
 
 
-def public_app(config: AdminConfig, keys: Secrets, background: Background) -> EdgeApp:
+def face_of(config: AdminConfig, machine_port: int) -> Face:
+    """What receivers are told of where the service is."""
+    host = urlsplit(config.issuer.issuer).netloc.rpartition("@")[2]
+    there = f"https://{_PORT.sub('', host)}:{machine_port}"
+    return Face(config.issuer.issuer, config.web.machine_url or there)
+
+
+def public_app(config: AdminConfig, keys: Secrets, background: Background, face: Face) -> EdgeApp:
     """Metadata, keys and the landing page: what anybody may see."""
     app = edge_app()
     document = metadata(config.issuer.issuer, config.introspection_endpoint)
     jwks = KeySetText([signer.public for signer in keys.token_signers], background.answer_keys.published)
     event_jwks = KeySetText((), background.event_keys.published, "event_keys")
     app.register_blueprint(public_views(document, jwks.read, event_jwks.read))
+    app.register_blueprint(ssf_views(face))
     app.register_blueprint(landing_views(config.ledger.kind, background.recovery.recovery))
     return app
 
@@ -147,7 +167,7 @@ def machine_app(*blueprints: Blueprint) -> EdgeApp:
 
 
 def machine_blueprints(
-    config: AdminConfig, ledger: SqlLedger, keys: Secrets, background: Background, clock: Clock
+    config: AdminConfig, ledger: SqlLedger, keys: Secrets, background: Background, clock: Clock, face: Face
 ) -> list[Blueprint]:
     """Everything that machines may call."""
     kind = config.ledger.kind
@@ -155,6 +175,7 @@ def machine_blueprints(
     barrier = MeasuredBarrier(Barrier(background.register))
     consents = Consents(measured, keys.meter, clock.now)
     recovery = RecoveryService(measured, background.recovery, clock.now)
+    receivers, streams = Receivers(callers, clock.now), background.streams
     minter = Minter(keys.issuer, keys.token_signers[0], config.issuer.token_lifetime)
     return [
         directory_views(Directory(measured, callers), callers, clock.now),
@@ -164,6 +185,10 @@ def machine_blueprints(
         recovery_views(recovery, background.recovery, callers, clock.now),
         feed_views(ledger, keys, background, callers, recovery),
         pusher_views(background, callers),
+        stream_views(streams, receivers, face),
+        poll_views(streams, receivers, Polls(background.outbox)),
+        receiver_views(measured, background.standings, callers, clock.now),
+        listing_views(Listings(ledger, ledger.database, background.recovery), callers),
     ]
 
 
@@ -231,6 +256,7 @@ def console_app(config: AdminConfig, ledger: SqlLedger, background: Background, 
             position=place(view.position),
             nodes=tuple(_row(member, view.position.seq, heard(member), now) for member in view.members.values()),
             work=tuple(background.work()),
+            receivers=tuple(row_of(standing) for standing in background.receivers.standings),
             recovering=await background.recovery.in_words(),
         )
 

@@ -1,5 +1,5 @@
 """What runs beside the listeners: the projector, the answering of nodes' questions, the ending of consents, the
-signing of checkpoints, the outbox of events for ATPs and EDPs.
+signing of checkpoints, the outbox of events for ATPs and EDPs, the watch over them.
 
 Each is supervised: it comes back after a fault, and when it keeps failing the whole process gives up loudly.
 """
@@ -15,6 +15,8 @@ import trio
 from admin.authorization.token_records import RedisTokenRecords, TokenRecords
 from admin.config import AdminConfig
 from admin.consents.expiry import Expiry
+from admin.directory.receiver_watch import ReceiverWatch
+from admin.directory.stream_service import Streams
 from admin.keys import Secrets
 from admin.ledger.answer_keys import AnswerKeys
 from admin.ledger.claims import Claims
@@ -25,6 +27,7 @@ from admin.ledger.outbox_pruning import Pruning
 from admin.ledger.outbox_service import Outbox
 from admin.ledger.projector import Projector
 from admin.ledger.questions import Questions
+from admin.ledger.receiver_standing import Standing, read_standings
 from admin.ledger.records_filler import RecordsFiller
 from admin.ledger.register import Register
 from admin.ledger.sealing import Sealer
@@ -61,6 +64,14 @@ class Background:
         self.event_keys = EventKeys(ledger.database, keys.issuer, kids, time)
         self.outbox = Outbox(ledger.database, Signal(), time)
         self.sequencer = Sequencer(ledger, keys.issuer, self.outbox.news, wall=time, jitter=random.random)
+        self.streams = Streams(
+            MeasuredLedger(ledger),
+            self.outbox,
+            clock.now,
+            lambda: secrets.token_urlsafe(32),
+            private_allowed=config.ledger.kind == "sandbox",
+        )
+        self.receivers = ReceiverWatch(self.streams, self.standings, clock.now, time)
         self.expiry = Expiry(MeasuredLedger(ledger), self.claims, clock.now, random.random)
         self.vouching = Vouching(ledger)
         self.recovery = RecoveryReader(ledger)
@@ -69,6 +80,7 @@ class Background:
         self._supervise("checkpoints", self.vouching.run)
         self._supervise("sequencer", self.sequencer.run)
         self._supervise("pruning", Pruning(ledger.database, time).run)
+        self._supervise("receivers", self.receivers.run)
         self.projector: Projector | None = None
         self.token_records: TokenRecords | None = None
         self.links: dict[str, RedisClient] = {}
@@ -103,6 +115,10 @@ class Background:
         for supervision in self._supervised:
             await nursery.start(supervision.run)
         ready.set()
+
+    async def standings(self) -> Sequence[Standing]:
+        """All receivers with streams, and what they are owed. Raises the ledger's faults."""
+        return await self._ledger.database.read(read_standings)
 
     def work(self) -> Sequence[tuple[str, str]]:
         """Each part's name and life, for the status page."""

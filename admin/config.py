@@ -41,6 +41,8 @@ class Web(Base, frozen=True, kw_only=True):
     public_port: Port = 8450
     machine_port: Port = 8451
     console_port: Port = 8452
+    # The machine listener as callers know it, for discovery; "" = on the issuer's host, at the port it listens on
+    machine_url: Annotated[str, Meta(pattern=r"^(https://[^/?#\s]+)?$")] = ""
 
 
 class Feed(Base, frozen=True, kw_only=True):

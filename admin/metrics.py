@@ -98,6 +98,18 @@ BARRIER_SECONDS: Final = Histogram(
     buckets=_BARRIERS,
     registry=REGISTRY,
 )
+RECEIVERS_BEHIND: Final = Gauge(
+    "ccs_receivers_behind",
+    "Receivers whose oldest event that was not pushed is older.",
+    ["beyond"],
+    registry=REGISTRY,
+)
+RECEIVERS_PARKED: Final = Gauge(
+    "ccs_receivers_with_parked_events", "Receivers with events that are pushed no more.", registry=REGISTRY
+)
+OLDEST_UNSENT: Final = Gauge(
+    "ccs_oldest_unsent_event_seconds", "Age of the oldest event that was not pushed, of all.", registry=REGISTRY
+)
 FEED_CALLS: Final = Counter("ccs_feed_calls", "Calls of the feed over HTTPS, by kind.", ["call"], registry=REGISTRY)
 
 

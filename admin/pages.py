@@ -28,6 +28,18 @@ class NodeRow(msgspec.Struct, frozen=True):
     silent_for: str
 
 
+class ReceiverRow(msgspec.Struct, frozen=True):
+    """A receiver of events as operators see it. ways: its streams; oldest: since when it is owed an event."""
+
+    client_id: str
+    ways: str
+    last_seq: int
+    unsent: int
+    oldest: str
+    parked: int
+    error: str
+
+
 class Status(msgspec.Struct, frozen=True):
     """The service at a glance. work: name and state of each thing that runs in the background."""
 
@@ -36,6 +48,7 @@ class Status(msgspec.Struct, frozen=True):
     position: Place
     nodes: tuple[NodeRow, ...]
     work: tuple[tuple[str, str], ...]
+    receivers: tuple[ReceiverRow, ...] = ()
     recovering: str = ""  # what a restored ledger still waits for; "" = it is live
 
 

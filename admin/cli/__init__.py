@@ -40,6 +40,7 @@ _COMMANDS: Final = {
     "admin": ("admin.cli.admin_service:admin", "Run the admin application of a real installation."),
     "check-config": ("admin.cli.check_config:check_config", "Say whether a settings file would be taken."),
     "ledger": ("admin.cli.ledger:app", "Begin, verify, follow, export, back up and restore the ledger."),
+    "receivers": ("admin.cli.receivers:app", "Show who is told of revocations; pause or enable their streams."),
     "replica": ("admin.cli.replica:app", "Look into a node's replica."),
     "sandbox": ("admin.cli.sandbox:app", "Mint tokens and revoke consents in a sandbox."),
 }

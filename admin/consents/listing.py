@@ -99,8 +99,8 @@ class SnapshotView(msgspec.Struct, frozen=True, omit_defaults=True):
 
     incarnation: str
     as_of_seq: int
-    consents: tuple[ConsentLine, ...] = ()
-    parties: tuple[PartyLine, ...] = ()
+    consents: tuple[ConsentLine, ...]
+    parties: tuple[PartyLine, ...]  # on the last page
     cursor: str | None = None
 
 

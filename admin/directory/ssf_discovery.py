@@ -1,6 +1,5 @@
-"""What receivers find out by themselves: the transmitter's configuration (SSF 1.0 section 7.1), and its event keys."""
+"""What receivers find out by themselves: the transmitter's configuration (SSF 1.0 section 7.1)."""
 
-from collections.abc import Awaitable, Callable
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -11,7 +10,7 @@ from admin.authorization.metadata import CACHE_SECONDS
 from admin.directory.stream_forms import POLL_URN, PUSH_URN, Face
 
 WELL_KNOWN: Final = "/.well-known/ssf-configuration"
-EVENT_JWKS: Final = "/event-jwks"
+EVENT_JWKS: Final = "/event-jwks"  # served with the issuer's other keys
 _SCHEMES: Final = [{"spec_urn": "urn:ietf:rfc:6749"}, {"spec_urn": "urn:ietf:rfc:8705"}]
 
 
@@ -31,26 +30,18 @@ def ssf_configuration(face: Face) -> dict[str, Any]:
     }
 
 
-def ssf_views(face: Face, event_jwks: Callable[[], Awaitable[bytes]]) -> Blueprint:
-    """Blueprint for the public listener. event_jwks: the text of the event keys' set as it stands now."""
+def ssf_views(face: Face) -> Blueprint:
+    """Blueprint for the public listener."""
     views = Blueprint("ssf", __name__)
     document = msgspec.json.encode(ssf_configuration(face))
     inserted = urlsplit(face.issuer).path.rstrip("/")
 
     async def show() -> Response:
-        return _cached(document, "application/json")
+        response = Response(document, content_type="application/json")
+        response.headers["Cache-Control"] = f"public, max-age={CACHE_SECONDS}"
+        return response
 
     for path in dict.fromkeys((WELL_KNOWN, WELL_KNOWN + inserted)):
         views.add_url_rule(path, "configuration", show)
 
-    @views.get(EVENT_JWKS)
-    async def show_keys() -> Response:
-        return _cached(await event_jwks(), "application/jwk-set+json")
-
     return views
-
-
-def _cached(body: bytes, content_type: str) -> Response:
-    response = Response(body, content_type=content_type)
-    response.headers["Cache-Control"] = f"public, max-age={CACHE_SECONDS}"
-    return response

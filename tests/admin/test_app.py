@@ -20,9 +20,10 @@ import sqlalchemy as sa
 import trio
 from structlog.testing import capture_logs
 
-from admin.app import Ports, run_admin
+from admin.app import Ports, face_of, run_admin
 from admin.authorization.rotation import RotationTooEarly
 from admin.config import AdminConfig, Bootstrap, Feed, Issuer, Ledger, Web
+from admin.edge import edge_app
 from admin.ledger.bulk import NoLedger
 from admin.ledger.events import (
     Act,
@@ -37,8 +38,10 @@ from admin.ledger.events import (
 from admin.ledger.genesis import WrongLedger, WrongPersonKey
 from admin.ledger.sql import begin_ledger, open_ledger, open_reader
 from admin.listeners import CannotListen, listen, port_of
+from admin.pages import ReceiverRow, Status, status_views
 from admin.pki.key_files import BadKeyFile, generate_secret
 from admin.pki.keys import generate_token_key
+from admin.writing import Place
 from engine.clock import Seconds, UnixTime
 from engine.config import BadConfig, Redis, Tls
 from engine.consent.records import ClientId, Role
@@ -91,7 +94,7 @@ def http(pki: Pki, port: int, client_id: str | None = None) -> httpx2.AsyncClien
     return httpx2.AsyncClient(base_url=f"https://localhost:{port}", verify=pki.client_context(client_id), timeout=20)
 
 
-def changed(config: AdminConfig, **members: Any) -> AdminConfig:
+def changed(config: Any, **members: Any) -> Any:
     return msgspec.structs.replace(config, **members)
 
 
@@ -139,6 +142,53 @@ async def test_a_pusher_gets_what_consents_bring_and_its_key_stands_in_a_set_of_
     assert (delivery.client_id, delivery.seq, delivery.prev) == ("edp-1", granted.json()["position"]["seq"], 0)
     assert isinstance(delivery.fact, ConsentFact)
     assert delivery.fact.consent_id == granted.json()["consent_id"]
+
+
+async def test_a_receiver_finds_its_way_from_the_issuers_name_to_a_stream(config: AdminConfig, pki: Pki) -> None:
+    async with running(config) as ports, http(pki, ports.public) as public:
+        found = (await public.get("/.well-known/ssf-configuration")).json()
+        assert (found["issuer"], found["jwks_uri"]) == (ISSUER, f"{ISSUER}/event-jwks")
+        async with http(pki, ports.machine, "operator-1") as machine:
+            await register_parties(machine, pki)
+        async with http(pki, ports.machine, "edp-1") as edp:
+            made = (await edp.post(found["configuration_endpoint"], json={})).json()
+            one = {"stream_id": made["stream_id"]}
+            assert (await edp.get(found["status_endpoint"], params=one)).json() == {**one, "status": "enabled"}
+            asked = await edp.post(found["verification_endpoint"], json=one)
+            assert (asked.status_code, asked.content) == (204, b"")
+            assert (
+                await edp.post(found["ccs_confirmation_endpoint"], json={**one, "challenge": "x"})
+            ).status_code == 409
+            polled = await edp.post(made["delivery"]["endpoint_url"], json={"returnImmediately": True})
+            assert polled.json() == {"sets": {}, "moreAvailable": False}  # nobody signs here
+            snapshot = (await edp.get("/consents/snapshot")).json()
+            assert (snapshot["consents"], "cursor" in snapshot) == ([], False)
+        async with http(pki, ports.machine, "operator-1") as machine:
+            (receiver,) = (await machine.get("/receivers")).json()["receivers"]
+    assert (receiver["client_id"], receiver["unacknowledged"]) == ("edp-1", 1)
+
+
+def test_the_machine_listener_has_a_name_of_its_own_where_the_settings_say_so(config: AdminConfig) -> None:
+    named = changed(config, web=changed(config.web, machine_url="https://machines.ccs.example"))
+    assert face_of(named, 8451).machine_url == "https://machines.ccs.example"
+    for issuer, expected in (
+        ("https://ccs.example", "https://ccs.example:8451"),
+        ("https://[::1]:8450/path", "https://[::1]:8451"),
+    ):
+        face = face_of(changed(config, issuer=changed(config.issuer, issuer=issuer)), 8451)
+        assert (face.issuer, face.machine_url) == (issuer, expected)
+
+
+async def test_the_status_page_shows_receivers_and_escapes_what_comes_from_them() -> None:
+    async def status() -> Status:
+        row = ReceiverRow("edp-1", "push enabled", 91_822, 3, "2026-11-27T20:00:00Z", 1, "<b>")
+        return Status("now", "sandbox", Place("i", 1), (), (), (row,))
+
+    app = edge_app()
+    app.register_blueprint(status_views(status))
+    page = await (await app.test_client().get("/")).get_data()
+    for shown in ("edp-1", "push enabled", "91822", "2026-11-27T20:00:00Z", "&lt;b&gt;"):
+        assert shown in str(page)
 
 
 async def write_stream(config: AdminConfig, stream: StreamRecord) -> None:

@@ -3,7 +3,7 @@
 import secrets
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -28,6 +28,7 @@ from admin.consents.service import Consents
 from admin.consents.views import consent_views
 from admin.directory.policy import policy_views
 from admin.directory.poll_views import Polls, poll_views
+from admin.directory.receiver_views import receiver_views
 from admin.directory.service import Directory
 from admin.directory.stream_forms import Face
 from admin.directory.stream_service import Streams
@@ -36,6 +37,8 @@ from admin.directory.views import directory_views
 from admin.ledger.barrier import Barrier, Effect, How, NodeEffect, Standing
 from admin.ledger.events import Act, Initiator, Organisation, ParticipantRegistered, Route, append_of
 from admin.ledger.outbox_service import Outbox
+from admin.ledger.receiver_standing import Standing as ReceiverStanding
+from admin.ledger.receiver_standing import read_standings
 from admin.ledger.sequencer import Sequencer
 from admin.ledger.signal import Signal
 from admin.ledger.sql import SqlLedger, open_ledger
@@ -160,6 +163,10 @@ async def machine_site(
         outbox = Outbox(ledger.database, Signal(), time.time)
         streams = Streams(ledger, outbox, clock.now, lambda: secrets.token_urlsafe(32), private_allowed=True)
         receivers = Receivers(callers, clock.now)
+
+        async def standings() -> Sequence[ReceiverStanding]:
+            return await ledger.database.read(read_standings)
+
         sequencer = Sequencer(ledger, ISSUER, outbox.news, wall=time.time, jitter=lambda: 0.5)
         consents = Consents(ledger, METER_KEY, clock.now)
         sandbox = Sandbox(consents, Minter(ISSUER, signer, Seconds(600.0)), None, clock.now)
@@ -171,6 +178,7 @@ async def machine_site(
             recovery_views(RecoveryService(ledger, reader, clock.now), reader, callers, clock.now),
             stream_views(streams, receivers, Face(ISSUER, MACHINE_URL)),
             poll_views(streams, receivers, Polls(outbox)),
+            receiver_views(ledger, standings, callers, clock.now),
             listing_views(Listings(ledger, ledger.database, reader), callers),
         )
         listeners = await listen("127.0.0.1", 0)

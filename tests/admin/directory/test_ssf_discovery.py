@@ -7,23 +7,16 @@ from admin.directory.stream_forms import Face
 from admin.edge import edge_app
 
 
-async def jwks() -> bytes:
-    return b'{"keys":[]}'
-
-
 @pytest.mark.parametrize("issuer", ["https://ccs.example", "https://ccs.example/energy/"])
 async def test_the_configuration_is_found_where_the_issuer_says(issuer: str) -> None:
     face = Face(issuer, "https://machines.ccs.example:8451")
     app = edge_app()
-    app.register_blueprint(ssf_views(face, jwks))
+    app.register_blueprint(ssf_views(face))
     inserted = "/energy" if issuer.endswith("/energy/") else ""
     for path in ("/.well-known/ssf-configuration", f"/.well-known/ssf-configuration{inserted}"):
         response = await app.test_client().get(path)
         assert (response.status_code, response.content_type) == (200, "application/json")
         assert await response.get_json() == ssf_configuration(face)
-    keys = await app.test_client().get("/event-jwks")
-    assert (keys.status_code, keys.content_type) == (200, "application/jwk-set+json")
-    assert await keys.get_data(as_text=False) == b'{"keys":[]}'
     assert (await app.test_client().get("/.well-known/ssf-configuration/other")).status_code == 404
 
 

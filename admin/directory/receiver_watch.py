@@ -1,0 +1,107 @@
+"""Looks after the receivers: ends their own pauses in time, and says loudly who is owed events for too long.
+
+revocation-push, section 7: an oldest event that was not pushed for ten minutes is an alert, for an hour a call to the
+receiver, for a day the end of its right to fall back, which an operator takes (`handles_last_known`).
+"""
+
+import enum
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+import trio
+
+from admin import metrics
+from admin.directory.stream_service import Streams
+from admin.ledger.events import Act, Initiator, Route
+from admin.ledger.receiver_standing import Standing
+from engine.clock import Seconds, UnixTime
+from engine.consent.records import ClientId
+from engine.errors import Fault
+from engine.telemetry.logs import logger
+
+LOOK_EVERY: Final = Seconds(10.0)  # a pause lasts at most so much longer than it may
+ACTOR: Final = ClientId("receiver-watch")
+
+_log = logger("admin.receivers")
+
+
+class Lateness(enum.IntEnum):
+    """How long a receiver's oldest event has not been pushed; the number of seconds is above which."""
+
+    NONE = 0
+    ALERT = 600
+    CALL = 3_600
+    NO_FALLBACK = 86_400
+
+
+_NAMES: Final = {Lateness.ALERT: "10m", Lateness.CALL: "1h", Lateness.NO_FALLBACK: "24h"}
+
+
+def lateness(standing: Standing, now: float) -> Lateness:
+    """How late a receiver's oldest event is. now: seconds since 1970."""
+    age = 0.0 if standing.oldest_unsent is None else now - standing.oldest_unsent
+    return max(level for level in Lateness if level == Lateness.NONE or age > level)
+
+
+class ReceiverWatch:
+    """standings: of all receivers, as of the last look. read: reads them anew. wall: seconds since 1970."""
+
+    def __init__(
+        self,
+        streams: Streams,
+        read: Callable[[], Awaitable[Sequence[Standing]]],
+        now: Callable[[], UnixTime],
+        wall: Callable[[], float],
+    ) -> None:
+        self._streams = streams
+        self._read = read
+        self._now = now
+        self._wall = wall
+        self._late: dict[ClientId, Lateness] = {}
+        self._parked: dict[ClientId, int] = {}
+        self.standings: Sequence[Standing] = ()
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Look every LOOK_EVERY until cancelled; a ledger that is away is looked for again."""
+        task_status.started()
+        while True:
+            try:
+                await self.look()
+            except Fault as fault:
+                _log.warning("receivers_not_seen", text=fault.text, detail=fault.detail)
+            await trio.sleep(LOOK_EVERY)
+
+    async def look(self) -> None:
+        """Once. Raises the ledger's faults."""
+        await self._resume()
+        self.standings, now = await self._read(), self._wall()
+        late = {one.client_id: lateness(one, now) for one in self.standings}
+        for standing in self.standings:
+            self._tell(standing, late[standing.client_id], now)
+        self._late = late
+        self._parked = {one.client_id: one.parked for one in self.standings}
+        self._count(now)
+
+    async def _resume(self) -> None:
+        act = Act(Initiator.SYSTEM, ACTOR, Route.SYSTEM, self._now())
+        for stream in await self._streams.resume_all(act):
+            _log.info("pause_ended", client_id=stream.client_id, stream_id=stream.stream_id)
+
+    def _tell(self, standing: Standing, late: Lateness, now: float) -> None:
+        """Each change of how late a receiver is once, and each event that was parked beyond those known."""
+        client_id, before = standing.client_id, self._late.get(standing.client_id, Lateness.NONE)
+        if standing.parked > self._parked.get(client_id, 0):
+            _log.error("deliveries_parked", client_id=client_id, parked=standing.parked, error=standing.error)
+        if late > before:
+            seconds = int(now - (standing.oldest_unsent or now))
+            tell = _log.warning if late is Lateness.ALERT else _log.error
+            tell("receiver_behind", client_id=client_id, beyond=_NAMES[late], seconds=seconds, error=standing.error)
+        elif late is Lateness.NONE and before is not late:
+            _log.info("receiver_caught_up", client_id=client_id)
+
+    def _count(self, now: float) -> None:
+        for level, name in _NAMES.items():
+            metrics.RECEIVERS_BEHIND.labels(name).set(sum(late >= level for late in self._late.values()))
+        metrics.RECEIVERS_PARKED.set(sum(parked > 0 for parked in self._parked.values()))
+        oldest = min((one.oldest_unsent for one in self.standings if one.oldest_unsent is not None), default=now)
+        metrics.OLDEST_UNSENT.set(max(0.0, now - oldest))

@@ -1,0 +1,108 @@
+"""The watch over receivers: their pauses end in time, and each lateness is told once."""
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from admin import metrics
+from admin.directory.receiver_watch import Lateness, ReceiverWatch, lateness
+from admin.directory.stream_service import Streams
+from admin.ledger.receiver_standing import Standing, read_standings
+from engine.clock import UnixTime
+from engine.consent.records import ClientId, Role
+from engine.pusher.service import Fate, Outcome
+from engine.pusher.streams import StreamStatus
+from tests.support.outboxes import House, house_in
+
+EDP = ClientId("edp-1")
+OWED = Standing(
+    EDP, Role.EDP, suspended=False, last_seq=7, streams=(), unsent=1, oldest_unsent=1_000.0, parked=0,
+    unacknowledged=0, error="http_503",
+)  # fmt: skip
+
+
+@pytest.fixture
+async def house(tmp_path: Path) -> AsyncIterator[House]:
+    async with house_in(tmp_path) as house:
+        await house.register("atp-1", Role.ATP)
+        await house.register("edp-1", Role.EDP)
+        yield house
+
+
+def streams_of(house: House) -> Streams:
+    return Streams(house.ledger, house.outbox, house.clock.now, lambda: "challenge", private_allowed=True)
+
+
+def watch_of(house: House) -> ReceiverWatch:
+    async def read() -> Sequence[Standing]:
+        return await house.ledger.database.read(read_standings)
+
+    return ReceiverWatch(streams_of(house), read, house.clock.now, house.clock.wall)
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"),
+    [
+        (0, Lateness.NONE),
+        (600, Lateness.NONE),
+        (601, Lateness.ALERT),
+        (3_601, Lateness.CALL),
+        (86_401, Lateness.NO_FALLBACK),
+    ],
+)
+def test_lateness_is_counted_from_the_oldest_event(age: int, expected: Lateness) -> None:
+    assert lateness(OWED, 1_000.0 + age) is expected
+    assert lateness(msgspec.structs.replace(OWED, oldest_unsent=None), 1_000.0 + age) is Lateness.NONE
+
+
+async def test_a_receivers_own_pause_ends_after_fifteen_minutes_and_it_is_told(house: House) -> None:
+    paused = await house.poll_stream("edp-1", Role.EDP)
+    until = UnixTime(house.clock.now() + 900)
+    await house.change(paused, status=StreamStatus.PAUSED, paused_until=until)
+    watch, streams = watch_of(house), streams_of(house)
+    house.clock.time += 899
+    await watch.look()
+    assert (await streams.find(EDP, paused.stream_id)).status is StreamStatus.PAUSED
+    house.clock.time += 1
+    await watch.look()
+    assert (await streams.find(EDP, paused.stream_id)).status is StreamStatus.ENABLED
+    await house.settle()
+    (told,) = await house.outbox.unsigned(0, 10, 0)  # type: ignore[arg-type]  # seconds
+    assert told.fact.status == "enabled"  # type: ignore[union-attr]  # of the stream
+    head = await house.ledger.head()
+    await watch.look()
+    assert await house.ledger.head() == head
+
+
+async def test_each_lateness_is_told_once_and_so_is_its_end(house: House) -> None:
+    await house.push_stream("edp-1", Role.EDP)
+    await house.grant()
+    await house.settle()
+    watch = watch_of(house)
+
+    async def look(seconds: int) -> list[tuple[str, str]]:
+        house.clock.time += seconds
+        with capture_logs() as logs:
+            await watch.look()
+        return [(entry["event"], entry.get("beyond", "")) for entry in logs]
+
+    assert await look(0) == []
+    assert await look(605) == [("receiver_behind", "10m")]
+    assert await look(10) == []
+    assert await look(3_000) == [("receiver_behind", "1h")]
+    assert await look(83_000) == [("receiver_behind", "24h")]
+    beyond = {name: metrics.RECEIVERS_BEHIND.labels(name)._value.get() for name in ("10m", "1h", "24h")}
+    assert beyond == {"10m": 1, "1h": 1, "24h": 1}
+    assert metrics.OLDEST_UNSENT._value.get() > 86_400
+    (owed,) = await house.outbox.unsigned(0, 10, 0)  # type: ignore[arg-type]  # seconds
+    lease = await house.outbox.lease("test", None)
+    at = house.clock.wall()
+    await house.outbox.tell(lease.epoch, [Outcome(owed.number, Fate.PARKED, 1, at, error="invalid_request")])
+    assert await look(1) == [("deliveries_parked", ""), ("receiver_caught_up", "")]
+    assert await look(1) == []
+    assert (metrics.RECEIVERS_PARKED._value.get(), metrics.OLDEST_UNSENT._value.get()) == (1, 0)
+    await house.outbox.unpark(lease.epoch, EDP, house.clock.now())
+    assert await look(0) == [("receiver_behind", "24h")]  # what was parked is old, and owed again
