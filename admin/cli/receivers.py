@@ -91,7 +91,10 @@ def show(found: dict[str, Any], console: Console) -> None:
         console.print("No receiver has a stream.")
         return
     owed = Table("receiver", "role", "last event", "not pushed", "oldest", "parked", "not polled", "error")
-    ways = Table("receiver", "stream", "way", "status", "reason", "address")
+    ways = Table("receiver")
+    ways.add_column("stream", no_wrap=True, min_width=36)  # to be copied, whatever the terminal's width
+    for name in ("way", "status", "reason", "address"):
+        ways.add_column(name)
     for one in found["receivers"]:
         name = f"{one['client_id']}{' (suspended)' if one['suspended'] else ''}"
         parked = f"[red]{one['parked']}[/]" if one["parked"] else "0"
