@@ -2,7 +2,7 @@
 
 Changes come from the outbox's rows, by an index: a page costs as much as it has lines. A snapshot walks the consents'
 feed records in the order of their keys, a bounded stretch of them at a time; the database itself leaves out those
-whose bytes do not hold the receiver's name, so that a stretch of 50,000 costs some ten milliseconds wherever few of
+whose bytes do not hold the receiver's name, so that a stretch of 50,000 costs some tens of milliseconds wherever few of
 them are the receiver's own.
 """
 
@@ -12,6 +12,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
+from admin.ledger.deliveries import of_receiver
 from admin.ledger.events import event_of
 from admin.ledger.facts import fact_of
 from admin.ledger.reader import read_head, stored_event
@@ -80,17 +81,21 @@ def read_changes(connection: sa.Connection, client_id: ClientId, after: int, lim
         raise TooOld("the ledger has no such position: take the snapshot")
     as_of = connection.execute(sa.select(outbox.c.seq)).scalar() or 0
     last = connection.execute(sa.select(receivers.c.last_seq).where(receivers.c.client_id == client_id)).scalar() or 0
-    query = (
-        sa.select(deliveries.c.seq, deliveries.c.prev, deliveries.c.fact)
-        .where(_TOLD, deliveries.c.client_id == client_id, deliveries.c.seq > after)
-        .order_by(deliveries.c.seq)
-        .limit(limit)
-    )
-    told = _chained(connection.execute(query), after)
+    told = _chained(connection.execute(changes_query(client_id, after, limit)), after)
     reached = told[-1].seq if told else after
     if not told and last > after:
         raise TooOld("the listing does not go back so far: take the snapshot")
     return Changes(as_of, tuple(told), more=last > reached)
+
+
+def changes_query(client_id: str, after: int, limit: int) -> sa.Select[Any]:
+    """A receiver's deliveries behind a position. Ordered by the index's own order, so that it is taken."""
+    return (
+        sa.select(deliveries.c.seq, deliveries.c.prev, deliveries.c.fact)
+        .where(_TOLD, of_receiver(client_id), deliveries.c.seq > after)
+        .order_by(deliveries.c.client_id, deliveries.c.seq)
+        .limit(limit)
+    )
 
 
 def _chained(rows: Iterable[sa.Row[Any]], after: int) -> list[Told]:

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from admin.ledger.deliveries import PARKED, PENDING
+from admin.ledger.deliveries import BY_RECEIVER, PARKED, PENDING_OF_ONE, of_receiver
 from admin.ledger.polling import OPEN
 from admin.ledger.schema import deliveries, receivers, streams
 from engine.consent.records import ClientId, ParticipantRecord, Role
@@ -52,38 +52,41 @@ def read_standings(connection: sa.Connection) -> list[Standing]:
 
 def _standing(connection: sa.Connection, row: sa.Row[Any], own: tuple[StreamRecord, ...]) -> Standing:
     record, client_id = _records.decode(row.record), ClientId(row.client_id)
-    unsent, parked = _oldest_unsent(connection, client_id), _oldest(connection, client_id, PARKED)
-    failing = next((one for one in (unsent, parked) if one is not None and one.error), None)
+    unsent, parked = _pending(connection, client_id), _left(connection, client_id, PARKED)
+    oldest = [_row(connection, min(numbers)) for numbers in (unsent, parked) if numbers]
     return Standing(
         client_id=client_id,
         role=record.role,
         suspended=record.suspended,
         last_seq=row.last_seq,
         streams=own,
-        unsent=_count(connection, client_id, PENDING) if unsent is not None else 0,
-        oldest_unsent=None if unsent is None else unsent.committed_at,
-        parked=_count(connection, client_id, PARKED) if parked is not None else 0,
-        unacknowledged=_count(connection, client_id, OPEN),
-        error="" if failing is None else failing.error,
+        unsent=min(len(unsent), COUNTED_TO),
+        oldest_unsent=oldest[0].committed_at if unsent else None,
+        parked=len(parked),
+        unacknowledged=len(_left(connection, client_id, OPEN)),
+        error=next((one.error for one in oldest if one.error), ""),
     )
 
 
-def _oldest_unsent(connection: sa.Connection, client_id: ClientId) -> Any:  # noqa: ANN401 - a row, or None
-    """Of all lanes: the index holds them lane by lane."""
-    found = [_oldest(connection, client_id, PENDING, deliveries.c.lane == int(lane)) for lane in Lane]
-    return min((row for row in found if row is not None), key=lambda row: row.number, default=None)
+def _pending(connection: sa.Connection, client_id: ClientId) -> list[int]:
+    """Numbers of what is to be pushed, lane by lane, as the index holds them."""
+    query = PENDING_OF_ONE[connection.dialect.name]
+    wanted = {"client_id": client_id, "after": 0, "limit": COUNTED_TO}
+    return [
+        number for lane in Lane for number in connection.execute(query, {**wanted, "lane": int(lane)}).scalars().all()
+    ]
 
 
-def _oldest(connection: sa.Connection, client_id: ClientId, *where: Any) -> Any:  # noqa: ANN401 - a row, or None
-    query = (
-        sa.select(deliveries.c.number, deliveries.c.committed_at, deliveries.c.error)
-        .where(*where, deliveries.c.client_id == client_id)
-        .order_by(deliveries.c.number)
-        .limit(1)
-    )
-    return connection.execute(query).first()
+def left_query(client_id: str, which: sa.TextClause) -> sa.Select[Any]:
+    """Numbers of a receiver's deliveries of which something is left undone."""
+    query = sa.select(deliveries.c.number).where(which, of_receiver(client_id))
+    return query.order_by(*BY_RECEIVER).limit(COUNTED_TO)
 
 
-def _count(connection: sa.Connection, client_id: ClientId, which: sa.TextClause) -> int:
-    some = sa.select(deliveries.c.number).where(which, deliveries.c.client_id == client_id).limit(COUNTED_TO)
-    return int(connection.execute(sa.select(sa.func.count()).select_from(some.subquery())).scalar_one())
+def _left(connection: sa.Connection, client_id: ClientId, which: sa.TextClause) -> list[int]:
+    return list(connection.execute(left_query(client_id, which)).scalars())
+
+
+def _row(connection: sa.Connection, number: int) -> Any:  # noqa: ANN401 - a row with two columns
+    query = sa.select(deliveries.c.committed_at, deliveries.c.error).where(deliveries.c.number == number)
+    return connection.execute(query).one()

@@ -255,6 +255,7 @@ _partial("framework", "push = 0 AND seq = 0", deliveries.c.lane, deliveries.c.nu
 _partial("parked", "push = 2", deliveries.c.client_id, deliveries.c.number)
 _partial("unsigned", "signed_at IS NULL", deliveries.c.number)
 _partial("open", "poll = 0", deliveries.c.client_id, deliveries.c.number)
+_partial("chain", "seq > 0", deliveries.c.client_id, deliveries.c.seq)  # all of a receiver's events, for listings
 
 push_lease = Table(
     "push_lease",
