@@ -137,6 +137,19 @@ class ListingsContract:
         with pytest.raises(TooOld):
             await changes(house, "edp-1", before)
 
+    async def test_what_was_missed_in_the_middle_is_not_passed_over(self, house: House) -> None:
+        stream = await house.poll_stream("edp-1", Role.EDP)
+        _, before = await house.grant()
+        stream = await house.change(stream, status=StreamStatus.DISABLED)
+        _, missed = await house.grant()
+        await house.change(stream, status=StreamStatus.ENABLED)
+        _, after = await house.grant()
+        view = await changes(house, "edp-1", 0)
+        assert ([line.seq for line in lines(view)], view.more) == ([before], True)
+        with pytest.raises(TooOld):
+            await changes(house, "edp-1", before)
+        assert [line.seq for line in lines(await changes(house, "edp-1", missed))] == [after]
+
     async def test_what_was_erased_by_age_is_too_old(self, house: House) -> None:
         await house_with_poll(house)
         (_, first), (_, second) = await house.grant(), await house.grant()
