@@ -221,7 +221,7 @@ class ListingsContract:
         found = await house.ledger.database.read(lambda c: read_stretch(c, ClientId("edp"), b"", 10))
         assert found.consents == ()
 
-    @pytest.mark.parametrize(("limit", "stretch"), [(1, 1), (1, 3), (2, 2), (3, 1), (100, 4), (100, STRETCH)])
+    @pytest.mark.parametrize(("limit", "stretch"), [(1, 1), (2, 3), (100, STRETCH)])
     async def test_pages_of_any_size_hold_every_consent_once(self, house: House, limit: int, stretch: int) -> None:
         own = {(await house.grant())[0] for _ in range(5)}
         for _ in range(3):

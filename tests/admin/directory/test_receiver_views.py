@@ -2,7 +2,6 @@
 
 import io
 
-import pytest
 import trio
 from rich.console import Console
 
@@ -87,15 +86,15 @@ async def test_an_operators_pause_is_told_and_only_an_operator_ends_it(site: Sit
     assert [(fact.status, fact.reason) for fact in facts[-2:]] == [("paused", "flooding"), ("enabled", None)]
 
 
-@pytest.mark.parametrize("client_id", ["edp-1", "atp-1", "node-1"])
-async def test_only_operators_look_and_act(site: Site, client_id: str) -> None:
+async def test_only_operators_look_and_act(site: Site) -> None:
     stream_id = (await created(site, POLL))["stream_id"]
     for method, path, body in (
         ("GET", "/receivers", None),
         ("POST", f"/receivers/streams/{stream_id}/pause", {"reason": "x"}),
         ("POST", f"/receivers/streams/{stream_id}/enable", None),
     ):
-        assert refused(await site.call(client_id, method, path, body)) == (403, "wrong_role")
+        for client_id in ("edp-1", "atp-1", "node-1"):
+            assert refused(await site.call(client_id, method, path, body)) == (403, "wrong_role")
 
 
 async def test_a_stream_that_is_not_there_and_a_reason_in_words_are_refused(site: Site) -> None:
