@@ -27,6 +27,8 @@ PURE = [
     "admin/recovery/tellings.py", "admin/recovery/reconciling.py",
     "admin/recovery/standing.py",
     "admin/ledger/facts.py", "admin/ledger/outbox.py", "engine/pusher/service_calls.py",
+    "engine/pusher/schedule.py", "engine/pusher/outbox.py", "engine/pusher/circuit.py",
+    "engine/pusher/addresses.py", "engine/pusher/service.py", "engine/pusher/streams.py",
 ]  # fmt: skip
 
 ONE_IMPORTER = {
