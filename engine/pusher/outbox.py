@@ -146,8 +146,11 @@ class Outbox:
                 return name, lane.newest
         return None
 
-    def read_again(self, name: Lane, deliveries: Iterable[Delivery], *, whole: bool) -> None:
-        """What a reading brought. whole: the outbox had no more when it was read. A reading that failed: nothing."""
+    def read_again(self, name: Lane, deliveries: Iterable[Delivery], *, whole: bool, up_to: int = 0) -> None:
+        """What a reading brought. whole: the outbox had no more when it was read. A reading that failed: nothing.
+
+        up_to: number of the last that was read, where those that are not for now were left out.
+        """
         lane = self._lanes[name]
         lane.reading = False
         for delivery in deliveries:
@@ -155,6 +158,8 @@ class Outbox:
                 whole = False  # the next reading begins after the last that was taken
                 break
             lane.newest = max(lane.newest, delivery.number)
+        else:
+            lane.newest = max(lane.newest, up_to)
         if lane.anew:
             lane.anew, lane.newest = False, 0
         elif whole and not lane.left_out:
@@ -297,8 +302,10 @@ class Outbox:
 
     # How it stands.
 
-    def due_at(self) -> float | None:
-        """When the next one that waits for its time may go; None: none does."""
+    def due_at(self, now: float) -> float | None:
+        """When the next one that waits for its time may go, later than now; None: none does."""
+        for lane in self._lanes.values():
+            lane.ripen(now)
         times = [lane.waiting[0][0] for lane in self._lanes.values() if lane.waiting]
         return min(times, default=None)
 
@@ -307,9 +314,9 @@ class Outbox:
         """How many are."""
         return len(self._under_way)
 
-    def has_new(self) -> bool:
-        """Whether something is ready; it may have to wait for its subject or a place."""
-        return any(lane.ready for lane in self._lanes.values())
+    def is_ready(self, *lanes: Lane) -> bool:
+        """Whether something in these lanes is; it may have to wait for its subject or a place."""
+        return any(self._lanes[lane].ready for lane in lanes or Lane)
 
     def status(self) -> dict[Lane, LaneStatus]:
         """For status pages and metrics."""

@@ -28,13 +28,14 @@ PURE = [
     "admin/recovery/standing.py",
     "admin/ledger/facts.py", "admin/ledger/outbox.py", "engine/pusher/service_calls.py",
     "engine/pusher/schedule.py", "engine/pusher/outbox.py", "engine/pusher/circuit.py",
-    "engine/pusher/addresses.py", "engine/pusher/service.py", "engine/pusher/streams.py",
+    "engine/pusher/addresses.py", "engine/pusher/service.py", "engine/pusher/streams.py", "engine/pusher/replies.py",
+    "engine/pusher/targets.py",
 ]  # fmt: skip
 
 ONE_IMPORTER = {
     "sqlalchemy": ("admin/ledger/",),
     "alembic": ("admin/ledger/",),
-    "httptools": ("engine/listener/http1.py",),
+    "httptools": ("engine/listener/http1.py", "engine/pusher/replies.py"),
     "quart": ("admin/",),
     "quart_trio": ("admin/",),
     "quart_schema": ("admin/",),

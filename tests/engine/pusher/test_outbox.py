@@ -56,7 +56,7 @@ def test_what_failed_holds_back_its_consent_until_it_is_parked_and_nobody_else()
     assert numbers(box) == [1, 3]
     box.settle(1, Fate.AGAIN, attempts=1, next_at=NOW + 5)
     assert numbers(box) == []
-    assert box.due_at() == NOW + 5
+    assert box.due_at(NOW) == NOW + 5
     assert numbers(box, NOW + 5) == [1]
     box.settle(1, Fate.PARKED, attempts=2)
     assert numbers(box, NOW + 5) == [2]

@@ -1,0 +1,54 @@
+"""Telling the ledger's side what became of deliveries, in batches: the next gathers while the last is under way."""
+
+from functools import partial
+from typing import Final
+
+import trio
+
+from engine.pusher.calls import until_answered
+from engine.pusher.lease import Tenure
+from engine.pusher.service import Outcome, PushService
+
+BATCH: Final = 512
+
+
+class Telling:
+    """One task runs it, anybody may tell. What was not told when a pusher dies is pushed again: the same bytes."""
+
+    def __init__(self, service: PushService, tenure: Tenure) -> None:
+        self._service = service
+        self._tenure = tenure
+        self._waiting: list[Outcome] = []
+        self._under_way = 0
+        self._some = trio.Event()
+        self._none = trio.Event()
+        self._none.set()
+
+    def tell(self, outcome: Outcome) -> None:
+        """Take it along in the next call."""
+        self._waiting.append(outcome)
+        self._some.set()
+        if self._none.is_set():
+            self._none = trio.Event()
+
+    @property
+    def untold(self) -> int:
+        """Outcomes that the ledger's side may not have."""
+        return len(self._waiting) + self._under_way
+
+    async def run(self) -> None:
+        """For ever. Raises LeaseLost."""
+        while True:
+            batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
+            if not batch:
+                self._none.set()
+                self._some = trio.Event()
+                await self._some.wait()
+                continue
+            self._under_way = len(batch)
+            await until_answered("tell", partial(self._service.tell, self._tenure.epoch, batch))
+            self._under_way = 0
+
+    async def wait_told(self) -> None:
+        """Until everything has been."""
+        await self._none.wait()

@@ -1,0 +1,293 @@
+"""The ledger's side of pushes in memory, with its exact semantics: the model that simulations run the pusher against.
+
+Lease epochs, writes fenced by them, bytes that were kept first win, what is done stays done, parked ones freed in
+portions, roster versions that count streams' and directory's changes only.
+"""
+
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+import msgspec
+import trio
+
+from engine.clock import Seconds, UnixTime
+from engine.consent.records import ClientId, Role, Thumbprint
+from engine.errors import Fault, Kind
+from engine.events.facts import ConsentFact, Fact, PartyFact, StreamFact, VerificationFact
+from engine.events.sets import drawn_jti, event_jti
+from engine.pusher.service import (
+    Checkpoint,
+    Delivery,
+    Fate,
+    Lane,
+    Lease,
+    LeaseHeld,
+    LeaseLost,
+    Outcome,
+    Receiver,
+    Roster,
+    Signed,
+)
+from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
+
+LEASE: Final = Seconds(3.0)
+AT_ONCE: Final = Seconds(0.0)
+FREED: Final = 100  # parked deliveries of one call
+ISSUER: Final = "https://ccs.example"
+CHECKPOINT: Final = Checkpoint("a" * 32, 7, "hash", "kid", "signature")
+
+
+class Unreachable(Fault):
+    """The call did not get there, or its answer did not come back."""
+
+    kind = Kind.UNAVAILABLE
+
+
+class Row(msgspec.Struct):
+    """One delivery with what has become of it."""
+
+    delivery: Delivery
+    fate: Fate = Fate.AGAIN
+    error: str = ""
+    told: int = 0
+
+
+def push_stream_of(client_id: str, role: Role, **fields: object) -> StreamRecord:
+    stream = StreamRecord(
+        f"stream-{client_id}",
+        ClientId(client_id),
+        role,
+        DeliveryMethod.PUSH,
+        StreamStatus.ENABLED,
+        endpoint_url=f"https://{client_id}.example/events",
+    )
+    return msgspec.structs.replace(stream, **fields)
+
+
+class MemoryPushService:
+    """`PushService`. wall: seconds since 1970. latency: of every call. fails: consulted before and after each."""
+
+    def __init__(
+        self,
+        wall: Callable[[], float],
+        *,
+        latency: Seconds = AT_ONCE,
+        fails: Callable[[str, str], bool] = lambda _call, _when: False,
+    ) -> None:
+        self._wall = wall
+        self.latency = latency
+        self.fails = fails
+        self.lease_seconds = LEASE
+        self.rows: dict[int, Row] = {}
+        self.receivers: dict[ClientId, Receiver] = {}
+        self.version = 0
+        self.seq = 10
+        self.calls: dict[str, int] = {}
+        self.first_bytes: dict[int, bytes] = {}
+        self._holder: str | None = None
+        self._epoch = 0
+        self._ends_at = 0.0
+        self._changed = trio.Event()
+        self._number = 0
+        self._numbers: dict[tuple[Lane, ClientId | None], list[int]] = {}  # all of a lane, and of each receiver in it
+
+    # What the ledger does.
+
+    def enrol(self, client_id: str, role: Role = Role.EDP, *, stream: StreamRecord | None = None) -> StreamRecord:
+        """A participant with an enabled push stream, or with the one that is given."""
+        made = stream or push_stream_of(client_id, role)
+        known = self.receivers.get(ClientId(client_id))
+        last_seq = known.last_seq if known else 0
+        thumbprint = Thumbprint(client_id.encode().ljust(32, b"\0"))
+        self.receivers[ClientId(client_id)] = Receiver(
+            ClientId(client_id), role, suspended=False, certificates=(thumbprint,), streams=(made,), last_seq=last_seq
+        )
+        self._change()
+        return made
+
+    def register(self, client_id: str, *thumbprints: bytes) -> None:
+        """Its certificates in the directory."""
+        receiver = self.receivers[ClientId(client_id)]
+        certificates = tuple(Thumbprint(one) for one in thumbprints)
+        self.receivers[ClientId(client_id)] = msgspec.structs.replace(receiver, certificates=certificates)
+        self._change()
+
+    def commit(self, fact: Fact, *receivers: str, lane: Lane = Lane.ENDS) -> list[Delivery]:
+        """An event is written down, and the outbox has it for these receivers."""
+        framework = isinstance(fact, VerificationFact | StreamFact)
+        self.seq += 0 if framework else 3
+        made = [self._row(fact, ClientId(client_id), lane, framework=framework) for client_id in receivers]
+        self._wake()
+        return made
+
+    def _row(self, fact: Fact, client_id: ClientId, lane: Lane, *, framework: bool) -> Delivery:
+        self._number += 1
+        receiver = self.receivers[client_id]
+        jti = (
+            event_jti(fact, ISSUER, client_id)
+            if isinstance(fact, ConsentFact | PartyFact)
+            else drawn_jti(self._number.to_bytes(16))
+        )
+        made = Delivery(
+            number=self._number,
+            client_id=client_id,
+            role=receiver.role,
+            lane=lane,
+            seq=0 if framework else self.seq,
+            prev=0 if framework else receiver.last_seq,
+            jti=jti,
+            txn=f"txn-{self.seq}",
+            fact=fact,
+            committed_at=self._wall(),
+        )
+        self.rows[made.number] = Row(made)
+        for key in ((lane, None), (lane, client_id)):
+            self._numbers.setdefault(key, []).append(made.number)
+        if not framework:
+            self.receivers[client_id] = msgspec.structs.replace(receiver, last_seq=self.seq)
+        return made
+
+    def _change(self) -> None:
+        self.version += 1
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    # What tests ask.
+
+    def fates(self) -> dict[int, Fate]:
+        return {number: row.fate for number, row in self.rows.items()}
+
+    @property
+    def pending(self) -> list[int]:
+        return [number for number, row in self.rows.items() if row.fate is Fate.AGAIN]
+
+    # The port.
+
+    async def lease(self, holder: str, epoch: int | None) -> Lease:
+        await self._called("lease")
+        if epoch is not None:
+            if epoch != self._epoch or holder != self._holder:
+                raise LeaseLost("the lease has passed on")
+        elif self._holder not in (None, holder) and self._wall() < self._ends_at:
+            raise LeaseHeld("another pusher works")
+        else:
+            self._epoch += 1
+        self._holder, self._ends_at = holder, self._wall() + self.lease_seconds
+        lease = Lease(self._epoch, self.lease_seconds)
+        await self._answered("lease")
+        return lease
+
+    async def release(self, epoch: int) -> None:
+        await self._called("release")
+        if epoch == self._epoch:
+            self._holder, self._ends_at = None, 0.0
+
+    async def roster(self, after: int, wait: Seconds) -> Roster | None:
+        await self._called("roster")
+        await self._wait(lambda: self.version > after, wait)
+        if self.version <= after:
+            return None
+        return Roster(self.version, tuple(self.receivers.values()), CHECKPOINT)
+
+    async def fresh(self, lane: Lane, after: int, limit: int, wait: Seconds) -> Sequence[Delivery]:
+        await self._called("fresh")
+
+        def found() -> list[Delivery]:
+            return list(islice((one for one in self._pending(lane, after) if self._is_for_now(one)), limit))
+
+        await self._wait(lambda: bool(found()), wait)
+        page = found()
+        await self._answered("fresh")
+        return page
+
+    async def backlog(self, client_id: ClientId, lane: Lane, after: int, limit: int) -> Sequence[Delivery]:
+        await self._called("backlog")
+        return list(islice(self._pending(lane, after, client_id), limit))
+
+    async def keep(self, epoch: int, signed: Sequence[Signed]) -> Sequence[Signed]:
+        await self._called("keep")
+        self._fence(epoch)
+        for one in signed:
+            row = self.rows.get(one.number)
+            if row is not None and row.delivery.signed is None:
+                row.delivery = msgspec.structs.replace(row.delivery, signed=one.compact)
+                self.first_bytes[one.number] = one.compact
+        await self._answered("keep")
+        standing = [(one.number, self.rows[one.number].delivery.signed) for one in signed if one.number in self.rows]
+        return [Signed(number, compact) for number, compact in standing if compact is not None]
+
+    async def unsigned(self, after: int, limit: int, wait: Seconds) -> Sequence[Delivery]:
+        await self._called("unsigned")
+
+        def found() -> list[Delivery]:
+            rows = (self.rows[number].delivery for number in range(after + 1, self._number + 1) if number in self.rows)
+            return list(islice((one for one in rows if one.signed is None), limit))
+
+        await self._wait(lambda: bool(found()), wait)
+        return found()
+
+    async def tell(self, epoch: int, outcomes: Sequence[Outcome]) -> None:
+        await self._called("tell")
+        self._fence(epoch)
+        for one in outcomes:
+            row = self.rows.get(one.number)
+            if row is None or row.fate is Fate.DONE:
+                continue
+            row.fate, row.error, row.told = one.fate, one.error, row.told + 1
+            row.delivery = msgspec.structs.replace(row.delivery, attempts=one.attempts, next_at=one.next_at)
+        await self._answered("tell")
+
+    async def unpark(self, epoch: int, client_id: ClientId, at: UnixTime) -> int:
+        await self._called("unpark")
+        self._fence(epoch)
+        rows = [row for row in self.rows.values() if row.fate is Fate.PARKED and row.delivery.client_id == client_id]
+        for row in rows[:FREED]:
+            row.fate = Fate.AGAIN
+            row.delivery = msgspec.structs.replace(row.delivery, attempts=0, next_at=float(at))
+        return len(rows[:FREED])
+
+    async def register_event_key(self, _statement: bytes) -> tuple[str, int]:
+        await self._called("register_event_key")
+        return "kid", int(self._wall()) + 30 * 86_400
+
+    def _pending(self, lane: Lane, after: int, client_id: ClientId | None = None) -> Iterator[Delivery]:
+        numbers = self._numbers.get((lane, client_id), [])
+        for number in numbers[bisect_right(numbers, after) :]:
+            row = self.rows[number]
+            if row.fate is Fate.AGAIN:
+                yield row.delivery
+
+    def _is_for_now(self, delivery: Delivery) -> bool:
+        streams = self.receivers[delivery.client_id].streams
+        if isinstance(delivery.fact, VerificationFact | StreamFact):
+            return True
+        return any(one.is_usable and one.status is StreamStatus.ENABLED for one in streams)
+
+    def _fence(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            raise LeaseLost("the lease has passed on")
+
+    async def _called(self, name: str) -> None:
+        self.calls[name] = self.calls.get(name, 0) + 1
+        if self.latency:
+            await trio.sleep(self.latency)
+        else:
+            await trio.lowlevel.checkpoint()
+        if self.fails(name, "before"):
+            raise Unreachable(f"{name} was not reached")
+
+    async def _answered(self, name: str) -> None:
+        """What was written is written, whatever becomes of the answer."""
+        await trio.lowlevel.checkpoint()
+        if self.fails(name, "after"):
+            raise Unreachable(f"{name} did not answer")
+
+    async def _wait(self, there: Callable[[], bool], wait: Seconds) -> None:
+        with trio.move_on_after(wait):
+            while not there():
+                await self._changed.wait()
