@@ -81,7 +81,7 @@ class ReplyReader:
 
     def on_headers_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status >= 200:
+        if status >= 200 and not self.is_whole:
             self.status = status
             self._keep_alive = self._parser.should_keep_alive()  # llhttp forgets it once the answer is complete
 
@@ -93,6 +93,6 @@ class ReplyReader:
             self.is_reusable = False
 
     def on_message_complete(self) -> None:
-        if self.status:
+        if self.status and not self.is_whole:
             self.is_whole = True
             self.is_reusable = self._keep_alive
