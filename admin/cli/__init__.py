@@ -37,6 +37,7 @@ _COMMANDS: Final = {
     "up": ("admin.cli.up:up", "Run everything on this machine, embedded and seeded, until Ctrl-C."),
     "status": ("admin.cli.status:status", "Show the running sandbox: processes, freshness, positions."),
     "node": ("admin.cli.node:node", "Run one engine node of a real installation."),
+    "pusher": ("admin.cli.pusher:pusher", "Run one pusher of a real installation."),
     "admin": ("admin.cli.admin_service:admin", "Run the admin application of a real installation."),
     "check-config": ("admin.cli.check_config:check_config", "Say whether a settings file would be taken."),
     "ledger": ("admin.cli.ledger:app", "Begin, verify, follow, export, back up and restore the ledger."),

@@ -12,25 +12,29 @@ import msgspec
 from admin.cli.state_folder import SandboxConfig, load_sandbox_config
 from admin.config import AdminConfig, load_admin_config
 from engine.config import BadConfig, NodeConfig, Redis, decode, load_node_config
+from engine.pusher.config import PusherConfig, load_pusher_config
 
-Config = AdminConfig | NodeConfig | SandboxConfig
+Config = AdminConfig | NodeConfig | PusherConfig | SandboxConfig
 
 OUTPUT_FIELDS: Final = {"directory", "runtime_directory"}  # made by the service itself
 # Names at the top of a file that only one service knows.
 _OF_ADMIN: Final = {"ledger", "issuer", "web", "bootstrap"}
+_OF_PUSHER: Final = {"pusher-id", "outgoing", "event-key-files"}
 _OF_NODE: Final = {"listener", "node-id", "replica", "tokens"}
 
 
 def check_config(file: Path) -> None:
-    """Say whether FILE would be taken by `ccs admin`, `ccs node` or `ccs up`, keys and certificates included.
+    """Say whether FILE would be taken by `ccs admin`, `ccs node`, `ccs pusher` or `ccs up`.
+
+    Keys and certificates are read too.
 
     Exit code 0: it would be. 2: it would not, and one sentence says why.
 
     Parameters
     ----------
     file
-        A TOML file; one with a `ledger` table is the admin application's, one with a `listener` table a node's, any
-        other the sandbox's.
+        A TOML file; one with a `ledger` table is the admin application's, one with a `listener` table a node's, one
+        with an `outgoing` table a pusher's, any other the sandbox's.
     """
     config, command = _load(file)
     missing = [path for path in named_files(config) if not os.access(path, os.R_OK)]
@@ -56,6 +60,8 @@ def named_files(config: Any) -> list[Path]:  # noqa: ANN401 - walks any settings
 def _load(file: Path) -> tuple[Config, str]:
     """The settings, and the command that they are for. Raises BadConfig."""
     names = decode(file, dict[str, Any]).keys()
+    if names & _OF_PUSHER:
+        return load_pusher_config(file), "ccs pusher"
     if names & _OF_ADMIN:
         return load_admin_config(file), "ccs admin"
     if names & _OF_NODE:
@@ -67,6 +73,8 @@ def _readings(config: Config) -> list[Callable[[], object]]:
     """What the service reads before it starts, in its order; each raises a Fault that names the file."""
     if isinstance(config, SandboxConfig):
         return []
+    if isinstance(config, PusherConfig):
+        return _readings_of_pusher(config)
     own = _readings_of_admin(config) if isinstance(config, AdminConfig) else _readings_of_node(config)
     return own if config.redis is None else [*own, *_readings_of_redis(config.redis)]
 
@@ -107,6 +115,17 @@ def _readings_of_node(config: NodeConfig) -> list[Callable[[], object]]:
         partial(read_key, config.feed.meter_key_file),
         partial(server_context, tls.certificate_file, tls.key_file, tls.client_ca_file),
         partial(feed_tls, config.feed),
+    ]
+
+
+def _readings_of_pusher(config: PusherConfig) -> list[Callable[[], object]]:
+    from engine.pusher.event_keys import read_event_keys
+    from engine.pusher.main import client_tls
+
+    return [
+        partial(client_tls, config.feed, "feed"),
+        partial(client_tls, config.outgoing, "outgoing"),
+        partial(read_event_keys, config.event_key_files),
     ]
 
 

@@ -48,6 +48,8 @@ class Sandbox(msgspec.Struct, frozen=True):
     node_config: Path
     admin_config: Path
     pids: dict[str, int | list[int]]
+    pusher_status_url: str = ""
+    pusher_config: Path | None = None
 
 
 def load_sandbox(state: Path) -> Sandbox:

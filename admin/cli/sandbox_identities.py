@@ -9,7 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from admin.cli.state_folder import ATPS, EDPS, NODE, OPERATOR, BadState, StateFolder
+from admin.cli.state_folder import ATPS, EDPS, NODE, OPERATOR, PUSHER, BadState, StateFolder
 from admin.pki.authority import Authority, Issued
 from admin.pki.key_files import generate_secret
 from admin.pki.keys import generate_p256_key, generate_token_key
@@ -17,8 +17,9 @@ from engine.clock import UnixTime
 from engine.consent.records import ClientId
 from engine.telemetry.host import SystemClock
 
+P256_KEYS = ("checkpoint.pem", "event-1.pem")
 SECRETS = ("feed-mac.key", "meter.key", "person.key")
-CLIENTS = (*EDPS, *ATPS, NODE, OPERATOR)
+CLIENTS = (*EDPS, *ATPS, NODE, OPERATOR, PUSHER)
 
 
 def make_identities(folder: StateFolder, *, new: bool) -> None:
@@ -35,7 +36,8 @@ def make_identities(folder: StateFolder, *, new: bool) -> None:
     for name in SECRETS:
         _unless_there(folder.keys / name, generate_secret)
     _unless_there(folder.keys / "token-1.pem", generate_token_key)
-    _unless_there(folder.keys / "checkpoint.pem", generate_p256_key)
+    for name in P256_KEYS:
+        _unless_there(folder.keys / name, generate_p256_key)
 
 
 def check_identities(folder: StateFolder) -> None:
@@ -56,7 +58,7 @@ def check_identities(folder: StateFolder) -> None:
 def expected_files(folder: StateFolder) -> list[Path]:
     """What a completed folder holds and cannot make again."""
     pairs = [folder.pki / f"{name}{end}" for name in ("ca", "server", *CLIENTS) for end in (".pem", ".key")]
-    return pairs + [folder.keys / name for name in (*SECRETS, "token-1.pem", "checkpoint.pem")]
+    return pairs + [folder.keys / name for name in (*SECRETS, "token-1.pem", *P256_KEYS)]
 
 
 def _authority(directory: Path, now: UnixTime) -> Authority:

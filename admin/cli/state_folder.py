@@ -16,12 +16,13 @@ from msgspec import Meta
 from engine.config import Base, Port, decode
 from engine.errors import Fault, Kind
 
-FORMAT: Final = 1
+FORMAT: Final = 2  # 2: with a pusher
 HOST: Final = "127.0.0.1"
 EDPS: Final = ("edp-1", "edp-2", "edp-3")
 ATPS: Final = ("atp-1", "atp-2")
 NODE: Final = "node-1"
 OPERATOR: Final = "operator-1"
+PUSHER: Final = "pusher-1"
 
 
 class BadState(Fault):
@@ -38,6 +39,7 @@ class SandboxConfig(Base, frozen=True, kw_only=True):
     public_port: Port = 8450
     machine_port: Port = 8451
     console_port: Port = 8452
+    pusher_status_port: Port = 8443
     workers: Annotated[int, Meta(ge=0)] = 0
     consents: Annotated[int, Meta(ge=0, le=1_000_000)] = 1_000  # of made people, at the first start
     ledger_url: str = ""

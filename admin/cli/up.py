@@ -1,7 +1,7 @@
 """`ccs up`: everything on this machine, embedded and seeded, until Ctrl-C.
 
-One process watches three others: Redis, the admin application, an engine node. What dies is started again; what is
-stopped is stopped in order, so that every acknowledged write is on disk and no request in flight is lost.
+One process watches four others: Redis, the admin application, an engine node, the pusher. What dies is started again;
+what is stopped is stopped in order, so that every acknowledged write is on disk and no request in flight is lost.
 """
 
 import json
@@ -26,7 +26,15 @@ from admin.cli import embedded_redis
 from admin.cli.children import STATE_MARK, Child, Revival, end_left_over
 from admin.cli.sandbox_identities import make_identities
 from admin.cli.state_folder import SandboxConfig, StateFolder, load_sandbox_config, settle_ports
-from admin.cli.up_settings import LEDGER_FILE, Addresses, describe, redis_url, write_admin_settings, write_node_settings
+from admin.cli.up_settings import (
+    LEDGER_FILE,
+    Addresses,
+    describe,
+    redis_url,
+    write_admin_settings,
+    write_node_settings,
+    write_pusher_settings,
+)
 from engine.clock import Seconds
 
 READY_WITHIN = Seconds(60.0)
@@ -36,7 +44,7 @@ REDIS_MEMORY = "4gb"  # a million consents take 0.4 GB as records and as much ag
 
 
 def up(*, state: Path = Path("var"), workers: int | None = None, config: Path | None = None) -> None:
-    """Run everything on this machine until Ctrl-C: Redis, ledger and APIs, an engine node, 1,000 made-up consents.
+    """Run everything on this machine until Ctrl-C: Redis, ledger and APIs, a node, the pusher, 1,000 made-up consents.
 
     A second start goes on with the same state. Exit code 0 after Ctrl-C, SIGTERM or the terminal's end, 2 when the
     folder, the settings or a port cannot be used, 3 when a part does not start.
@@ -100,6 +108,7 @@ class Installation:
         self._redis: embedded_redis.EmbeddedRedis | None = None
         self._admin = self._child("admin")
         self._node = self._child("node")
+        self._pusher = self._child("pusher")
         self._described: dict[str, object] = {}
         os.environ[STATE_MARK] = str(folder.directory)  # every process of ours carries it, and is found by it
 
@@ -121,6 +130,7 @@ class Installation:
             redis = self._start_redis()
         write_admin_settings(folder, self._settings, redis)
         write_node_settings(folder, self._settings, redis)
+        write_pusher_settings(folder, self._settings)
         with self._step("ledger and APIs"):
             self._start_admin()
         if not folder.has_ledger:  # what starts again later goes on with this one, and never begins another
@@ -131,6 +141,8 @@ class Installation:
             self._seed()
         with self._step("engine node"):
             self._start_node()
+        with self._step("pusher"):
+            self._start_pusher()
         folder.complete()
         self._describe()
         self._show()
@@ -141,6 +153,7 @@ class Installation:
             Revival("redis", lambda: self._redis is None or self._redis.poll() is None, self._start_redis),
             Revival("admin", self._admin.alive, self._admin.start),
             Revival("node", self._node.alive, self._node.start),
+            Revival("pusher", self._pusher.alive, self._pusher.start),
         ]
         while not stop.wait(LOOK_EVERY):
             for part in parts:
@@ -151,7 +164,7 @@ class Installation:
     def stop(self) -> None:
         """Stop everything in order: first who asks, then who is asked."""
         self._folder.description.unlink(missing_ok=True)
-        for child in (self._node, self._admin):
+        for child in (self._pusher, self._node, self._admin):
             child.stop()
         if self._redis:
             self._redis.stop()
@@ -173,6 +186,10 @@ class Installation:
         self._node.start()
         self._node.wait_ready(lambda: answers(f"{Addresses.of(self._settings).status}/readyz/current"), READY_WITHIN)
 
+    def _start_pusher(self) -> None:
+        self._pusher.start()
+        self._pusher.wait_ready(lambda: answers(f"{Addresses.of(self._settings).pusher}/readyz"), READY_WITHIN)
+
     def _seed(self) -> None:
         from admin.cli.seed import seed
 
@@ -180,6 +197,8 @@ class Installation:
 
     def _pids(self) -> dict[str, object]:
         pids: dict[str, object] = {"admin": self._admin.pid, "node": self._node.pid}
+        if self._pusher.pid:
+            pids["pusher"] = self._pusher.pid
         if self._redis:
             pids["redis"] = self._redis.pid
         try:
@@ -212,6 +231,7 @@ class Installation:
             "metadata, JWKS": f"{at.public}/.well-known/oauth-authorization-server",
             "operators": at.console,
             "node status": f"{at.status}/statusz",
+            "pusher status": f"{at.pusher}/statusz",
             "certificates": str(folder.pki),
             "for scripts": str(folder.description),
             "logs": str(folder.logs),

@@ -5,7 +5,17 @@ from typing import Final
 
 import msgspec
 
-from admin.cli.state_folder import ATPS, EDPS, HOST, NODE, OPERATOR, SandboxConfig, StateFolder, write_atomically
+from admin.cli.state_folder import (
+    ATPS,
+    EDPS,
+    HOST,
+    NODE,
+    OPERATOR,
+    PUSHER,
+    SandboxConfig,
+    StateFolder,
+    write_atomically,
+)
 
 DATASETS: Final = {
     "edp-1": ("hh-electricity-import", "hh-electricity-export", "hh-gas"),
@@ -24,6 +34,7 @@ class Addresses(msgspec.Struct, frozen=True):
     public: str
     machine: str
     console: str
+    pusher: str
 
     @classmethod
     def of(cls, config: SandboxConfig) -> "Addresses":
@@ -33,6 +44,7 @@ class Addresses(msgspec.Struct, frozen=True):
             public=f"https://localhost:{config.public_port}",
             machine=f"https://localhost:{config.machine_port}",
             console=f"https://localhost:{config.console_port}",
+            pusher=f"http://{HOST}:{config.pusher_status_port}",
         )
 
 
@@ -91,6 +103,34 @@ one-issuer = true
     return _write(folder.settings / "node.toml", text)
 
 
+def write_pusher_settings(folder: StateFolder, config: SandboxConfig) -> Path:
+    """Settings of the pusher. Everybody in a sandbox is on this machine, so private addresses are called."""
+    at = Addresses.of(config)
+    event_keys = ", ".join(f'"{path}"' for path in sorted(folder.keys.glob("event-*.pem"), reverse=True))
+    files = f"""\
+ca-file = "{folder.pki / "ca.pem"}"
+certificate-file = "{folder.pki / f"{PUSHER}.pem"}"
+key-file = "{folder.pki / f"{PUSHER}.key"}"
+"""
+    text = f"""\
+pusher-id = "{PUSHER}"
+issuer = "{at.public}"
+event-key-files = [{event_keys}]
+log-level = "{config.log_level}"
+
+[feed]
+url = "{at.machine}/feed"
+{files}
+[outgoing]
+{files}allow-private-addresses = true
+
+[status]
+host = "{HOST}"
+port = {config.pusher_status_port}
+"""
+    return _write(folder.settings / "pusher.toml", text)
+
+
 def write_admin_settings(folder: StateFolder, config: SandboxConfig, redis: str) -> Path:
     """Settings of the admin application."""
     at = Addresses.of(config)
@@ -128,7 +168,7 @@ meter-key-file = "{folder.keys / "meter.key"}"
 [redis]
 url = "{redis}"
 """
-    for client, role in ((OPERATOR, "operator"), (NODE, "node")):
+    for client, role in ((OPERATOR, "operator"), (NODE, "node"), (PUSHER, "pusher")):
         text += f"""
 [[bootstrap]]
 client-id = "{client}"
@@ -164,6 +204,9 @@ def describe(folder: StateFolder, config: SandboxConfig, redis: str, pids: dict[
         "atps": [client_files(folder, client) for client in ATPS],
         "operator": client_files(folder, OPERATOR),
         "node": client_files(folder, NODE),
+        "pusher": client_files(folder, PUSHER),
+        "pusher_status_url": at.pusher,
+        "pusher_config": str(folder.settings / "pusher.toml"),
         "node_config": str(folder.settings / "node.toml"),
         "admin_config": str(folder.settings / "admin.toml"),
         "pids": pids,

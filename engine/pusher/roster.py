@@ -1,6 +1,5 @@
 """Who there is to push to: follows the roster, and keeps one supervised actor for each receiver."""
 
-import random
 from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Final
@@ -49,18 +48,15 @@ class Actors:
 
     async def follow(self, wait: Seconds) -> None:
         """Follow the roster for ever."""
-        version = -1
+        version = 0
         read_at = trio.current_time()
         while True:
-            longest = wait if version >= 0 else Seconds(0.0)
-            roster = await until_answered("roster", partial(self._service.roster, version, longest))
+            roster = await until_answered("roster", partial(self._service.roster, version, wait))
             if roster is None and trio.current_time() - read_at >= ANEW:
-                roster = await until_answered("roster", partial(self._service.roster, -1, Seconds(0.0)))
+                roster = await until_answered("roster", partial(self._service.roster, 0, Seconds(0.0)))
             if roster is not None:
-                self._take(roster, first=version < 0)
+                self._take(roster, first=version == 0)
                 version, read_at = roster.version, trio.current_time()
-            elif version < 0:
-                await trio.sleep(random.uniform(0.2, 0.4))  # noqa: S311 - there is no ledger yet
 
     def _take(self, roster: Roster, *, first: bool) -> None:
         self.checkpoint = roster.checkpoint

@@ -17,7 +17,7 @@ from engine.errors import Fault, Kind
 from engine.pusher.calls import until_answered
 from engine.pusher.lease import Tenure
 from engine.pusher.service import Delivery, Lane, PushService, Signed
-from engine.telemetry import logs
+from engine.telemetry import logs, pusher_metrics
 
 BATCH: Final = 128  # signed at once: 10 ms, in which nothing else goes on
 REMEMBERED: Final = 8_192  # of what was kept last: whoever asks a little later need not sign again
@@ -124,6 +124,7 @@ class Signing:
         keep = partial(self._service.keep, self._tenure.epoch, fresh)
         standing = {one.number: one.compact for one in await until_answered("keep", keep)}
         self.signed_count += len(fresh)
+        pusher_metrics.SIGNED.inc(len(fresh))
         for one in fresh:
             compact = standing.get(one.number)
             if compact is None:

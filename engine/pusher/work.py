@@ -100,6 +100,7 @@ class Pusher:
         self._jitter = jitter
         self._holder = holder or secrets.token_hex(16)
         self._stopping = trio.Event()
+        self._may_begin = trio.Event()
         self._tenure: Tenure | None = None
         self._actors: Actors | None = None
         self._telling: Telling | None = None
@@ -107,16 +108,22 @@ class Pusher:
         self.state = PusherState.STARTING
 
     async def run(self) -> None:
-        """Until `stop` was called and what was under way has ended."""
+        """From `begin` until `stop` was called and what was under way has ended."""
+        await self._may_begin.wait()
         while not self._stopping.is_set():
             tenure = await self._take_lease()
             if tenure is not None:
                 await self._work_under(tenure)
         self.state = PusherState.STOPPED
 
+    def begin(self) -> None:
+        """There is a key to sign with."""
+        self._may_begin.set()
+
     def stop(self) -> None:
         """Begin nothing more, finish what is under way, give the lease up."""
         self._stopping.set()
+        self._may_begin.set()
 
     def status(self) -> PusherStatus:
         """As of now."""

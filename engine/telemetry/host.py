@@ -23,6 +23,10 @@ class SystemClock:
         """Wall time, whole seconds."""
         return UnixTime(int(time.time()))
 
+    def wall(self) -> float:
+        """Wall time, seconds with their fractions."""
+        return time.time()
+
     def boot(self) -> BootTime:
         """CLOCK_BOOTTIME, seconds: goes on while the machine sleeps."""
         return BootTime(time.clock_gettime(time.CLOCK_BOOTTIME))

@@ -7,6 +7,7 @@ import pytest
 from admin.cli.state_folder import SandboxConfig, load_sandbox_config
 from admin.config import load_admin_config
 from engine.config import BadConfig, load_node_config
+from engine.pusher.config import load_pusher_config
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -14,6 +15,11 @@ CONFIGS = Path(__file__).parents[2] / "configs"
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*node*.toml")), ids=lambda p: p.name)
 def test_node_examples_decode(path: Path) -> None:
     assert load_node_config(path).node_id
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*pusher*.toml")), ids=lambda p: p.name)
+def test_pusher_examples_decode(path: Path) -> None:
+    assert load_pusher_config(path).pusher_id
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*admin*.toml")), ids=lambda p: p.name)
@@ -30,7 +36,7 @@ def test_there_is_an_example_of_today_and_of_the_next_step_for_each_service() ->
     assert names >= {
         f"{kind}.{service}{step}.toml"
         for kind in ("embedded", "production")
-        for service in ("node", "admin")
+        for service in ("node", "admin", "pusher")
         for step in ("", ".next")
     }
 

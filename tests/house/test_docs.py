@@ -14,6 +14,7 @@ from admin.cli.state_folder import SandboxConfig
 from admin.config import AdminConfig
 from engine.clock import UnixTime
 from engine.config import NodeConfig
+from engine.pusher.config import PusherConfig
 
 ROOT = Path(__file__).parents[2]
 DOCS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -38,7 +39,13 @@ def structs_in(hint: object) -> list[type[msgspec.Struct]]:
 
 
 @pytest.mark.parametrize(
-    ("struct", "heading"), [(NodeConfig, "## A node"), (AdminConfig, "## The admin"), (SandboxConfig, "## The sandbox")]
+    ("struct", "heading"),
+    [
+        (NodeConfig, "## A node"),
+        (PusherConfig, "## A pusher"),
+        (AdminConfig, "## The admin"),
+        (SandboxConfig, "## The sandbox"),
+    ],
 )
 def test_every_setting_is_described_and_no_other(struct: type[msgspec.Struct], heading: str) -> None:
     page = (ROOT / "docs/settings.md").read_text()
@@ -84,7 +91,12 @@ def test_no_document_carries_a_path_of_a_machine() -> None:
 
 
 @pytest.mark.parametrize(
-    ("module", "heading"), [("engine.telemetry.metrics", "## A node"), ("admin.metrics", "## The admin")]
+    ("module", "heading"),
+    [
+        ("engine.telemetry.metrics", "## A node"),
+        ("engine.telemetry.pusher_metrics", "## The pusher"),
+        ("admin.metrics", "## The admin"),
+    ],
 )
 def test_every_metric_is_described_and_no_other(module: str, heading: str) -> None:
     metrics = importlib.import_module(module)

@@ -104,7 +104,9 @@ def pusher(
     wait: Seconds = WAIT,
 ) -> Pusher:
     settings = PusherSettings(issuer=ISSUER, heartbeat_every=heartbeat_every, bulk_rate=bulk_rate, wait=wait)
-    return Pusher(service, receivers, lambda: SIGNER, settings, Clocks(), jitter=jitter, holder=holder)
+    made = Pusher(service, receivers, lambda: SIGNER, settings, Clocks(), jitter=jitter, holder=holder)
+    made.begin()
+    return made
 
 
 async def until(holds: Callable[[], bool], within: float = 60.0, every: float = 0.01) -> None:

@@ -18,7 +18,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 START_WITHIN = 90.0
 SOON = 20.0  # generous: these are bounds against hanging, not claims about speed
-FREE_PORTS = "introspection-port = 0\nstatus-port = 0\npublic-port = 0\nmachine-port = 0\nconsole-port = 0\n"
+PORTS = ("introspection", "status", "public", "machine", "console", "pusher-status")
+FREE_PORTS = "".join(f"{name}-port = 0\n" for name in PORTS)
 
 
 class Running:
