@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from itertools import pairwise
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -66,15 +67,19 @@ async def test_nothing_is_sent_while_its_bytes_cannot_be_kept(
 async def test_bytes_that_were_kept_before_are_sent_whoever_signed_them(
     service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
-    lost = True
-    service.fails = lambda call, when: lost and (call, when) == ("keep", "after")
     service.enrol("edp-1")
     [delivery] = service.commit(ended(1, "edp-1"), "edp-1")
-    nursery.start_soon(pusher(service, receivers).run)
-    await until(lambda: bool(service.first_bytes))
-    lost = False
+    row = service.rows[delivery.number]
+
+    def another_was_faster(call: str, when: str) -> bool:
+        if (call, when) == ("keep", "before"):
+            row.delivery = msgspec.structs.replace(row.delivery, signed=b"theirs")
+        return False
+
+    service.fails = another_was_faster
+    nursery.start_soon(pusher(service, receivers, heartbeat_every=NEVER).run)
     await until(lambda: not service.pending)
-    assert [one.content for one in receivers.pushed] == [service.first_bytes[delivery.number]]
+    assert [one.content for one in receivers.pushed] == [b"theirs"]
 
 
 @pytest.mark.parametrize(
