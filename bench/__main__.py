@@ -62,6 +62,7 @@ BENCHES = (
     Bench("decision", ("--json",)),
     Bench("tokens", ("--json",), ("--seconds", "0.2")),
     Bench("signed", ("--json",), ("--seconds", "0.2")),
+    Bench("pushes", ("--json",), ("--seconds", "2")),
     Bench("redis_link"),
 )
 

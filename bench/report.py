@@ -101,6 +101,12 @@ TARGETS = (
            lambda r: r["redis_lost"]["not_current_share"]),
     Target("failed requests, Redis killed and started again under load", "", 0, 0, lambda r: r["redis_lost"]["failed"]),
     Target("CPU an introspection, two workers by one", "x", 1.1, 1.03, lambda r: r["scaling"]["ratio"]),
+    Target("pushes of one pusher, over TLS", "/s", 400, 1_000,
+           lambda r: r["pushes"]["rate"]["per_second"], lower=False),
+    Target("commit to first attempt, 200 receivers, p50", "ms", 1_000, 250,
+           lambda r: r["pushes"]["first_attempt_ms"]["p50"]),
+    Target("commit to first attempt, 200 receivers, p95", "ms", 5_000, 500,
+           lambda r: r["pushes"]["first_attempt_ms"]["p95"]),
 )  # fmt: skip
 
 
