@@ -50,6 +50,7 @@ class Sandbox(msgspec.Struct, frozen=True):
     pids: dict[str, int | list[int]]
     pusher_status_url: str = ""
     pusher_config: Path | None = None
+    pusher: Client | None = None
 
 
 def load_sandbox(state: Path) -> Sandbox:

@@ -17,7 +17,8 @@ from engine.clock import UnixTime
 from engine.consent.records import ClientId
 from engine.telemetry.host import SystemClock
 
-P256_KEYS = ("checkpoint.pem", "event-1.pem")
+EVENT_KEY = "event-1.pem"
+P256_KEYS = ("checkpoint.pem", EVENT_KEY)
 SECRETS = ("feed-mac.key", "meter.key", "person.key")
 CLIENTS = (*EDPS, *ATPS, NODE, OPERATOR, PUSHER)
 
@@ -25,6 +26,7 @@ CLIENTS = (*EDPS, *ATPS, NODE, OPERATOR, PUSHER)
 def make_identities(folder: StateFolder, *, new: bool) -> None:
     """Make what is missing in a new folder; check that everything is there in an old one. Raises BadState."""
     if not new:
+        _add_pusher(folder)
         folder.check_files(*expected_files(folder))
         check_identities(folder)
         return
@@ -38,6 +40,15 @@ def make_identities(folder: StateFolder, *, new: bool) -> None:
     _unless_there(folder.keys / "token-1.pem", generate_token_key)
     for name in P256_KEYS:
         _unless_there(folder.keys / name, generate_p256_key)
+
+
+def _add_pusher(folder: StateFolder) -> None:
+    """A folder of a version that had none gets one; where only a part is missing, it was lost."""
+    certificate, key, event_key = folder.pki / f"{PUSHER}.pem", folder.pki / f"{PUSHER}.key", folder.keys / EVENT_KEY
+    if certificate.exists() or key.exists() or event_key.exists() or not (folder.pki / "ca.key").exists():
+        return
+    generate_p256_key(event_key)
+    Authority.open(folder.pki).issue_client(ClientId(PUSHER), SystemClock().now()).write(certificate, key)
 
 
 def check_identities(folder: StateFolder) -> None:

@@ -30,7 +30,7 @@ NAMES: Final = {
 
 
 def seed(state: Path, *, consents: int, console: Console | None = None) -> None:
-    """Register the sandbox's EDPs and ATPs and grant `consents` consents of made people, where they are missing.
+    """Register the sandbox's participants and grant `consents` consents of made people, where they are missing.
 
     Raises NotRunning, and what the service refuses.
     """
@@ -64,7 +64,13 @@ def registrations(sandbox: Sandbox) -> list[dict[str, Any]]:
     atps = [
         {**_form(atp, "atp"), "organisation": {"name": NAMES.get(atp.client_id, atp.client_id)}} for atp in sandbox.atps
     ]
-    return edps + atps
+    # Bootstrapped in a new ledger; one of an earlier version does not have it yet.
+    pushers = [
+        {**_form(pusher, "pusher"), "organisation": {"name": pusher.client_id}}
+        for pusher in (sandbox.pusher,)
+        if pusher is not None
+    ]
+    return edps + atps + pushers
 
 
 def _form(party: Client, role: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from msgspec import Meta
 from engine.config import Base, Port, decode
 from engine.errors import Fault, Kind
 
-FORMAT: Final = 2  # 2: with a pusher
+FORMAT: Final = 1
 HOST: Final = "127.0.0.1"
 EDPS: Final = ("edp-1", "edp-2", "edp-3")
 ATPS: Final = ("atp-1", "atp-2")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from admin.cli.children import STATE_MARK, Child, ChildFailed, Revival, end_left_over
+from admin.cli.sandbox_identities import make_identities
 from admin.cli.state_folder import BadState, SandboxConfig, StateFolder, load_sandbox_config, settle_ports
 from engine.clock import Seconds
 from engine.config import BadConfig
@@ -94,11 +95,12 @@ def test_a_port_in_use_is_named_with_its_setting() -> None:
 
 
 def test_zeros_become_free_ports_all_different() -> None:
-    zeros = SandboxConfig(introspection_port=0, status_port=0, public_port=0, machine_port=0, console_port=0)
+    names = [name for name in SandboxConfig.__struct_fields__ if name.endswith("_port")]
+    zeros = SandboxConfig(**dict.fromkeys(names, 0))
     settled = settle_ports(zeros)
     ports = [getattr(settled, name) for name in settled.__struct_fields__ if name.endswith("_port")]
     assert 0 not in ports
-    assert len(set(ports)) == len(ports) == 5
+    assert len(set(ports)) == len(ports) == len(names)
 
 
 def test_settings_of_up_are_strict(tmp_path: Path) -> None:
@@ -163,3 +165,19 @@ def test_a_start_that_fails_is_tried_again_and_said() -> None:
     assert revival.look(0.0, 0.0) == "redis did not start, trying again: the port is in use"
     assert revival.look(0.1, 0.0) == ""
     assert "trying again" in revival.look(10.0, 0.0)
+
+
+def test_a_folder_from_before_there_was_a_pusher_gets_one_and_one_that_lost_a_part_of_it_is_refused(
+    tmp_path: Path,
+) -> None:
+    folder = StateFolder(tmp_path)
+    make_identities(folder, new=folder.open())
+    parts = [folder.pki / "pusher-1.pem", folder.pki / "pusher-1.key", folder.keys / "event-1.pem"]
+    for path in parts:
+        path.unlink()
+    make_identities(folder, new=False)
+    assert all(path.exists() for path in parts)
+    parts[2].unlink()
+    with pytest.raises(BadState, match=r"event-1\.pem is missing"):
+        make_identities(folder, new=False)
+    folder.close()
