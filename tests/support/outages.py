@@ -105,7 +105,9 @@ class Site:
         self.state = directory / "var"
         self.folder = StateFolder(self.state)
         self.folder.open()
-        free = SandboxConfig(**{name: 0 for name in SandboxConfig.__struct_fields__ if name.endswith("_port")})
+        free = SandboxConfig(
+            introspection_port=0, status_port=0, public_port=0, machine_port=0, console_port=0, pusher_status_port=0
+        )
         chosen = msgspec.structs.replace(free, workers=workers, consents=0, ledger_url=ledger_url)
         self.settings = settle_ports(chosen)
         self.at = Addresses.of(self.settings)

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -103,7 +104,7 @@ def test_the_codes_that_the_atp_guide_names_are_the_services_own() -> None:
 def test_ctrl_c_stops_every_process_and_the_next_start_goes_on(tmp_path: Path) -> None:
     running = Running(tmp_path / "var", consents=3, workers=1).start()
     pids = running.about["pids"]
-    every = [pids["admin"], pids["node"], pids["redis"], pids["feeder"], *pids["workers"]]
+    every = [pids["admin"], pids["node"], pids["redis"], pids["pusher"], pids["feeder"], *pids["workers"]]
     (minted,) = running.tokens()
     head = running.node_status()["applied"]
     assert running.stop(signal.SIGINT) == 0
@@ -120,6 +121,22 @@ def test_ctrl_c_stops_every_process_and_the_next_start_goes_on(tmp_path: Path) -
         assert answer["active"] is (running.about["issuer"] == answer.get("iss"))
     finally:
         assert running.stop(signal.SIGTERM) == 0
+
+
+def test_a_pusher_that_was_killed_is_started_again_and_works(sandbox: Running) -> None:
+    killed = sandbox.about["pids"]["pusher"]
+    os.kill(killed, signal.SIGKILL)
+    eventually(lambda: sandbox.about["pids"]["pusher"] not in (0, killed))
+    url = sandbox.about["pusher_status_url"] + "/readyz"
+
+    def works() -> bool:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own address
+                return bool(json.load(answer)["state"] == "working")
+        except OSError:
+            return False
+
+    eventually(works)
 
 
 def test_a_start_after_a_kill_ends_what_was_left_behind(tmp_path: Path) -> None:
