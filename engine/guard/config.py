@@ -4,7 +4,6 @@ import enum
 from pathlib import Path
 from typing import Annotated, Final
 
-import msgspec
 from msgspec import Meta
 
 from engine.clock import Seconds
@@ -40,6 +39,9 @@ class Service(Base, frozen=True, kw_only=True):
     event_jwks_url: str = ""  # of the keys that sign events; "" = the issuer's `/event-jwks`
     max_connections: Count = 16  # to each address
     hedge: bool = True  # a slow node's question is asked of a second one too
+    # True: a token that is new here is introspected with its first share, not asked about by digest, so that it may
+    # serve in an outage. False: such tokens go into batches too, and never serve in an outage.
+    introspect_first: bool = True
 
 
 class Policy(Base, frozen=True, kw_only=True):

@@ -27,6 +27,7 @@ class Failure(enum.StrEnum):
     TOO_MANY = "too_many"  # 429
     REFUSED = "refused"  # other 4xx, a redirect
     NO_ANSWER = "no_answer"  # came, but is no answer: signature, issuer, audience, form
+    BUSY = "busy"  # all our own connections were in use
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
@@ -80,3 +81,6 @@ class Evidence(Protocol):
 
         Raises `engine.guard.memory.MemoryFull`: then no share may be made on it.
         """
+
+    def open_outage(self) -> float | None:
+        """When the newest outage on record began, if its end is not on record: a restart must not lengthen it."""

@@ -23,6 +23,8 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     data_to: UnixTime
     purpose_code: str | None = None
     share_id: str | None = None  # your idempotency key; a one-off consent is claimed for it
+    # RFC 7638 thumbprint, base64url, of the DPoP key whose proof *you* have checked; None: there was no proof
+    dpop_jkt: str | None = None
 
 
 class Reason(enum.StrEnum):
@@ -37,6 +39,7 @@ class Reason(enum.StrEnum):
     REFUSED_CALLER = "refused_caller"  # the service does not take *our* certificate: an operator must act
     SLOW_DOWN = "slow_down"  # nothing but 429: no outage
     NO_ANSWER = "no_answer"  # what came was no answer (signature, issuer, audience, TLS): an alarm, no outage
+    UNANSWERED = "unanswered"  # this question was not answered, and it is no outage (yet): ask again
     UNKNOWN_IN_OUTAGE = "unknown_in_outage"  # nobody can be asked, and this was never known as active
     OUTAGE_TOO_LONG = "outage_too_long"  # the cap of the outage has been reached
     DEGRADED = "degraded"  # nobody can be asked, and pushed events are known to be missing
