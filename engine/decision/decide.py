@@ -136,7 +136,7 @@ def furthest(
 
 
 def _way(share: Share, grant: Grant, record: ConsentRecord) -> tuple[int, bool, bool]:
-    refusal = _refusal(share, grant, record)
+    refusal = refusal_of_share(share, grant, record)
     start, end = current_window(grant, record)
     overlaps = max(start, share.data_from) < min(end, share.data_to)
     fits = share.purpose_code in (None, record.purpose_code)
@@ -230,7 +230,7 @@ def _covering(share: Share, shown: list[Shown]) -> tuple[list[Shown], Reason]:
 
     Where several would do, an enduring one is taken before a one-off is used up.
     """
-    refusals = [_refusal(share, grant, record) for grant, record in shown]
+    refusals = [refusal_of_share(share, grant, record) for grant, record in shown]
     covering = [pair for pair, refusal in zip(shown, refusals, strict=True) if refusal is None]
     if covering:
         return [min(covering, key=_enduring_first)], _TOKEN
@@ -241,8 +241,8 @@ def _enduring_first(pair: Shown) -> bool:
     return pair[0].access_mode is _ONE_OFF
 
 
-def _refusal(share: Share, grant: Grant, record: ConsentRecord) -> Reason | None:
-    """Why a share does not lie inside this consent; None = it does."""
+def refusal_of_share(share: Share, grant: Grant, record: ConsentRecord) -> Reason | None:
+    """Why a share does not lie inside this consent, for services and guards alike; None = it does."""
     if share.dataset_id != grant.detail.dataset_id:
         return Reason.DATASET
     if share.meter_point not in grant.detail.meter_points and not _names_by_digest(share, grant):

@@ -24,12 +24,12 @@ PURE = [
     "engine/tokens", "engine/replica/asking.py", "engine/listener/http1.py", "engine/listener/forms.py",
     "engine/telemetry/health.py", "admin/ledger/events.py", "admin/ledger/chain.py", "admin/consents/commands.py",
     "admin/directory/participants.py", "admin/directory/streams.py", "admin/directory/push_urls.py",
-    "admin/recovery/tellings.py", "admin/recovery/reconciling.py",
-    "admin/recovery/standing.py",
-    "admin/ledger/facts.py", "admin/ledger/outbox.py", "engine/pusher/service_calls.py",
-    "engine/pusher/schedule.py", "engine/pusher/outbox.py", "engine/pusher/circuit.py",
-    "engine/pusher/addresses.py", "engine/pusher/service.py", "engine/pusher/streams.py", "engine/pusher/replies.py",
-    "engine/pusher/targets.py",
+    "admin/recovery/tellings.py", "admin/recovery/reconciling.py", "admin/recovery/standing.py",
+    "admin/ledger/facts.py", "admin/ledger/outbox.py", "engine/pusher/service_calls.py", "engine/pusher/schedule.py",
+    "engine/pusher/outbox.py", "engine/pusher/circuit.py", "engine/pusher/addresses.py", "engine/pusher/service.py",
+    "engine/pusher/streams.py", "engine/pusher/replies.py", "engine/pusher/targets.py", "engine/guard/shares.py",
+    "engine/guard/memory.py", "engine/guard/evidence_words.py", "engine/guard/retry.py", "engine/guard/circuit.py",
+    "engine/guard/fallback.py", "engine/guard/covering.py",
 ]  # fmt: skip
 
 ONE_IMPORTER = {
