@@ -60,27 +60,24 @@ class Circuit:
 
     def status(self, now: float) -> CircuitStatus:
         """A frozen record of now."""
-        self._move_on(now)
-        has_probes = self._state in (State.BUFFERING, State.PROBING, State.SUSPENDED)
-        return CircuitStatus(self._state, self._next_probe if has_probes else None, self._failed, self._good)
+        state = self._state_at(now)
+        has_probes = state in (State.BUFFERING, State.PROBING, State.SUSPENDED)
+        return CircuitStatus(state, self._next_probe if has_probes else None, self._failed, self._good)
 
     def admits(self, now: float, draw: float) -> bool:
         """Whether a share may be asked about now."""
-        if self._state is State.CLOSED:
-            return True
-        self._move_on(now)
-        if self._state is State.RAMPING:
+        state = self._state_at(now)
+        if state is State.RAMPING:
             since = now - self._ramping_since
             return draw < next(part for until, part in RAMP if since < until)
-        return self._state is State.CLOSED
+        return state is State.CLOSED
 
     def exhausted(self, now: float) -> bool:
         """A retry strategy has been exhausted, and it is an outage. Returns whether this opened the circuit.
 
         Not where it is open: then it is a straggler that began before.
         """
-        self._move_on(now)
-        if self._state not in (State.CLOSED, State.RAMPING):
+        if self._state_at(now) not in (State.CLOSED, State.RAMPING):
             return False
         self._state = State.BUFFERING
         self._next_probe = now + BUFFER
@@ -93,13 +90,11 @@ class Circuit:
 
     def probe_due(self, now: float) -> bool:
         """Whether a probe is to be made now."""
-        self._move_on(now)
-        return self._state in (State.PROBING, State.SUSPENDED) and now >= self._next_probe
+        return self._state_at(now) in (State.PROBING, State.SUSPENDED) and now >= self._next_probe
 
     def probed(self, now: float, draw: float, *, good: bool) -> None:
         """What came of a probe."""
-        self._move_on(now)
-        if self._state not in (State.PROBING, State.SUSPENDED):
+        if self._state_at(now) not in (State.PROBING, State.SUSPENDED):
             return
         if good:
             self._good, self._failed, self._state = self._good + 1, 0, State.PROBING
@@ -113,9 +108,10 @@ class Circuit:
         every = SUSPENDED_EVERY if self._state is State.SUSPENDED else PROBE_EVERY
         self._next_probe = now + every + PROBE_JITTER * (2 * draw - 1)
 
-    def _move_on(self, now: float) -> None:
-        """What time alone brings about."""
+    def _state_at(self, now: float) -> State:
+        """After what time alone brings about."""
         if self._state is State.BUFFERING and now >= self._next_probe:
             self._state = State.PROBING
         elif self._state is State.RAMPING and now - self._ramping_since >= RAMP[-1][0]:
             self._state, self._good = State.CLOSED, 0
+        return self._state

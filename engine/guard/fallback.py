@@ -86,7 +86,7 @@ def judge_in_outage(share: Share, known: KnownToken | None, outage: Outage) -> F
 
 def _refusal_of_all(outage: Outage) -> Reason | None:
     """What forbids every share."""
-    if outage.policy.on_outage is OnOutage.HALT or outage.policy.outage_cap == 0:
+    if outage.policy.on_outage is OnOutage.HALT or outage.policy.outage_cap <= 0:
         return Reason.HALTED
     return Reason.OUTAGE_TOO_LONG if outage.lasts >= outage.policy.outage_cap else None
 

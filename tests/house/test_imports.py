@@ -29,7 +29,7 @@ PURE = [
     "engine/pusher/outbox.py", "engine/pusher/circuit.py", "engine/pusher/addresses.py", "engine/pusher/service.py",
     "engine/pusher/streams.py", "engine/pusher/replies.py", "engine/pusher/targets.py", "engine/guard/shares.py",
     "engine/guard/memory.py", "engine/guard/evidence_words.py", "engine/guard/retry.py", "engine/guard/circuit.py",
-    "engine/guard/fallback.py", "engine/guard/covering.py",
+    "engine/guard/fallback.py", "engine/guard/covering.py", "engine/guard/answers.py",
 ]  # fmt: skip
 
 ONE_IMPORTER = {
