@@ -84,10 +84,6 @@ class Circuit:
         self._failed = self._good = 0
         return True
 
-    def resume(self, now: float) -> None:
-        """An outage was under way before this process started: begin by probing, at once."""
-        self._state, self._next_probe = State.PROBING, now
-
     def probe_due(self, now: float) -> bool:
         """Whether a probe is to be made now."""
         return self._state_at(now) in (State.PROBING, State.SUSPENDED) and now >= self._next_probe

@@ -37,6 +37,7 @@ class Service(Base, frozen=True, kw_only=True):
     machine_url: str = ""  # origin of the admin application's mTLS listener: streams, polls, listings, reports
     jwks_url: str = ""  # of the keys that sign answers; "" = the issuer's `/jwks`
     event_jwks_url: str = ""  # of the keys that sign events; "" = the issuer's `/event-jwks`
+    decision_point: str = ""  # `iss` of signed decisions; "" = the addresses themselves
     max_connections: Count = 16  # to each address
     hedge: bool = True  # a slow node's question is asked of a second one too
     # True: a token that is new here is introspected with its first share, not asked about by digest, so that it may

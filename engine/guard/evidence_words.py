@@ -7,6 +7,7 @@ new one goes to the end and has a default.
 """
 
 import enum
+from collections.abc import Sequence
 from typing import Protocol
 
 import msgspec
@@ -81,6 +82,9 @@ class Evidence(Protocol):
 
         Raises `engine.guard.memory.MemoryFull`: then no share may be made on it.
         """
+
+    def record_all(self, entries: Sequence[Entry]) -> list[str]:
+        """Keep several, all or none, with one wait for the disk; their ids. Raises as `record`."""
 
     def open_outage(self) -> float | None:
         """When the newest outage on record began, if its end is not on record: a restart must not lengthen it."""

@@ -72,16 +72,12 @@ def judge_in_outage(share: Share, known: KnownToken | None, outage: Outage) -> F
     refusal = _refusal_of_all(outage) or _refusal_of_token(share, known, outage)
     if refusal is not None or known is None:
         return Fallback(refusal or Reason.UNKNOWN_IN_OUTAGE)
-    covering = [consent for consent in known.consents if covers(share, consent.entry)]
-    lasting = [consent for consent in covering if outage.now < consent.expires_at]
-    enduring = [consent for consent in lasting if not consent.one_off]
-    if enduring:
-        return Fallback(Reason.LAST_KNOWN, enduring[0])
-    if lasting:
-        return Fallback(Reason.ONE_OFF, lasting[0])
-    if covering:
-        return Fallback(Reason.NOT_ACTIVE, covering[0])
-    return Fallback(Reason.NOT_COVERED)
+    judged = [
+        Fallback(_reason_by(consent, known, outage), consent)
+        for consent in known.consents
+        if covers(share, consent.entry)
+    ]
+    return max(judged, key=_by_worth, default=Fallback(Reason.NOT_COVERED))
 
 
 def _refusal_of_all(outage: Outage) -> Reason | None:
@@ -96,10 +92,24 @@ def _refusal_of_token(share: Share, known: KnownToken | None, outage: Outage) ->
         return Reason.UNKNOWN_IN_OUTAGE
     if not hmac.compare_digest(known.thumbprint, share.thumbprint):
         return Reason.WRONG_CERTIFICATE
-    if outage.missing_since is not None and known.as_of <= outage.missing_since:
-        return Reason.DEGRADED
-    if outage.now >= known.last_known_until:
-        return Reason.OUTAGE_TOO_LONG
     if not outage.policy.beyond_token_exp and outage.now >= known.token_expires_at:
         return Reason.NOT_ACTIVE
     return None
+
+
+def _reason_by(consent: KnownConsent, known: KnownToken, outage: Outage) -> Reason:
+    """What one consent that covers the share makes of it."""
+    if outage.now >= consent.expires_at:
+        return Reason.NOT_ACTIVE
+    if consent.one_off:
+        return Reason.ONE_OFF
+    if outage.missing_since is not None and (consent.as_of or known.as_of) <= outage.missing_since:
+        return Reason.DEGRADED
+    if outage.now >= (consent.last_known_until or known.last_known_until):
+        return Reason.OUTAGE_TOO_LONG
+    return Reason.LAST_KNOWN
+
+
+def _by_worth(judged: Fallback) -> bool:
+    """A consent that allows the share before those that do not; else the first."""
+    return judged.allowed

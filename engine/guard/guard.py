@@ -3,18 +3,34 @@
     async with Guard(config, memory=memory, evidence=evidence) as guard:
         verdict = await guard.check(share)
 
-Runs on trio and on asyncio. One object for the process; `check` may be called by any number of tasks at once.
+Runs on trio and on asyncio. One object for the process; `check` may be called by any number of tasks at once. What it
+was told it keeps in `memory`; before it lets a share be made on what was known, it writes that down as `evidence`.
 """
 
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from types import TracebackType
 
+import anyio
 import msgspec
 
+from engine.clock import Clock
+from engine.guard.asking import Asking
+from engine.guard.batches import Batches
+from engine.guard.calls import Transport
+from engine.guard.client import Answered, CallCounts, Client
 from engine.guard.config import GuardConfig
 from engine.guard.evidence_words import Evidence
+from engine.guard.http1_client import Http1Transport, client_tls
 from engine.guard.memory import Memory
+from engine.guard.names import Names
+from engine.guard.outages import Outages
+from engine.guard.questions import BadShare, digest_of
 from engine.guard.shares import Share, Verdict
+from engine.guard.verdicts import Verdicts
+from engine.telemetry.guard_calls import PROBES
+from engine.telemetry.host import SystemClock
 
 
 class GuardStatus(msgspec.Struct, frozen=True):
@@ -29,37 +45,131 @@ class GuardStatus(msgspec.Struct, frozen=True):
     next_probe_at: float | None
     missing_since: float | None
     addresses: tuple[str, ...]
+    calls: CallCounts | None = None
 
 
 class Guard:
-    """May this share be made? Asks the service, and in an outage what was known."""
+    """May this share be made? Asks the service, and in an outage what was known.
 
-    def __init__(self, config: GuardConfig, *, memory: Memory, evidence: Evidence) -> None:
+    transport, clock, draw: for tests; None: real sockets, this machine's clocks, chance.
+    """
+
+    def __init__(
+        self,
+        config: GuardConfig,
+        *,
+        memory: Memory,
+        evidence: Evidence,
+        transport: Transport | None = None,
+        clock: Clock | None = None,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
         self._config = config
         self._memory = memory
-        self._evidence = evidence
+        self._transport = transport
+        self._clock = clock or SystemClock()
+        names = Names()
+        self._outages = Outages(config.policy, memory, evidence, self._clock, draw)
+        self._verdicts = Verdicts(memory, evidence, self._outages, self._clock, names.text)
+        self._draw = draw
+        self._names = names
+        self._stack = AsyncExitStack()
+        self._client: Client | None = None
 
     async def __aenter__(self) -> "Guard":
         """Read certificates and keys. Asks nobody yet. Raises BadConfig."""
-        raise NotImplementedError
+        service = self._config.service
+        if self._transport is None:
+            tls = client_tls(service.ca_file, service.certificate_file, service.key_file)
+            self._transport = Http1Transport(tls, service.max_connections)
+        clock = self._clock
+        self._client = Client(
+            service.addresses,
+            self._transport,
+            now=clock.boot,
+            wall=lambda: float(clock.now()),
+            hedge=service.hedge,
+            draw=self._draw,
+            new_id=self._names.draw,
+        )
+        self._asking = Asking(self._config, self._client, self._transport, clock, self._names.draw)
+        self._batches = Batches(self._config, self._asking, self._verdicts, self._outages, self._memory, self._one)
+        group = await self._stack.enter_async_context(anyio.create_task_group())
+        self._group = group
+        group.start_soon(self._client.run)
+        group.start_soon(self._probe)
+        return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close all connections."""
-        raise NotImplementedError
+        """Stop looking after anything and close all connections. What the block raised comes through as it is."""
+        self._group.cancel_scope.cancel()
+        try:
+            await self._stack.__aexit__(None, None, None)
+        finally:
+            if self._transport is not None:
+                with anyio.CancelScope(shield=True):  # bounded: each connection's goodbye is
+                    await self._transport.aclose()
 
     async def check(self, share: Share) -> Verdict:
-        """One share. Takes up to 9.4 seconds where nobody answers, then says so. Raises nothing but cancellation."""
-        raise NotImplementedError
+        """One share. Takes up to 9.4 seconds where nobody answers, then says so. Raises nothing but cancellation.
+
+        Longer where nodes say 429: as long as they say, up to a minute each time.
+        """
+        try:
+            digest = digest_of(share)
+        except BadShare:
+            return self._verdicts.bad()
+        if not self._outages.admits():
+            return self._verdicts.in_outage([(share, digest)])[0]
+        return await self._one(share, digest)
 
     async def check_many(self, shares: Sequence[Share]) -> list[Verdict]:
         """Many shares, each a question of its own, in calls of up to 500; verdicts in their order. Raises as `check`.
 
-        The first share of a token that was never introspected here is asked with the token itself.
+        The first share of a token that was never introspected here is asked with the token itself
+        (`service.introspect-first`), and so is what could not be told from the token's digest.
         """
-        raise NotImplementedError
+        return await self._batches.check(shares)
 
     def status(self) -> GuardStatus:
         """A frozen record of now."""
-        raise NotImplementedError
+        outages, since = self._outages, self._outages.since
+        until, missing = outages.until_probe(), self._memory.missing_since()
+        return GuardStatus(
+            circuit=outages.status().state,
+            outage_since=since,
+            outage_ends_at=None if since is None else since + self._config.policy.outage_cap,
+            next_probe_at=None if until is None else self._clock.now() + until,
+            missing_since=None if missing is None else float(missing),
+            addresses=self._config.service.addresses,
+            calls=None if self._client is None else self._client.counts(),
+        )
+
+    def renew(self) -> None:
+        """Read the certificate and its key again, for connections to come. Raises BadConfig, and then keeps the old."""
+        service = self._config.service
+        if isinstance(self._transport, Http1Transport):
+            self._transport.renew(client_tls(service.ca_file, service.certificate_file, service.key_file))
+
+    async def _one(self, share: Share, digest: bytes) -> Verdict:
+        """Ask with the token itself, whatever the circuit says."""
+        at = self._clock.now()
+        try:
+            result = await self._asking.introspect(share, digest)
+        except BadShare:
+            return self._verdicts.bad()
+        if not isinstance(result, Answered):
+            return self._verdicts.unanswered([(share, digest)], result)[0]
+        answered = result.value
+        self._outages.answered(current=answered.is_current)
+        return self._verdicts.on_answer(share, digest, answered.outcome, answered.request_id, at)
+
+    async def _probe(self) -> None:
+        """For ever: whenever the circuit wants to know whether the service is there again."""
+        while True:
+            await self._outages.wait_probe()
+            good = await self._asking.probe()
+            PROBES.labels("good" if good else "failed").inc()
+            self._outages.probed(good=good)

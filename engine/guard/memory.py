@@ -1,9 +1,12 @@
 """The guard's memory of what was known, as its other parts see it. A pushed end always wins, in whatever order.
 
-Kept on disk, encrypted, bounded (`engine.guard.store`). Calls return within microseconds and never wait for a network;
-what they wrote survives kill -9 of the process once they have returned.
+Kept on disk, encrypted, bounded (`engine.guard.store`). Calls never wait for a network; looking takes microseconds.
+What was written survives kill -9 of the process and a loss of power once the call has returned, which takes one wait
+for the disk; `together` shares that wait. `remember` alone is lazy: a second's worth of active answers may be lost,
+which narrows what is known and nothing else. Where an answer shows less than the one before, it is not lazy either.
 """
 
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from engine.clock import UnixTime
@@ -39,6 +42,9 @@ class Memory(Protocol):
     def look(self, digest: bytes) -> KnownToken | None:
         """What is known of a token: without consents that have ended; None: nothing, refused, or its ATP suspended."""
 
+    def has_ended(self, consent_id: str) -> bool:
+        """Whether an end of this consent has been heard of."""
+
     def missing_since(self) -> UnixTime | None:
         """Since when pushed events are known to be missing; None: the chain is whole and its heartbeat sound.
 
@@ -50,3 +56,9 @@ class Memory(Protocol):
 
     def mark_whole(self) -> None:
         """Nothing is missing any more."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """What is written inside is kept as one: all of it when the block has ended, nothing where it raises.
+
+        One wait for the disk, however many writes: for polls and listings. Not to be nested, no await inside.
+        """

@@ -74,9 +74,16 @@ class RetryBudget:
             self._forget(now)
 
     def take(self, now: float, count: int) -> bool:
-        """Reserve that many extra calls, or none."""
+        """Reserve that many retries, or none."""
+        return self._take(now, count, 1.0)
+
+    def take_hedge(self, now: float) -> bool:
+        """Reserve one hedge: of half the budget at most, or slowness would use up what finds out about outages."""
+        return self._take(now, 1, 0.5)
+
+    def _take(self, now: float, count: int, part: float) -> bool:
         self._forget(now)
-        if self._spent_count + count > max(FLOOR, SHARE * self._call_count):
+        if self._spent_count + count > part * max(FLOOR, SHARE * self._call_count):
             return False
         self._spent.append((now, count))
         self._spent_count += count

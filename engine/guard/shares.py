@@ -68,6 +68,10 @@ class KnownConsent(msgspec.Struct, frozen=True, array_like=True):
     expires_at: UnixTime  # of the consent
     one_off: bool
     entry: bytes
+    # Where a newer answer about the token showed other consents of it: what this one rests on, and until when it may
+    # be used; 0: as the token says
+    as_of: UnixTime = UnixTime(0)
+    last_known_until: UnixTime = UnixTime(0)
 
 
 class KnownToken(msgspec.Struct, frozen=True, array_like=True):

@@ -29,13 +29,15 @@ PURE = [
     "engine/pusher/outbox.py", "engine/pusher/circuit.py", "engine/pusher/addresses.py", "engine/pusher/service.py",
     "engine/pusher/streams.py", "engine/pusher/replies.py", "engine/pusher/targets.py", "engine/guard/shares.py",
     "engine/guard/memory.py", "engine/guard/evidence_words.py", "engine/guard/retry.py", "engine/guard/circuit.py",
-    "engine/guard/fallback.py", "engine/guard/covering.py", "engine/guard/answers.py",
+    "engine/guard/fallback.py", "engine/guard/covering.py", "engine/guard/answers.py", "engine/guard/addresses.py",
+    "engine/guard/questions.py", "engine/guard/decisions.py",
 ]  # fmt: skip
 
 ONE_IMPORTER = {
     "sqlalchemy": ("admin/ledger/",),
     "alembic": ("admin/ledger/",),
     "httptools": ("engine/listener/http1.py", "engine/pusher/replies.py"),
+    "httptools": ("engine/listener/http1.py", "engine/guard/http1_client.py"),  # the server's side, the client's side
     "quart": ("admin/",),
     "quart_trio": ("admin/",),
     "quart_schema": ("admin/",),

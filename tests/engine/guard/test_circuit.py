@@ -93,13 +93,6 @@ def test_a_straggler_does_not_lengthen_the_buffer() -> None:
     assert circuit.probe_due(60.0)
 
 
-def test_after_a_restart_in_an_outage_it_begins_by_probing() -> None:
-    circuit = Circuit()
-    circuit.resume(5.0)
-    assert not circuit.admits(5.0, 0.0)
-    assert circuit.probe_due(5.0)
-
-
 class CircuitMachine(RuleBasedStateMachine):
     """Any order of events at any pace: the rules of the strategy, each told in its own words."""
 

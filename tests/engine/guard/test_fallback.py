@@ -71,6 +71,17 @@ def test_what_was_never_known_is_never_shared() -> None:
     assert judge_in_outage(share(), None, outage()).reason is Reason.UNKNOWN_IN_OUTAGE
 
 
+def test_a_consent_that_the_newest_answer_did_not_show_has_limits_of_its_own() -> None:
+    """The token's newest answer was about another consent of it."""
+    older = consent(as_of=UnixTime(NOW - 500), last_known_until=UnixTime(NOW - 1))
+    assert judge_in_outage(share(), known(older), outage()).reason is Reason.OUTAGE_TOO_LONG
+    lasting = consent(as_of=UnixTime(NOW - 500), last_known_until=UnixTime(NOW + 1))
+    assert judge_in_outage(share(), known(lasting), outage()).allowed
+    degraded = outage(missing_since=UnixTime(NOW - 200))
+    assert judge_in_outage(share(), known(lasting), degraded).reason is Reason.DEGRADED
+    assert judge_in_outage(share(), known(lasting, consent()), degraded).consent == consent()
+
+
 def test_an_enduring_consent_is_taken_before_a_one_off() -> None:
     one_off, enduring = consent(one_off=True), consent(consent_version=9)
     assert judge_in_outage(share(), known(one_off, enduring), outage()).consent == enduring

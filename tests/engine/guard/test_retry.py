@@ -103,14 +103,14 @@ def test_no_ten_seconds_hold_more_retries_than_a_tenth_of_their_calls(steps: lis
                 budget.give_back(1)
                 taken.pop()
             continue
-        count = 3 if what == "run" else 1
+        count, part = (3, 1.0) if what == "run" else (1, 0.5)
         recent = sum(now - at < WINDOW for at in taken)
-        most = max(FLOOR, 0.1 * sum(now - at < WINDOW + 0.1 for at in calls))
-        if budget.take(now, count):
+        most = part * max(FLOOR, 0.1 * sum(now - at < WINDOW + 0.1 for at in calls))
+        if budget.take(now, 3) if what == "run" else budget.take_hedge(now):
             taken += [now] * count
             assert recent + count <= most
         else:
-            assert recent + count > max(FLOOR, 0.1 * sum(now - at < WINDOW - 0.1 for at in calls))
+            assert recent + count > part * max(FLOOR, 0.1 * sum(now - at < WINDOW - 0.1 for at in calls))
 
 
 def test_a_failing_service_leaves_whole_runs_and_not_single_retries() -> None:
@@ -119,6 +119,7 @@ def test_a_failing_service_leaves_whole_runs_and_not_single_retries() -> None:
     for _ in range(1000):
         budget.note_call(0.5)
     assert sum(budget.take(1.0, 3) for _ in range(1000)) == 33
+    assert not budget.take_hedge(1.0)  # half of the budget is for retries alone
     assert budget.take(1.0, 1)
     assert not budget.take(1.0, 1)
     assert not budget.take(10.9, 3)

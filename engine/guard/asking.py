@@ -1,0 +1,124 @@
+"""Puts a guard's questions to the service and reads what comes back, in the form that this EDP is registered for."""
+
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import msgspec
+
+from engine.clock import Clock
+from engine.guard import decisions
+from engine.guard.answers import PLAIN, SIGNED, Active, Asked, Doubt, NoAnswer, Outcome, read_plain, read_signed
+from engine.guard.calls import Call, Judge, Judged, Reply, Transport, Worth
+from engine.guard.client import Answered, Client, Unanswered
+from engine.guard.config import AnswerForm, GuardConfig
+from engine.guard.decisions import MAX_DECISIONS, Decisions
+from engine.guard.keys import AnswerKeys
+from engine.guard.questions import EVALUATIONS, FORM, INTROSPECT, JSON, batch, introspection, probe
+from engine.guard.shares import Share
+from engine.telemetry.guard_calls import ALARMS
+
+_UNKNOWN_KEY: Final = NoAnswer(Doubt.KEY)
+
+
+class Introspected(msgspec.Struct, frozen=True):
+    """An answer, and the name of the call that brought it."""
+
+    outcome: Outcome
+    request_id: str
+
+    @property
+    def is_current(self) -> bool:
+        """Whether the node said so; a no does not say."""
+        return isinstance(self.outcome, Active) and self.outcome.is_current
+
+
+class Asking:
+    """One for each guard. new_id: names of calls."""
+
+    def __init__(
+        self, config: GuardConfig, client: Client, transport: Transport, clock: Clock, new_id: Callable[[], bytes]
+    ) -> None:
+        self._config = config
+        self._client = client
+        self._clock = clock
+        self._new_id = new_id
+        self._is_signed = config.answers is AnswerForm.SIGNED
+        point = config.service.decision_point
+        self._decision_points = (point,) if point else config.service.addresses
+        self._keys = AnswerKeys(config.jwks_url, config.issuer, transport, clock.boot)
+
+    async def introspect(self, share: Share, digest: bytes) -> Answered[Introspected] | Unanswered:
+        """Ask about one share with its token. Raises BadShare."""
+        return await self._introspect(introspection(share, self._config.client_id), digest)
+
+    async def evaluate(
+        self, shares: Sequence[Share], digests: Sequence[bytes], *, names_certificates: bool
+    ) -> Answered[Decisions] | Unanswered:
+        """Ask about many shares by their tokens' digests. Raises BadShare."""
+        body = batch(shares, digests, names_certificates=names_certificates)
+        await self._have_keys()
+
+        async def judge(reply: Reply) -> Judged[Decisions] | None:
+            read = self._read_decisions(reply, len(shares), body)
+            if read == _UNKNOWN_KEY and await self._keys.refresh():
+                read = self._read_decisions(reply, len(shares), body)
+            if isinstance(read, NoAnswer):
+                ALARMS.labels(read.doubt).inc()
+                return None
+            return Judged(read, Worth.CURRENT if read.context.is_current else Worth.LAST_KNOWN)
+
+        accept = decisions.SIGNED if self._is_signed else JSON
+        call = Call(EVALUATIONS, body, self._new_id(), JSON, accept, max_body=2 * MAX_DECISIONS)
+        return await self._client.ask(call, judge)
+
+    async def probe(self) -> bool:
+        """Ask once about a token that nobody issued, to see whether anybody answers."""
+        body, digest = probe(self._config.client_id, self._new_id())
+        await self._have_keys()
+        return await self._client.probe(self._call(body), self._judge(digest))
+
+    async def _introspect(self, body: bytes, digest: bytes) -> Answered[Introspected] | Unanswered:
+        await self._have_keys()
+        return await self._client.ask(self._call(body), self._judge(digest))
+
+    def _call(self, body: bytes) -> Call:
+        return Call(INTROSPECT, body, self._new_id(), FORM, SIGNED if self._is_signed else PLAIN)
+
+    def _judge(self, digest: bytes) -> Judge[Introspected]:
+        asked = Asked(self._config.issuer, self._config.client_id, digest)
+
+        async def judge(reply: Reply) -> Judged[Introspected] | None:
+            outcome = self._read(reply, asked)
+            if outcome == _UNKNOWN_KEY and await self._keys.refresh():
+                outcome = self._read(reply, asked)
+            if isinstance(outcome, NoAnswer):
+                ALARMS.labels(outcome.doubt).inc()
+                return None
+            answer = Introspected(outcome, reply.request_id.decode())
+            if isinstance(outcome, Active) and not outcome.is_current:
+                return Judged(answer, Worth.LAST_KNOWN)
+            return Judged(answer, Worth.CURRENT)
+
+        return judge
+
+    def _read(self, reply: Reply, asked: Asked) -> Outcome:
+        now = self._clock.now()
+        if not self._is_signed:
+            return read_plain(reply.media_type, reply.body, asked, now)
+        keys = self._keys.current
+        return _UNKNOWN_KEY if keys is None else read_signed(reply.media_type, reply.body, asked, keys, now)
+
+    def _read_decisions(self, reply: Reply, count: int, asked: bytes) -> Decisions | NoAnswer:
+        now = self._clock.now()
+        if not self._is_signed:
+            return decisions.read_plain(reply.media_type, reply.body, count, now)
+        keys = self._keys.current
+        if keys is None:
+            return _UNKNOWN_KEY
+        question = decisions.Question(self._decision_points, self._config.client_id, asked, count)
+        return decisions.read_signed(reply.media_type, reply.body, question, keys, now)
+
+    async def _have_keys(self) -> None:
+        """Before the first question, so that no node's time is spent on waiting for the issuer."""
+        if self._is_signed and self._keys.current is None:
+            await self._keys.refresh()

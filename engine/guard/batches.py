@@ -1,0 +1,215 @@
+"""Many shares at once: by their tokens' digests in calls of up to 500, and singly what a digest does not settle.
+
+Each share stays a question of its own: one item, one answer, one verdict. What a batch says is told to memory as one.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Final, TypeVar
+
+import anyio
+import msgspec
+
+from engine.clock import UnixTime
+from engine.guard.answers import Confirmation, is_bound_to
+from engine.guard.asking import Asking
+from engine.guard.client import Answered
+from engine.guard.config import GuardConfig
+from engine.guard.decisions import MALFORMED, NOT_ACTIVE, Decision, Decisions
+from engine.guard.memory import Memory
+from engine.guard.outages import Outages
+from engine.guard.questions import MAX_BATCH, MAX_ITEMS, BadShare, digest_of, size_of
+from engine.guard.shares import KnownToken, Reason, Share, Verdict
+from engine.guard.verdicts import Verdicts
+from engine.tokens import jws
+
+_W = TypeVar("_W")
+
+AT_ONCE: Final = 16  # calls under way for one batch
+
+
+class _Claims(msgspec.Struct, frozen=True):
+    cnf: Confirmation
+
+
+_decode_claims = msgspec.json.Decoder(_Claims).decode
+
+
+class _Asked(msgspec.Struct, frozen=True):
+    """One share on its way. place: in what was asked."""
+
+    place: int
+    share: Share
+    digest: bytes
+    known: KnownToken | None
+
+
+class Batches:
+    """ask_singly: with the token itself."""
+
+    def __init__(
+        self,
+        config: GuardConfig,
+        asking: Asking,
+        verdicts: Verdicts,
+        outages: Outages,
+        memory: Memory,
+        ask_singly: Callable[[Share, bytes], Awaitable[Verdict]],
+    ) -> None:
+        self._introspects_first = config.service.introspect_first
+        self._asking = asking
+        self._verdicts = verdicts
+        self._outages = outages
+        self._memory = memory
+        self._ask_singly = ask_singly
+
+    async def check(self, shares: Sequence[Share]) -> list[Verdict]:
+        """Verdicts in the order of the shares."""
+        found: dict[int, Verdict] = {}
+        asked = list(self._read(shares, found))
+        if not self._outages.admits():
+            judged = self._verdicts.in_outage([(each.share, each.digest) for each in asked])
+            found |= {each.place: verdict for each, verdict in zip(asked, judged, strict=True)}
+            return [found[place] for place in range(len(shares))]
+        first, rest = self._sort_out(asked)
+        await self._each(first, lambda each: self._single(each, found))
+        left: list[_Asked] = []
+        await self._each(list(_cut(rest)), lambda chunk: self._chunk(chunk, found, left))
+        await self._each(left, lambda each: self._single(each, found))
+        return [found[place] for place in range(len(shares))]
+
+    def _read(self, shares: Sequence[Share], found: dict[int, Verdict]) -> Iterable[_Asked]:
+        """Those that can be asked; the others have their verdict at once."""
+        known: dict[bytes, KnownToken | None] = {}
+        for place, share in enumerate(shares):
+            try:
+                digest = digest_of(share)
+            except BadShare:
+                found[place] = self._verdicts.bad()
+                continue
+            if digest not in known:
+                known[digest] = self._memory.look(digest)
+            yield _Asked(place, share, digest, known[digest])
+
+    def _sort_out(self, asked: list[_Asked]) -> tuple[list[_Asked], list[_Asked]]:
+        """What is introspected first, and what goes into batches: of a token that is new here, all but the first."""
+        if not self._introspects_first:
+            return [], asked
+        first: dict[bytes, _Asked] = {}
+        for each in asked:
+            if each.known is None:
+                first.setdefault(each.digest, each)
+        chosen = {each.place for each in first.values()}
+        return list(first.values()), [each for each in asked if each.place not in chosen]
+
+    async def _each(self, work: Sequence[_W], do: Callable[[_W], Awaitable[None]]) -> None:
+        """All of it, a few at a time."""
+        if len(work) == 1:
+            await do(work[0])
+            return
+        queue = iter(work)
+
+        async def worker() -> None:
+            for item in queue:
+                await do(item)
+
+        async with anyio.create_task_group() as group:
+            for _ in range(min(AT_ONCE, len(work))):
+                group.start_soon(worker)
+
+    async def _single(self, each: _Asked, found: dict[int, Verdict]) -> None:
+        found[each.place] = await self._ask_singly(each.share, each.digest)
+
+    async def _chunk(self, chunk: list[_Asked], found: dict[int, Verdict], left: list[_Asked]) -> None:
+        """One call. left: gets what is to be asked singly."""
+        shares, digests = [each.share for each in chunk], [each.digest for each in chunk]
+        try:
+            result = await self._asking.evaluate(shares, digests, names_certificates=not self._introspects_first)
+        except BadShare:
+            left += chunk  # one of them; each then says for itself
+            return
+        if isinstance(result, Answered):
+            self._outages.answered(current=result.value.context.is_current)
+            self._settle(chunk, result.value, found, left)
+            return
+        verdicts = self._verdicts.unanswered(list(zip(shares, digests, strict=True)), result)
+        found |= {each.place: verdict for each, verdict in zip(chunk, verdicts, strict=True)}
+
+    def _settle(self, chunk: list[_Asked], answer: Decisions, found: dict[int, Verdict], left: list[_Asked]) -> None:
+        refused: dict[bytes, KnownToken | None] = {}
+        for number, (each, decision) in enumerate(zip(chunk, answer.evaluations, strict=True)):
+            context = decision.context
+            if context.error is not None:
+                left.append(each)
+                continue
+            evidence_id = f"{answer.context.decision_id}.{number}"
+            if decision.permits:
+                found[each.place] = self._on_yes(each, decision, answer, evidence_id)
+                continue
+            if context.code == NOT_ACTIVE and self._is_about_token(each):
+                refused[each.digest] = each.known
+            found[each.place] = self._verdicts.refusal(_reason(decision), evidence_id)
+        if refused:
+            self._verdicts.refuse_all(refused, UnixTime(answer.context.evaluated_at))
+
+    def _is_about_token(self, each: _Asked) -> bool:
+        """Whether a no to the token is no more than that: told the certificate, the service refuses a wrong one so."""
+        return self._introspects_first or each.known is None or each.known.thumbprint == each.share.thumbprint
+
+    def _on_yes(self, each: _Asked, decision: Decision, answer: Decisions, evidence_id: str) -> Verdict:
+        """The service's yes, and our own second look: at the certificate, and at ends that were pushed meanwhile."""
+        cnf = _bound_to(each.known) if each.known is not None else _bound_in(each.share.token)
+        if cnf is None or not is_bound_to(cnf, each.share.thumbprint, each.share.dpop_jkt):
+            return self._verdicts.refusal(Reason.WRONG_CERTIFICATE, evidence_id)
+        consent_id = decision.context.consent_id
+        if consent_id is None or self._memory.has_ended(consent_id) or self._is_stopped(each, answer):
+            return self._verdicts.refusal(Reason.NOT_ACTIVE, evidence_id)
+        return Verdict(
+            allowed=True,
+            reason=Reason.CONSENTED,
+            evidence_id=evidence_id,
+            freshness=answer.context.ccs_freshness,
+            as_of=UnixTime(answer.context.ccs_as_of),
+            consent_id=consent_id,
+            consent_version=decision.context.ccs_consent_version,
+        )
+
+    def _is_stopped(self, each: _Asked, answer: Decisions) -> bool:
+        """Whether a `last_known` yes is about a token whose ATP was heard to be suspended."""
+        is_current = answer.context.is_current
+        return not is_current and each.known is not None and self._memory.look(each.digest) is None
+
+
+def _cut(asked: Sequence[_Asked]) -> Iterable[list[_Asked]]:
+    """Into batches that the service takes."""
+    chunk: list[_Asked] = []
+    size = 0
+    for each in asked:
+        takes = size_of(each.share)
+        if chunk and (len(chunk) == MAX_ITEMS or size + takes > MAX_BATCH):
+            yield chunk
+            chunk, size = [], 0
+        chunk.append(each)
+        size += takes
+    if chunk:
+        yield chunk
+
+
+def _reason(decision: Decision) -> Reason:
+    code = decision.context.code
+    if code == MALFORMED:
+        return Reason.BAD_REQUEST
+    return Reason.NOT_ACTIVE if code == NOT_ACTIVE or (code is None and not decision.decision) else Reason.NOT_COVERED
+
+
+def _bound_to(known: KnownToken) -> Confirmation:
+    return Confirmation(jws.encode_part(known.thumbprint).decode())
+
+
+def _bound_in(token: str) -> Confirmation | None:
+    """What a token says that it is bound to. The service has found a genuine token under its digest: it is this one."""
+    parts = jws.split(token.encode())
+    raw = None if parts is None else jws.decode_part(parts.payload)
+    try:
+        return None if raw is None else _decode_claims(raw).cnf
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None

@@ -1,0 +1,113 @@
+"""An outage from its first exhausted retry to its last: the circuit, the clock of its cap, and what is recorded of it.
+
+The cap is counted by two clocks, the longer of which counts, so that neither a clock that is set back nor a restart
+lengthens it: seconds since boot, and the wall time at which the outage began, which is on record.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import Final
+
+import anyio
+
+from engine.clock import Clock, Seconds, UnixTime
+from engine.guard.circuit import Circuit, CircuitStatus
+from engine.guard.config import Policy
+from engine.guard.evidence_words import Attempt, Evidence, OutageEvidence
+from engine.guard.fallback import Outage
+from engine.guard.memory import Memory, MemoryFull
+
+_KEPT: Final = 16  # attempts of the run that shares in an outage are recorded with
+
+
+class Outages:
+    """Never waits but in `wait_probe`."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        memory: Memory,
+        evidence: Evidence,
+        clock: Clock,
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._policy = policy
+        self._memory = memory
+        self._evidence = evidence
+        self._clock = clock
+        self._draw = draw
+        self._circuit = Circuit()
+        self._opened = anyio.Event()
+        self._shares = 0
+        self.attempts: tuple[Attempt, ...] = ()
+        self.since: float | None = evidence.open_outage()
+        self._since_boot = float(clock.boot())
+
+    def admits(self) -> bool:
+        """Whether a share may be asked about."""
+        return self._circuit.admits(self._clock.boot(), self._draw())
+
+    def begin(self, attempts: Sequence[Attempt]) -> None:
+        """A retry has been exhausted, and it is an outage."""
+        now = self._clock.boot()
+        if not self._circuit.exhausted(now):
+            return
+        self.attempts = tuple(attempts)[-_KEPT:]
+        if self.since is None:
+            self.since, self._since_boot, self._shares = float(self._clock.now()), float(now), 0
+            self._record(OutageEvidence(self.since, 0.0, self.attempts))
+        self._opened.set()
+
+    def answered(self, *, current: bool) -> None:
+        """A node answered. An outage ends with a `current` answer once the circuit is closed, and not before."""
+        if self.since is None or not current or not self.is_closed:
+            return
+        self._record(OutageEvidence(self.since, float(self._clock.now()), self.attempts, self._shares))
+        self.since, self.attempts = None, ()
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether every share is asked about."""
+        return self._circuit.admits(self._clock.boot(), 1.0)
+
+    def now(self) -> Outage:
+        """What shares are judged under at this moment."""
+        wall, lasts = self._clock.now(), 0.0
+        if self.since is not None:
+            lasts = max(self._clock.boot() - self._since_boot, wall - self.since)
+            wall = UnixTime(max(wall, int(self.since + lasts)))
+        return Outage(wall, Seconds(lasts), self._policy, self._memory.missing_since())
+
+    def shared(self) -> None:
+        """A share is being made on what was known."""
+        self._shares += 1
+
+    def status(self) -> CircuitStatus:
+        """The circuit's, its times on the boot clock."""
+        return self._circuit.status(self._clock.boot())
+
+    def until_probe(self) -> Seconds | None:
+        """Seconds until the next probe; None: none is due."""
+        at = self.status().next_probe_at
+        return None if at is None else Seconds(max(0.0, at - self._clock.boot()))
+
+    async def wait_probe(self) -> None:
+        """Return when a probe is to be made."""
+        while not self._circuit.probe_due(self._clock.boot()):
+            wait = self.until_probe()
+            if wait is None:
+                self._opened = anyio.Event()
+                await self._opened.wait()
+            else:
+                await anyio.sleep(max(wait, 0.001))
+
+    def probed(self, *, good: bool) -> None:
+        """What came of it."""
+        self._circuit.probed(self._clock.boot(), self._draw(), good=good)
+
+    def _record(self, entry: OutageEvidence) -> None:
+        """A full disk does not end an outage: it only allows no share in it."""
+        try:
+            self._evidence.record(entry)
+        except MemoryFull:
+            return

@@ -1,0 +1,250 @@
+"""From what came back, or did not, to a verdict: memory is told, and evidence is kept, before anybody may share.
+
+Nothing here waits for a network. An answer that says no is told to memory only where it is about the token: asked about
+a share, the service says no to a share that the consent does not cover in the very same bytes.
+"""
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
+
+import msgspec
+
+from engine.clock import Clock, UnixTime
+from engine.consent.records import AccessMode
+from engine.guard.answers import Active, Inactive, Outcome, Unfit, is_bound_to, thumbprint_of
+from engine.guard.client import Unanswered
+from engine.guard.covering import covers, read_entry
+from engine.guard.evidence_words import Evidence, ShareEvidence
+from engine.guard.fallback import Fallback, judge_in_outage, verdict_on_run
+from engine.guard.memory import Memory, MemoryFull
+from engine.guard.outages import Outages
+from engine.guard.shares import KnownConsent, KnownToken, Reason, Share, Verdict
+
+# A token that is asked about again and again is written down anew this often, or at once where consents differ: what
+# is known is older by as much at most, which shortens its use in an outage and nothing else.
+REMEMBER_EVERY: Final = 10  # seconds
+_NOES: Final = 4_096
+
+# What a refusal by status means; every other 4xx, and a redirect, is the operator's business.
+_BAD_QUESTION: Final = frozenset({400, 413, 414, 415, 422, 431})
+
+
+class Verdicts:
+    """new_id: an evidence id for what is not kept."""
+
+    def __init__(
+        self, memory: Memory, evidence: Evidence, outages: Outages, clock: Clock, new_id: Callable[[], str]
+    ) -> None:
+        self._memory = memory
+        self._evidence = evidence
+        self._outages = outages
+        self._clock = clock
+        self._new_id = new_id
+        self._noes: OrderedDict[bytes, int] = OrderedDict()  # digest -> when the service said no, of late
+
+    def bad(self) -> Verdict:
+        """A share that cannot be put into a question."""
+        return self.refusal(Reason.BAD_REQUEST)
+
+    def refusal(self, reason: Reason, evidence_id: str = "", retry_after: float | None = None) -> Verdict:
+        """A no that rests on no answer."""
+        return Verdict(allowed=False, reason=reason, evidence_id=evidence_id or self._new_id(), retry_after=retry_after)
+
+    def on_answer(self, share: Share, digest: bytes, outcome: Outcome, evidence_id: str, at: UnixTime) -> Verdict:
+        """What an introspection was answered, for this share. at: when it was asked."""
+        if isinstance(outcome, Active):
+            return self._on_yes(share, digest, outcome, evidence_id)
+        if isinstance(outcome, Inactive):
+            return self._on_no(share, digest, outcome, evidence_id, at)
+        return self.refusal(Reason.NOT_ACTIVE if isinstance(outcome, Unfit) else Reason.NO_ANSWER, evidence_id)
+
+    def unanswered(self, asked: Sequence[tuple[Share, bytes]], result: Unanswered) -> list[Verdict]:
+        """No node answered a question about these shares: is it an outage, and if so, what is known of them?"""
+        reason = verdict_on_run([attempt.failure for attempt in result.failures], result.failing)
+        if reason is None and result.exhausted:
+            self._outages.begin(result.failures)
+            return self.in_outage(asked)
+        if reason in (None, Reason.UNANSWERED) and not self._outages.is_closed:
+            return self.in_outage(asked)  # others have found out meanwhile
+        if reason is Reason.REFUSED_CALLER and result.status in _BAD_QUESTION:
+            reason = Reason.BAD_REQUEST
+        retry_after = result.retry_after or None if reason is Reason.SLOW_DOWN else None
+        return [self.refusal(reason or Reason.UNANSWERED, retry_after=retry_after) for _ in asked]
+
+    def in_outage(self, asked: Sequence[tuple[Share, bytes]]) -> list[Verdict]:
+        """Nobody is asked: by what is known. Evidence is on disk when this returns."""
+        outage = self._outages.now()
+        judged = []
+        for share, digest in asked:
+            known = self._memory.look(digest)
+            judged.append((share, digest, known, judge_in_outage(share, known, outage)))
+        entries = [self._entry(*each, outage.now) for each in judged if each[2] is not None]
+        try:
+            ids = iter(self._evidence.record_all(entries) if entries else [])
+        except MemoryFull:  # what cannot be shown later is not done
+            return [
+                self._fallen_back(known, Fallback(_without_evidence(fallback)), "") for *_, known, fallback in judged
+            ]
+        return [
+            self._fallen_back(known, fallback, "" if known is None else next(ids)) for *_, known, fallback in judged
+        ]
+
+    def refuse(self, digest: bytes, known: KnownToken | None, as_of: UnixTime) -> None:
+        """The service said no to a token."""
+        self.refuse_all({digest: known}, as_of)
+
+    def refuse_all(self, refused: Mapping[bytes, KnownToken | None], as_of: UnixTime) -> None:
+        """The same of several. A token of which nothing is known takes no room on disk."""
+        for digest in refused:
+            self._noes[digest] = as_of
+            self._noes.move_to_end(digest)
+            if len(self._noes) > _NOES:
+                self._noes.popitem(last=False)
+        known = [digest for digest, token in refused.items() if token is not None]
+        if known:
+            # Nothing is shared on what is known while the disk is full: evidence could not be kept either.
+            with contextlib.suppress(MemoryFull), self._memory.together():
+                for digest in known:
+                    self._memory.refuse(digest, as_of)
+
+    def _on_yes(self, share: Share, digest: bytes, answer: Active, evidence_id: str) -> Verdict:
+        members = answer.members
+        shown = _consents(answer)
+        is_kept = self._remember(digest, answer, shown)
+        if not is_bound_to(members.cnf, share.thumbprint, share.dpop_jkt):
+            return self.refusal(Reason.WRONG_CERTIFICATE, evidence_id)
+        covering = next((consent for consent in shown if covers(share, consent.entry)), None)
+        if covering is None:  # the guard's own comparison stands beside the service's
+            return self.refusal(Reason.NOT_COVERED, evidence_id)
+        if self._is_over(digest, covering.consent_id, is_kept=is_kept, current=answer.is_current):
+            return self.refusal(Reason.NOT_ACTIVE, evidence_id)
+        return Verdict(
+            allowed=True,
+            reason=Reason.CONSENTED,
+            evidence_id=evidence_id,
+            freshness=members.ccs_freshness,
+            as_of=UnixTime(members.ccs_as_of),
+            consent_id=covering.consent_id,
+            consent_version=members.ccs_consent_version,
+        )
+
+    def _is_over(self, digest: bytes, consent_id: str, *, is_kept: bool, current: bool) -> bool:
+        """Whether what was heard by push wins over this yes: an end always; a suspended ATP over a `last_known` one."""
+        if self._memory.has_ended(consent_id):
+            return True
+        if current or not is_kept:
+            return False
+        known = self._memory.look(digest)
+        return known is None or all(consent.consent_id != consent_id for consent in known.consents)
+
+    def _on_no(self, share: Share, digest: bytes, answer: Inactive, evidence_id: str, at: UnixTime) -> Verdict:
+        if answer.code is not None:
+            return self.refusal(Reason.NOT_COVERED, evidence_id)
+        known = self._memory.look(digest)
+        if known is None or any(covers(share, consent.entry) for consent in known.consents):
+            self.refuse(digest, known, at)
+        return self.refusal(Reason.NOT_ACTIVE, evidence_id)
+
+    def _remember(self, digest: bytes, answer: Active, shown: tuple[KnownConsent, ...]) -> bool:
+        """Beside what earlier answers showed of the token's other consents, each with its own age. False: not kept."""
+        members = answer.members
+        thumbprint = thumbprint_of(members.cnf)
+        if thumbprint is None or not shown or members.ccs_as_of <= self._noes.get(digest, 0):
+            return False
+        before = self._memory.look(digest)
+        if before is not None and self._is_as_good(before, answer, shown):
+            return True
+        known = KnownToken(
+            digest=digest,
+            client_id=members.client_id,
+            thumbprint=thumbprint,
+            token_expires_at=UnixTime(members.exp),
+            answered_at=answer.answered_at,
+            as_of=UnixTime(members.ccs_as_of),
+            last_known_until=UnixTime(members.ccs_last_known_until),
+            consents=shown if before is None else _beside(shown, before),
+            answer=answer.raw,
+        )
+        try:
+            self._memory.remember(known)
+        except MemoryFull:
+            return False  # the answer is good for this share all the same
+        return True
+
+    def _is_as_good(self, before: KnownToken, answer: Active, shown: tuple[KnownConsent, ...]) -> bool:
+        """Whether what is kept says the same and is nearly as new."""
+        if answer.members.ccs_as_of - before.as_of >= REMEMBER_EVERY or self._memory.missing_since() is not None:
+            return False
+        kept = {consent.consent_id: consent for consent in before.consents}
+        return all(kept.get(consent.consent_id) == consent for consent in shown)
+
+    def _entry(
+        self, share: Share, digest: bytes, known: KnownToken | None, fallback: Fallback, now: UnixTime
+    ) -> ShareEvidence:
+        consent = fallback.consent
+        if fallback.allowed:
+            self._outages.shared()
+        return ShareEvidence(
+            at=float(now),
+            digest=digest,
+            allowed=fallback.allowed,
+            reason=fallback.reason,
+            outage_since=self._outages.since or 0.0,
+            client_id="" if known is None else known.client_id,
+            consent_id="" if consent is None else consent.consent_id,
+            consent_version=0 if consent is None else consent.consent_version,
+            dataset_id=share.dataset_id,
+            data_from=share.data_from,
+            data_to=share.data_to,
+            share_id=share.share_id or "",
+            answered_at=UnixTime(0) if known is None else known.answered_at,
+            as_of=UnixTime(0) if known is None else known.as_of,
+            answer=b"" if known is None else known.answer,
+            attempts=self._outages.attempts,
+        )
+
+    def _fallen_back(self, known: KnownToken | None, fallback: Fallback, evidence_id: str) -> Verdict:
+        consent = fallback.consent
+        return Verdict(
+            allowed=fallback.allowed,
+            reason=fallback.reason,
+            evidence_id=evidence_id or self._new_id(),
+            as_of=None if known is None else known.as_of,
+            consent_id=None if consent is None else consent.consent_id,
+            consent_version=None if consent is None else consent.consent_version,
+            retry_after=self._outages.until_probe(),
+        )
+
+
+def _without_evidence(fallback: Fallback) -> Reason:
+    return Reason.DEGRADED if fallback.allowed else fallback.reason
+
+
+def _consents(answer: Active) -> tuple[KnownConsent, ...]:
+    """The entries that can be read; others cover nothing. The version is that of the first entry shown."""
+    found = []
+    for place, entry in enumerate(answer.members.authorization_details):
+        raw = bytes(entry)
+        read = read_entry(raw)
+        if read is not None:
+            version = answer.members.ccs_consent_version if place == 0 else 0
+            one_off = read.grant.access_mode is AccessMode.ONE_OFF
+            found.append(KnownConsent(read.grant.detail.consent_id, version, read.grant.expires_at, one_off, raw))
+    return tuple(found)
+
+
+def _beside(shown: tuple[KnownConsent, ...], before: KnownToken) -> tuple[KnownConsent, ...]:
+    """What an answer shows, and what earlier ones showed of other consents."""
+    ids = {consent.consent_id for consent in shown}
+    others = tuple(
+        msgspec.structs.replace(
+            consent,
+            as_of=consent.as_of or before.as_of,
+            last_known_until=consent.last_known_until or before.last_known_until,
+        )
+        for consent in before.consents
+        if consent.consent_id not in ids
+    )
+    return tuple(sorted(shown + others, key=lambda consent: consent.consent_id))

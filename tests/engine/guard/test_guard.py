@@ -1,0 +1,495 @@
+"""A guard among nodes that fail in every way, in simulated time: how often it asks, how far apart, and what it says."""
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from engine.clock import Seconds, UnixTime
+from engine.guard.config import AnswerForm, OnOutage, Policy
+from engine.guard.evidence_words import Failure
+from engine.guard.questions import digest_of
+from engine.guard.shares import Reason
+from tests.support.guard_stand import (
+    INACTIVE,
+    A,
+    B,
+    Behaviour,
+    Stand,
+    answers,
+    answers_signed,
+    black_hole,
+    fails,
+    in_turn,
+    says,
+    slowly,
+)
+from tests.support.guard_words import DAY, NOW, entry, share
+
+
+async def outage(stand: Stand) -> None:
+    """One answered share, then every node refuses connections until the circuit is open."""
+    assert (await stand.guard.check(share())).reason is Reason.CONSENTED
+    stand.nodes.all(fails(Failure.CONNECT))
+    await stand.guard.check(share())
+    assert stand.guard.status().circuit == "buffering"
+    stand.nodes.calls.clear()
+
+
+async def test_a_yes_is_a_yes(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        verdict = await stand.guard.check(share())
+    assert verdict.allowed
+    assert (verdict.reason, verdict.freshness, verdict.consent_version) == (Reason.CONSENTED, "current", 3)
+    assert len(stand.nodes.calls) == 1
+    assert stand.evidence.entries == []
+    assert stand.memory.look(digest_of(share())) is not None
+
+
+async def test_an_outage_is_found_after_four_attempts_with_waits_between(autojump_clock: MockClock) -> None:
+    """Draw 0.5: 0.1, 0.2 and 0.4 s apart; then the circuit is open and nobody is asked."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        stand.nodes.all(fails(Failure.CONNECT))
+        stand.nodes.calls.clear()
+        began = trio.current_time()
+        verdict = await stand.guard.check(share())
+        assert [at - began for at in stand.nodes.times] == pytest.approx([0.0, 0.1, 0.3, 0.7])
+        assert (verdict.allowed, verdict.reason) == (True, Reason.LAST_KNOWN)
+        assert verdict.retry_after == pytest.approx(60.0)
+        for _ in range(3):
+            assert (await stand.guard.check(share())).reason is Reason.LAST_KNOWN
+        assert len(stand.nodes.calls) == 4
+
+
+async def test_a_black_hole_takes_nine_point_four_seconds_at_worst(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    stand.draw = 1 - 1e-12
+    async with stand.guard:
+        stand.nodes.all(black_hole)
+        began = trio.current_time()
+        verdict = await stand.guard.check(share())
+        assert [at - began for at in stand.nodes.times] == pytest.approx([0.0, 2.2, 4.6, 7.4])
+        assert trio.current_time() - began == pytest.approx(9.4)
+        assert verdict.reason is Reason.UNKNOWN_IN_OUTAGE
+
+
+@pytest.mark.parametrize("failed", [1, 2, 3])
+async def test_an_outage_that_ends_within_the_schedule_is_none(failed: int, autojump_clock: MockClock) -> None:
+    """At every point of the schedule: the next attempt is answered, and no other is made."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        stand.nodes.all(in_turn(*[fails(Failure.CONNECT)] * failed, answers()))
+        assert (await stand.guard.check(share())).reason is Reason.CONSENTED
+        assert stand.nodes.times == pytest.approx([0.0, 0.1, 0.3, 0.7][: failed + 1])
+        assert stand.guard.status().circuit == "closed"
+        assert stand.evidence.entries == []
+
+
+OUTAGES: list[Behaviour] = [
+    fails(Failure.CONNECT), fails(Failure.RESET), fails(Failure.TIMEOUT), black_hole,
+    says(b"", 500), says(b"", 502), says(b"", 503), says(b"", 504),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("behaviour", OUTAGES)
+async def test_transport_timeout_and_5xx_are_an_outage(behaviour: Behaviour, autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, A, B)
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        stand.nodes.all(behaviour)
+        assert (await stand.guard.check(share())).reason is Reason.LAST_KNOWN
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason", "attempts"),
+    [
+        (fails(Failure.TLS), Reason.NO_ANSWER, 4),
+        (says(b'{"error":"invalid_client"}', 401), Reason.REFUSED_CALLER, 1),
+        (says(b"", 403), Reason.REFUSED_CALLER, 1),
+        (says(b"", 404), Reason.REFUSED_CALLER, 1),
+        (says(b"", 302), Reason.REFUSED_CALLER, 1),
+        (says(b'{"error":"invalid_request"}', 400), Reason.BAD_REQUEST, 1),
+        (says(b"", 413), Reason.BAD_REQUEST, 1),
+        (says(b"", 429), Reason.SLOW_DOWN, 4),
+        (says(b"", 204), Reason.NO_ANSWER, 4),
+        (says(b"<html>"), Reason.NO_ANSWER, 4),
+        (says(b'{"active":false,"active":true}'), Reason.NO_ANSWER, 4),
+        (says(b'{"active":true}'), Reason.NO_ANSWER, 4),
+        (says(INACTIVE, media_type=b"text/plain"), Reason.NO_ANSWER, 4),
+        (says(b"[" * 70_000), Reason.NO_ANSWER, 4),
+    ],
+)
+async def test_nothing_else_is(behaviour: Behaviour, reason: Reason, attempts: int, autojump_clock: MockClock) -> None:
+    """What is known is not used, however well it is known; the circuit stays closed."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        stand.nodes.calls.clear()
+        stand.nodes.all(behaviour)
+        verdict = await stand.guard.check(share())
+        assert (verdict.allowed, verdict.reason) == (False, reason)
+        assert len(stand.nodes.calls) == attempts
+        assert stand.guard.status().circuit == "closed"
+        assert stand.evidence.entries == []
+
+
+async def test_an_answer_to_another_question_is_none(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        stand.nodes.all(lambda call: answers()(call).__class__(200, b"application/json", INACTIVE, b"other"))  # type: ignore[union-attr] # a reply
+        assert (await stand.guard.check(share())).reason is Reason.NO_ANSWER
+
+
+async def test_a_no_during_the_retries_is_a_no(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        stand.nodes.all(in_turn(says(b"", 503), says(b"", 503), says(INACTIVE)))
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+        stand.nodes.all(fails(Failure.CONNECT))
+        assert (await stand.guard.check(share())).reason is Reason.UNKNOWN_IN_OUTAGE
+
+
+@pytest.mark.parametrize(("said", "waited"), [(b"5", 5.0), (b"3600", 60.0), (b"", 0.1)])
+async def test_429_is_waited_for_as_long_as_it_says_up_to_a_minute(
+    said: bytes, waited: float, autojump_clock: MockClock
+) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        stand.nodes.all(in_turn(says(b"", 429, retry_after=said), answers()))
+        assert (await stand.guard.check(share())).allowed
+        assert stand.nodes.times == pytest.approx([0.0, waited])
+
+
+async def test_another_node_is_asked_where_one_says_429(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, A, B)
+    async with stand.guard:
+        stand.nodes.behaviours = {A: says(b"", 429, retry_after=b"30"), B: says(b"", 429, retry_after=b"30")}
+        stand.nodes.behaviours[(first := B)] = answers()
+        for _ in range(2):
+            assert (await stand.guard.check(share())).allowed
+        assert trio.current_time() < 1.0
+        assert first in stand.nodes.asked
+
+
+async def test_one_node_that_answers_keeps_an_outage_away(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, A, B)
+    async with stand.guard:
+        stand.nodes.behaviours[A] = fails(Failure.CONNECT)
+        for _ in range(20):
+            assert (await stand.guard.check(share())).reason is Reason.CONSENTED
+        assert stand.nodes.asked.count(A) == 1  # and then it is left alone
+
+
+@pytest.mark.parametrize("other", [fails(Failure.TLS), says(b"", 429), says(b"{}")])
+async def test_every_address_must_have_failed_by_transport_timeout_or_5xx(
+    other: Behaviour, autojump_clock: MockClock
+) -> None:
+    stand = Stand(autojump_clock, A, B)
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        stand.nodes.behaviours = {A: fails(Failure.CONNECT), B: other}
+        verdict = await stand.guard.check(share())
+        assert not verdict.allowed
+        assert verdict.reason in (Reason.NO_ANSWER, Reason.UNANSWERED)
+        assert stand.guard.status().circuit == "closed"
+
+
+async def test_the_whole_way_through_an_outage(autojump_clock: MockClock) -> None:
+    """60 s of silence, a probe a minute, three good ones, the ramp, and the end with a current answer."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await outage(stand)
+        began = trio.current_time()
+        await trio.sleep(59.9)
+        assert stand.nodes.calls == []
+        await trio.sleep(60.2)
+        assert [at - began for at in stand.nodes.times] == pytest.approx([60.0, 120.0])
+        assert stand.guard.status().circuit == "probing"
+        stand.nodes.all(answers())
+        await trio.sleep(60 * 3)
+        assert [at - began for at in stand.nodes.times] == pytest.approx([60.0 * n for n in range(1, 6)])
+        assert stand.guard.status().circuit == "ramping"
+        stand.nodes.calls.clear()
+        for draw, reason in ((0.11, Reason.LAST_KNOWN), (0.09, Reason.CONSENTED)):
+            stand.draw = draw
+            assert (await stand.guard.check(share())).reason is reason
+        await trio.sleep(60)
+        for draw, reason in ((0.51, Reason.LAST_KNOWN), (0.49, Reason.CONSENTED)):
+            stand.draw = draw
+            assert (await stand.guard.check(share())).reason is reason
+        assert stand.guard.status().outage_since is not None
+        await trio.sleep(60)
+        stand.draw = 0.999
+        assert (await stand.guard.check(share())).reason is Reason.CONSENTED
+        assert (stand.guard.status().circuit, stand.guard.status().outage_since) == ("closed", None)
+    first, last = stand.evidence.outages
+    assert (first.ended_at, last.began_at, last.shares) == (0.0, first.began_at, 3)
+    assert len(first.attempts) == 4
+    assert all(attempt.failure is Failure.CONNECT for attempt in first.attempts)
+
+
+async def test_after_ten_failed_probes_there_is_one_in_fifteen_minutes(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await outage(stand)
+        began = trio.current_time()
+        await trio.sleep(2500)
+        assert [at - began for at in stand.nodes.times] == pytest.approx(
+            [60.0 * n for n in range(1, 11)] + [1500, 2400]
+        )
+
+
+@pytest.mark.parametrize("set_back", [0, 50_000])
+async def test_at_the_cap_sharing_ends_whatever_is_done_to_the_clock(set_back: int, autojump_clock: MockClock) -> None:
+    long = entry(consent_expires_at="2027-05-22T00:00:00Z")
+    stand = Stand(autojump_clock, policy=Policy(outage_cap=Seconds(3600.0)))
+    async with stand.guard:
+        stand.nodes.all(answers(long, ccs_last_known_until=NOW + 3 * DAY))
+        await outage(stand)
+        stand.clock.set_back = set_back
+        await trio.sleep(3598)
+        assert (await stand.guard.check(share())).reason is Reason.LAST_KNOWN
+        await trio.sleep(3)
+        assert (await stand.guard.check(share())).reason is Reason.OUTAGE_TOO_LONG
+
+
+async def test_a_restart_does_not_lengthen_an_outage(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, before=float(NOW - 3599), policy=Policy(outage_cap=Seconds(3600.0)))
+    async with stand.guard:
+        stand.nodes.all(answers(ccs_freshness="last_known"))
+        await outage(stand)
+        assert (await stand.guard.check(share())).reason is Reason.LAST_KNOWN
+        await trio.sleep(2)
+        assert (await stand.guard.check(share())).reason is Reason.OUTAGE_TOO_LONG
+
+
+async def test_a_current_answer_ends_an_outage_of_before_the_restart(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, before=float(NOW - 3599))
+    async with stand.guard:
+        assert stand.guard.status().outage_since == NOW - 3599
+        assert (await stand.guard.check(share())).reason is Reason.CONSENTED
+        assert stand.guard.status().outage_since is None
+
+
+@pytest.mark.parametrize("policy", [Policy(on_outage=OnOutage.HALT), Policy(outage_cap=Seconds(0.0))])
+async def test_a_halt_shares_nothing_in_an_outage(policy: Policy, autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, policy=policy)
+    async with stand.guard:
+        await outage(stand)
+        assert (await stand.guard.check(share())).reason is Reason.HALTED
+
+
+async def test_no_share_without_evidence(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await outage(stand)
+        stand.evidence.is_full = True
+        verdict = await stand.guard.check(share())
+        assert (verdict.allowed, verdict.reason) == (False, Reason.DEGRADED)
+
+
+async def test_every_share_in_an_outage_is_evidenced_before_it_is_made(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await outage(stand)
+        verdict = await stand.guard.check(share(share_id="s-9"))
+    recorded = stand.evidence.shares[-1]
+    assert (recorded.allowed, recorded.reason, recorded.share_id) == (True, Reason.LAST_KNOWN, "s-9")
+    assert (recorded.digest, recorded.consent_version) == (digest_of(share()), 3)
+    assert len(recorded.attempts) == 4
+    assert verdict.evidence_id == f"e{len(stand.evidence.entries) - 1}"
+
+
+async def test_a_flood_of_unknown_tokens_leaves_no_evidence(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await outage(stand)
+        before = len(stand.evidence.entries)
+        assert (await stand.guard.check(share(token="never seen"))).reason is Reason.UNKNOWN_IN_OUTAGE
+        assert len(stand.evidence.entries) == before
+
+
+async def test_nothing_known_is_used_while_pushes_are_missing(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await outage(stand)
+        stand.memory.missing = UnixTime(NOW)
+        assert (await stand.guard.check(share())).reason is Reason.DEGRADED
+
+
+async def test_a_pushed_end_wins_over_an_answer_and_over_what_was_known(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        verdict = await stand.guard.check(share())
+        stand.memory.end(str(verdict.consent_id), 4, NOW)
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+        stand.nodes.all(fails(Failure.CONNECT))
+        assert (await stand.guard.check(share())).reason is Reason.UNKNOWN_IN_OUTAGE
+
+
+async def test_a_share_that_is_not_covered_does_not_spoil_the_token(autojump_clock: MockClock) -> None:
+    """The service says no in the same bytes to a revoked token and to a share outside the consent."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        stand.nodes.all(says(INACTIVE))
+        outside = share(data_to=UnixTime(NOW + 9 * DAY))
+        assert (await stand.guard.check(outside)).reason is Reason.NOT_ACTIVE
+        assert stand.memory.refused == []
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+        assert stand.memory.refused == [digest_of(share())]
+
+
+async def test_the_guard_compares_itself_beside_the_service(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        stand.nodes.all(answers(entry(dataset_id="hh-gas")))
+        assert (await stand.guard.check(share())).reason is Reason.NOT_COVERED
+
+
+async def test_another_certificate_is_refused(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        wrong = share(thumbprint=b"x" * 32)
+        assert (await stand.guard.check(wrong)).reason is Reason.WRONG_CERTIFICATE
+        stand.nodes.all(fails(Failure.CONNECT))
+        assert (await stand.guard.check(wrong)).reason is Reason.WRONG_CERTIFICATE
+        assert (await stand.guard.check(share())).reason is Reason.LAST_KNOWN
+
+
+async def test_a_token_without_a_binding_is_refused_and_never_known(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        stand.nodes.all(answers(cnf={}))
+        assert (await stand.guard.check(share())).reason is Reason.WRONG_CERTIFICATE
+        assert stand.memory.tokens == {}
+
+
+async def test_other_nodes_are_asked_before_a_last_known_answer_is_taken(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, A, B)
+    async with stand.guard:
+        stand.nodes.behaviours = {A: answers(ccs_freshness="last_known"), B: answers()}
+        for _ in range(4):
+            verdict = await stand.guard.check(share())
+            assert (verdict.allowed, verdict.freshness) == (True, "current")
+        assert stand.nodes.asked.count(A) == 1  # then the other is preferred
+
+
+async def test_a_last_known_answer_is_taken_where_no_node_has_a_better_one(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, A, B)
+    async with stand.guard:
+        stand.nodes.all(answers(ccs_freshness="last_known", ccs_as_of=NOW - 500))
+        verdict = await stand.guard.check(share())
+        assert (verdict.allowed, verdict.freshness, verdict.as_of) == (True, "last_known", NOW - 500)
+        assert sorted(stand.nodes.asked) == [A, B]
+
+
+async def test_a_last_known_answer_does_not_end_an_outage(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await outage(stand)
+        stand.nodes.all(answers(ccs_freshness="last_known"))
+        await trio.sleep(400)
+        assert (await stand.guard.check(share())).freshness == "last_known"
+        assert stand.guard.status().circuit == "closed"
+        assert stand.guard.status().outage_since is not None
+        stand.nodes.all(answers())
+        assert (await stand.guard.check(share())).freshness == "current"
+        assert stand.guard.status().outage_since is None
+
+
+async def test_a_slow_node_is_hedged_after_fifty_milliseconds(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, A, B)
+    async with stand.guard:
+        stand.nodes.all(slowly(0.001, answers()))
+        stand.nodes.behaviours[B] = slowly(1.5, answers())
+        for _ in range(2):
+            assert (await stand.guard.check(share())).allowed
+        assert trio.current_time() == pytest.approx(0.052)
+        assert stand.nodes.asked == [B, A, A]
+        counts = stand.guard.status().calls
+        assert counts is not None
+        assert (counts.hedges, counts.hedges_won) == (1, 1)
+
+
+async def test_hedges_stay_within_half_of_the_budget(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, A, B)
+    async with stand.guard:
+        stand.nodes.all(slowly(0.3, answers()))
+        async with trio.open_nursery() as nursery:
+            for _ in range(40):
+                nursery.start_soon(stand.guard.check, share())
+        assert len(stand.nodes.calls) == 45
+
+
+async def test_a_black_hole_costs_fifty_milliseconds_where_another_node_answers(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, A, B)
+    async with stand.guard:
+        stand.nodes.behaviours[B] = black_hole
+        verdict = await stand.guard.check(share())
+        assert verdict.allowed
+        assert trio.current_time() == pytest.approx(0.05)
+
+
+async def test_retries_of_many_shares_stay_within_their_budget(autojump_clock: MockClock) -> None:
+    """100 shares at once, nobody answers: 3 whole runs, which find the outage; the others fail at once."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        stand.nodes.all(fails(Failure.CONNECT))
+        reasons: list[Reason] = []
+
+        async def check() -> None:
+            reasons.append((await stand.guard.check(share())).reason)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(check)
+        assert len(stand.nodes.calls) == 100 + 3 * 3
+        assert reasons.count(Reason.UNANSWERED) == 97
+        assert reasons.count(Reason.UNKNOWN_IN_OUTAGE) == 3
+        assert stand.guard.status().circuit == "buffering"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [share(token=""), share(token="é"), share(token="x" * 9000), share(thumbprint=b"short"),
+     share(data_from=UnixTime(10**15)), share(mpxn="\ud800")],
+)  # fmt: skip
+async def test_what_cannot_be_asked_is_a_bad_request(bad: object, autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        assert (await stand.guard.check(bad)).reason is Reason.BAD_REQUEST  # type: ignore[arg-type] # a share
+        assert stand.nodes.calls == []
+
+
+async def test_signed_answers_are_checked_with_the_issuers_keys(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, answers=AnswerForm.SIGNED)
+    async with stand.guard:
+        stand.nodes.all(answers_signed())
+        verdict = await stand.guard.check(share())
+        assert verdict.reason is Reason.CONSENTED
+        assert stand.nodes.calls[0][2].accept == b"application/token-introspection+jwt"
+        known = stand.memory.look(digest_of(share()))
+        assert known is not None
+        assert known.answer.count(b".") == 2
+        stand.nodes.all(answers())  # plain JSON where signed answers are registered
+        assert (await stand.guard.check(share())).reason is Reason.NO_ANSWER
+
+
+async def test_what_the_block_raises_comes_through_as_it_is(autojump_clock: MockClock) -> None:
+    with pytest.raises(ZeroDivisionError):
+        async with Stand(autojump_clock).guard:
+            raise ZeroDivisionError
+
+
+async def test_a_cancelled_share_leaves_nothing_behind(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, A, B)
+    async with stand.guard:
+        stand.nodes.all(black_hole)
+        with trio.move_on_after(0.03):
+            await stand.guard.check(share())
+        stand.nodes.all(answers())
+        assert (await stand.guard.check(share())).allowed
