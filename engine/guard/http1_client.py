@@ -7,15 +7,16 @@ come is replaced by a fresh one within the same attempt: nodes close idle connec
 """
 
 import contextlib
+import os
+import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from urllib.parse import urlsplit
 
 import anyio
-import anyio.abc
 import httptools
 
 from engine.config import BadConfig
@@ -27,7 +28,6 @@ _TAKE: Final = 65_536
 _MAX_HEAD: Final = 16_384  # bytes of a reply's status line and fields, more or less
 _IDLE: Final = 60.0  # seconds; nodes keep idle connections for 75
 _JUST_NOW: Final = 1.0
-_CLOSING: Final = 0.5  # seconds for saying goodbye
 
 
 def client_tls(ca_file: Path, certificate_file: Path, key_file: Path) -> ssl.SSLContext:
@@ -105,12 +105,15 @@ class _Parser:
 
 
 class _Connection:
-    """One connection, used by one call at a time."""
+    """One connection, used by one call at a time.
 
-    __slots__ = ("_incoming", "_outgoing", "_parser", "_stream", "_tls", "idle_since", "is_used")
+    On a bare socket, which waits for nothing but the network: the streams of event loops give up a turn for each write.
+    """
 
-    def __init__(self, stream: anyio.abc.SocketStream, tls: ssl.SSLContext, host: str) -> None:
-        self._stream = stream
+    __slots__ = ("_incoming", "_outgoing", "_parser", "_socket", "_tls", "idle_since", "is_used")
+
+    def __init__(self, connected: socket.socket, tls: ssl.SSLContext, host: str) -> None:
+        self._socket = connected
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = tls.wrap_bio(self._incoming, self._outgoing, server_hostname=host)
         self._parser = _Parser()
@@ -139,10 +142,8 @@ class _Connection:
         parser.expect(max_body)
         try:
             self._tls.write(request)
-            with contextlib.suppress(
-                anyio.BrokenResourceError
-            ):  # what the node said before it hung up is still to be read
-                await self._stream.send(self._outgoing.read())
+            with contextlib.suppress(CallFailed):  # what the node said before it hung up is still to be read
+                await self._flush()
             while parser.reply is None:
                 await self._take()
                 self._decrypt()
@@ -161,15 +162,14 @@ class _Connection:
         """Whether it was lost before a byte of the answer had come, after it had stood idle."""
         return self.is_used and self._parser.fed == 0
 
-    async def aclose(self) -> None:
-        """Without a goodbye where the other side does not listen."""
-        with anyio.CancelScope(shield=True, deadline=anyio.current_time() + _CLOSING):
-            with contextlib.suppress(ssl.SSLError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                self._tls.unwrap()
-            with contextlib.suppress(OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-                if self._outgoing.pending:
-                    await self._stream.send(self._outgoing.read())
-        await self._stream.aclose()
+    def close(self) -> None:
+        """Say goodbye where that takes no time, and close."""
+        with contextlib.suppress(ssl.SSLError, OSError):
+            self._tls.unwrap()
+        with contextlib.suppress(OSError):
+            if self._outgoing.pending:
+                self._socket.send(self._outgoing.read())
+        self._socket.close()
 
     def _decrypt(self) -> None:
         try:
@@ -186,17 +186,59 @@ class _Connection:
             self._parser.is_last = True
 
     async def _take(self) -> None:
+        """What has arrived; waits for it."""
+        await anyio.wait_readable(self._socket)
         try:
-            self._incoming.write(await self._stream.receive(_TAKE))
-        except (anyio.EndOfStream, anyio.BrokenResourceError, OSError) as error:
+            data = self._socket.recv(_TAKE)
+        except BlockingIOError:
+            return
+        except OSError as error:
             raise CallFailed(Failure.RESET, "the connection broke") from error
+        if not data:
+            raise CallFailed(Failure.RESET, "the node ended the connection")
+        self._incoming.write(data)
 
     async def _flush(self) -> None:
-        if self._outgoing.pending:
+        left = memoryview(self._outgoing.read())
+        while left:
             try:
-                await self._stream.send(self._outgoing.read())
-            except (anyio.BrokenResourceError, OSError) as error:
+                left = left[self._socket.send(left) :]
+            except BlockingIOError:
+                await anyio.wait_writable(self._socket)
+            except OSError as error:
                 raise CallFailed(Failure.RESET, "the connection broke") from error
+
+
+async def _connect(host: str, port: int) -> socket.socket:
+    """TCP to the first of the host's addresses that takes it. Raises OSError; the caller bounds the time."""
+    found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    failed: OSError | None = None
+    for family, _, _, _, address in found:
+        try:
+            # An address that swallows everything must leave time for the others.
+            with anyio.fail_after(CONNECT / len(found)):
+                return await _connect_to(family, address)
+        except TimeoutError as error:
+            failed = error
+        except OSError as error:
+            failed = error
+    raise failed or OSError("the host has no address")
+
+
+async def _connect_to(family: int, address: tuple[Any, ...]) -> socket.socket:
+    connected = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connected.settimeout(0)
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with contextlib.suppress(BlockingIOError):
+            connected.connect(address)
+        await anyio.wait_writable(connected)
+        if code := connected.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            raise OSError(code, os.strerror(code))
+    except BaseException:
+        connected.close()
+        raise
+    return connected
 
 
 class _Pool:
@@ -240,10 +282,10 @@ class _Pool:
             except CallFailed:
                 if not connection.is_stale:
                     raise
-                await self._drop_idle(_JUST_NOW)  # most likely it was not the only one
+                self._drop_idle(_JUST_NOW)  # most likely it was not the only one
             finally:
                 if reply is None or connection.is_spent:
-                    await connection.aclose()
+                    connection.close()
                 else:
                     connection.idle_since = anyio.current_time()
                     self._idle.append(connection)
@@ -256,29 +298,29 @@ class _Pool:
         return None
 
     async def _dial(self) -> _Connection:
-        stream: anyio.abc.SocketStream | None = None
+        self._drop_idle(_IDLE)
+        connected: socket.socket | None = None
         connection: _Connection | None = None
         try:
-            await self._drop_idle(_IDLE)
             with anyio.fail_after(CONNECT):
-                stream = await anyio.connect_tcp(self.host, self.port)
-                made = _Connection(stream, self._tls(), self.host)
+                connected = await _connect(self.host, self.port)
+                made = _Connection(connected, self._tls(), self.host)
                 await made.handshake()
                 connection = made
-            return made
         except TimeoutError as error:
             raise CallFailed(Failure.TIMEOUT, "no connection within a second") from error
-        except (OSError, anyio.ConnectionFailed) as error:
+        except OSError as error:
             raise CallFailed(Failure.CONNECT, str(error)) from error
         finally:
-            if stream is not None and connection is None:
-                await anyio.aclose_forcefully(stream)
+            if connected is not None and connection is None:
+                connected.close()
+        return connection
 
-    async def _drop_idle(self, older_than: float) -> None:
+    def _drop_idle(self, older_than: float) -> None:
         """Close those that have stood idle for longer, seconds."""
         before = anyio.current_time() - older_than
         while self._idle and self._idle[0].idle_since <= before:
-            await self._idle.popleft().aclose()
+            self._idle.popleft().close()
 
     async def _enter(self) -> None:
         """Wait for a place. Raises CallFailed when there is none for as long as a connection may take."""
@@ -309,8 +351,9 @@ class _Pool:
         else:
             self._open -= 1
 
-    async def aclose(self) -> None:
-        await self._drop_idle(0.0)
+    def close(self) -> None:
+        """Close what stands idle; calls under way are their callers' to cancel."""
+        self._drop_idle(0.0)
 
 
 class Http1Transport:
@@ -335,4 +378,4 @@ class Http1Transport:
     async def aclose(self) -> None:
         """See Transport."""
         for pool in self._pools.values():
-            await pool.aclose()
+            pool.close()
