@@ -1,0 +1,226 @@
+"""Many shares at once: what goes by digest, what with the token, and what an outage makes of a batch."""
+
+import json
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from engine.clock import UnixTime
+from engine.guard.batches import _cut
+from engine.guard.calls import Call, Reply
+from engine.guard.evidence_words import Failure
+from engine.guard.questions import EVALUATIONS, digest_of
+from engine.guard.shares import Reason, Share
+from engine.tokens.jws import encode_part
+from tests.support.guard_answers import x5t
+from tests.support.guard_stand import Behaviour, Stand, answers, fails, says, token_of
+from tests.support.guard_words import NOW, share
+
+YES = "yes"
+
+
+def jwt_like(number: int, bound_to: str = x5t()) -> str:
+    """A token that says what it is bound to; its signature is the service's business."""
+    payload = json.dumps({"cnf": {"x5t#S256": bound_to}, "n": number}).encode()
+    return ".".join(part.decode() for part in (encode_part(b"{}"), encode_part(payload), encode_part(b"s")))
+
+
+def some(count: int, **changes: Any) -> list[Share]:
+    return [share(token=jwt_like(number), **changes) for number in range(count)]
+
+
+def decides(*contexts: dict[str, Any] | str, freshness: str = "current") -> Behaviour:
+    """Introspections are answered yes; of a batch, each item as told, the last for all that follow."""
+    single = answers()
+
+    def behave(call: Call) -> Reply:
+        if call.path != EVALUATIONS:
+            reply = single(call)
+            assert isinstance(reply, Reply)
+            return reply
+        asked = json.loads(call.body)["evaluations"]
+        told = [contexts[min(place, len(contexts) - 1)] for place in range(len(asked))]
+        items = [
+            {"decision": True, "context": {"consent_id": "c-1", "ccs_consent_version": 3}}
+            if one == YES
+            else {"decision": False, "context": one}
+            for one in told
+        ]
+        now = NOW + int(trio.current_time())
+        about = {"decision_id": "d_7", "evaluated_at": now, "ccs_freshness": freshness, "ccs_as_of": now - 1}
+        body = json.dumps({"evaluations": items, "context": about}).encode()
+        return Reply(200, b"application/json", body, call.request_id)
+
+    return behave
+
+
+def batches(stand: Stand) -> list[dict[str, Any]]:
+    return [json.loads(call.body) for _, _, call in stand.nodes.calls if call.path == EVALUATIONS]
+
+
+def singles(stand: Stand) -> list[str]:
+    return [token_of(call) for _, _, call in stand.nodes.calls if call.path != EVALUATIONS]
+
+
+async def test_new_tokens_are_introspected_and_known_ones_go_by_digest(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    stand.nodes.all(decides(YES))
+    async with stand.guard:
+        first = await stand.guard.check_many(some(3))
+        assert (len(singles(stand)), batches(stand)) == (3, [])
+        second = await stand.guard.check_many(some(3))
+    assert [verdict.reason for verdict in first + second] == [Reason.CONSENTED] * 6
+    (batch,) = batches(stand)
+    assert [item["subject"]["id"] for item in batch["evaluations"]] == [
+        encode_part(digest_of(each)).decode() for each in some(3)
+    ]
+    assert all(set(item) == {"subject", "resource"} for item in batch["evaluations"])  # the rest is said once
+    assert b"token" not in json.dumps(batch).encode().replace(b"access_token", b"")
+    assert [verdict.evidence_id for verdict in second] == ["d_7.0", "d_7.1", "d_7.2"]
+
+
+async def test_new_tokens_go_by_digest_too_where_that_is_wished(autojump_clock: MockClock) -> None:
+    """The service is told the certificate, and after a yes the guard reads what the token, then genuine, says of it."""
+    stand = Stand(autojump_clock, introspect_first=False)
+    stand.nodes.all(decides(YES))
+    shares = [*some(2), share(token=jwt_like(9, x5t(b"y" * 32))), share(token="opaque")]  # type: ignore[arg-type] # 32 bytes
+    async with stand.guard:
+        verdicts = await stand.guard.check_many(shares)
+    assert singles(stand) == []
+    assert [verdict.reason for verdict in verdicts] == [
+        Reason.CONSENTED, Reason.CONSENTED, Reason.WRONG_CERTIFICATE, Reason.WRONG_CERTIFICATE,
+    ]  # fmt: skip
+    (batch,) = batches(stand)
+    assert all(item["subject"]["properties"] == {"x5t_s256": x5t()} for item in batch["evaluations"])
+    assert stand.memory.tokens == {}  # a decision is no last-known consent
+
+
+@pytest.mark.parametrize(
+    ("context", "reason"),
+    [
+        ({"code": "token_not_active"}, Reason.NOT_ACTIVE),
+        ({"code": "window_outside_consent", "ccs_consent_version": 2}, Reason.NOT_COVERED),
+        ({"code": "not_covered"}, Reason.NOT_COVERED),
+        ({"code": "request_malformed"}, Reason.BAD_REQUEST),
+        ({}, Reason.NOT_ACTIVE),
+    ],
+)
+async def test_a_no_is_told_by_its_code(context: dict[str, Any], reason: Reason, autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await stand.guard.check_many(some(2))
+        stand.nodes.all(decides(YES, context))
+        verdicts = await stand.guard.check_many(some(2))
+    assert [verdict.reason for verdict in verdicts] == [Reason.CONSENTED, reason]
+    told = context == {"code": "token_not_active"}
+    assert stand.memory.refused == ([digest_of(some(2)[1])] if told else [])
+
+
+async def test_what_a_digest_does_not_settle_is_asked_with_the_token(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await stand.guard.check_many(some(3))
+        stand.nodes.calls.clear()
+        stand.nodes.all(decides(YES, {"error": {"status": 503, "message": "ask again"}}))
+        verdicts = await stand.guard.check_many(some(3))
+    assert [verdict.reason for verdict in verdicts] == [Reason.CONSENTED] * 3
+    assert sorted(singles(stand)) == sorted(each.token for each in some(3)[1:])
+
+
+async def test_a_wrong_certificate_in_a_batch(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    stand.nodes.all(decides(YES))
+    async with stand.guard:
+        await stand.guard.check_many(some(1))
+        verdicts = await stand.guard.check_many([*some(1), *some(1, thumbprint=b"y" * 32)])
+    assert [verdict.reason for verdict in verdicts] == [Reason.CONSENTED, Reason.WRONG_CERTIFICATE]
+
+
+async def test_a_pushed_end_wins_over_a_batch(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    stand.nodes.all(decides(YES))
+    async with stand.guard:
+        await stand.guard.check_many(some(1))
+        stand.memory.end("c-1", 4, NOW)
+        assert (await stand.guard.check_many(some(1)))[0].reason is Reason.NOT_ACTIVE
+
+
+async def test_each_share_has_its_own_window_data_set_and_key(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, introspect_first=False)
+    stand.nodes.all(decides(YES))
+    odd = share(token=jwt_like(7), data_to=UnixTime(NOW - 1800), purpose_code="advice", share_id='s"1')
+    async with stand.guard:
+        await stand.guard.check_many([*some(2), odd])
+    (batch,) = batches(stand)
+    assert batch["evaluations"][2]["context"] == {"share_id": 's"1'}
+    properties = batch["evaluations"][2]["action"]["properties"]
+    assert (properties["purpose_code"], properties["to"]) == ("advice", "2026-11-22T09:30:00Z")
+    assert batch["action"]["properties"]["to"] == "2026-11-22T10:00:00Z"
+
+
+async def test_bad_shares_do_not_spoil_the_others(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, introspect_first=False)
+    stand.nodes.all(decides(YES))
+    shares = [*some(1), share(token=""), share(token=jwt_like(5), data_to=UnixTime(10**15)), *some(1)]
+    async with stand.guard:
+        verdicts = await stand.guard.check_many(shares)
+        assert await stand.guard.check_many([]) == []
+    assert [verdict.reason for verdict in verdicts] == [
+        Reason.CONSENTED, Reason.BAD_REQUEST, Reason.BAD_REQUEST, Reason.CONSENTED,
+    ]  # fmt: skip
+
+
+async def test_an_outage_is_judged_share_by_share(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await stand.guard.check_many(some(2))
+        stand.nodes.all(fails(Failure.CONNECT))
+        shares = [*some(2), *some(1, data_to=UnixTime(NOW + 10**7))]
+        found = await stand.guard.check_many(shares)
+        assert stand.guard.status().circuit == "buffering"
+        stand.nodes.calls.clear()
+        again = await stand.guard.check_many([*shares, share(token="never seen")])
+        assert stand.nodes.calls == []
+    expected = [Reason.LAST_KNOWN, Reason.LAST_KNOWN, Reason.NOT_COVERED]
+    assert [verdict.reason for verdict in found] == expected
+    assert [verdict.reason for verdict in again] == [*expected, Reason.UNKNOWN_IN_OUTAGE]
+    assert len(stand.evidence.shares) == 6
+
+
+@pytest.mark.parametrize("body", [b'{"decision":true}', b"{}", b'{"evaluations":[]}'])
+async def test_an_answer_of_another_shape_is_none(body: bytes, autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await stand.guard.check_many(some(2))
+        stand.nodes.all(says(body))
+        verdicts = await stand.guard.check_many(some(2))
+    assert [verdict.reason for verdict in verdicts] == [Reason.NO_ANSWER] * 2
+
+
+async def test_a_batch_is_asked_of_another_node_before_a_last_known_one_is_taken(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, "https://a", "https://b", introspect_first=False)
+    stand.nodes.behaviours = {
+        "https://a": decides(YES, freshness="last_known"), "https://b": decides(YES, freshness="last_known"),
+    }  # fmt: skip
+    async with stand.guard:
+        (verdict,) = await stand.guard.check_many(some(1))
+        assert (verdict.freshness, len(batches(stand))) == ("last_known", 2)
+        await trio.sleep(3)
+        stand.nodes.behaviours["https://b"] = decides(YES)
+        (verdict,) = await stand.guard.check_many(some(1))
+        assert verdict.freshness == "current"
+
+
+async def test_batches_keep_to_the_services_limits(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, introspect_first=False)
+    stand.nodes.all(decides(YES))
+    async with stand.guard:
+        verdicts = await stand.guard.check_many(some(1201, share_id="s" * 60))
+    assert len(verdicts) == 1201
+    sizes = [len(call.body) for _, _, call in stand.nodes.calls]
+    assert max(sizes) < 262_144
+    assert all(len(batch["evaluations"]) <= 500 for batch in batches(stand))
+    assert sum(len(batch["evaluations"]) for batch in batches(stand)) == 1201
+    assert list(_cut([])) == []
