@@ -1,8 +1,9 @@
-"""What a guard can do on one core: single checks, checks of tokens with signed answers apart, and checks in batches.
+"""What a guard can do on one core: single checks, and checks in batches of 500 by the tokens' digests.
 
 A real worker has the first core to itself, the guard the second; both speak mutual TLS. Every check is a whole one: the
-question, the answer read strictly, the certificate compared, memory told. `ceiling` is the guard's rate if it had its
-core all of the time; where the rate is lower, it waited for the node.
+question, the answer read strictly, the certificate compared, memory told. Memory is a dictionary: the guard itself is
+measured, and no disk. `ceiling` is the guard's rate if it had its core all of the time; where the rate is lower, it
+waited for the node.
 
     .venv/bin/python -m bench.guard [--seconds 5] [--tokens 2000] [--tasks 32] [--json] [--profile]
 """
@@ -51,7 +52,7 @@ def share_of(ending: bytes) -> Share:
 
 
 def guard_of(target: Target) -> Guard:
-    """A guard that asks the node. Its memory is a dictionary: the store's cost is `bench.guard_store`'s."""
+    """A guard that asks the node, with a dictionary as its memory."""
     door, nowhere = target.door, Path("nowhere")
     service = Service(
         addresses=(f"https://localhost:{door.port}",), ca_file=Path(str(door.authority)),
