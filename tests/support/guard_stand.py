@@ -58,6 +58,7 @@ class Told:
         self.ended: set[str] = set()
         self.missing: UnixTime | None = None
         self.is_full = False
+        self.is_suspended = False  # every ATP
         self.writes = 0
 
     def remember(self, known: KnownToken) -> None:
@@ -81,7 +82,7 @@ class Told:
 
     def look(self, digest: bytes) -> KnownToken | None:
         known = self.tokens.get(digest)
-        if known is None:
+        if known is None or self.is_suspended:
             return None
         left = tuple(consent for consent in known.consents if consent.consent_id not in self.ended)
         return msgspec.structs.replace(known, consents=left) if left else None

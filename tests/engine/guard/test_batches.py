@@ -224,3 +224,30 @@ async def test_batches_keep_to_the_services_limits(autojump_clock: MockClock) ->
     assert all(len(batch["evaluations"]) <= 500 for batch in batches(stand))
     assert sum(len(batch["evaluations"]) for batch in batches(stand)) == 1201
     assert list(_cut([])) == []
+
+
+async def test_an_atp_suspended_meanwhile_is_refused_on_a_last_known_batch(autojump_clock: MockClock) -> None:
+    for freshness, reason in (("current", Reason.CONSENTED), ("last_known", Reason.NOT_ACTIVE)):
+        stand = Stand(autojump_clock)
+        async with stand.guard:
+            await stand.guard.check_many(some(1))
+            decide = decides(YES, freshness=freshness)
+
+            def behave(call: Call, stand: Stand = stand, decide: Behaviour = decide) -> Any:
+                stand.memory.is_suspended = True
+                return decide(call)
+
+            stand.nodes.all(behave)
+            assert (await stand.guard.check_many(some(1)))[0].reason is reason
+
+
+async def test_a_stolen_token_does_not_cost_its_owner_the_fallback(autojump_clock: MockClock) -> None:
+    """Told another's certificate, the service says no to the token; the token itself is as good as before."""
+    stand = Stand(autojump_clock, introspect_first=False)
+    async with stand.guard:
+        assert (await stand.guard.check(some(1)[0])).allowed
+        stand.nodes.all(decides({"code": "token_not_active"}))
+        assert not (await stand.guard.check_many(some(1, thumbprint=b"y" * 32)))[0].allowed
+        assert stand.memory.refused == []
+        assert not (await stand.guard.check_many(some(1)))[0].allowed
+        assert stand.memory.refused == [digest_of(some(1)[0])]

@@ -493,3 +493,92 @@ async def test_a_cancelled_share_leaves_nothing_behind(autojump_clock: MockClock
             await stand.guard.check(share())
         stand.nodes.all(answers())
         assert (await stand.guard.check(share())).allowed
+
+
+async def test_one_question_that_makes_nodes_fail_opens_no_circuit(autojump_clock: MockClock) -> None:
+    """While others are answered, as many 500s as there are attempts are that question's own trouble."""
+    stand = Stand(autojump_clock, A, B)
+    good = answers()
+    stand.nodes.all(lambda call: says(b"", 500)(call) if b"poison" in call.body else good(call))
+    poisoned: list[Reason] = []
+
+    async def poison() -> None:
+        poisoned.append((await stand.guard.check(share(token="poison"))).reason)
+
+    async with stand.guard, trio.open_nursery() as nursery:
+        nursery.start_soon(poison)
+        for _ in range(20):
+            assert (await stand.guard.check(share())).reason is Reason.CONSENTED
+            await trio.sleep(0.05)
+        assert poisoned == [Reason.UNANSWERED]
+        assert stand.guard.status().circuit == "closed"
+
+
+@pytest.mark.parametrize(("pause", "reason"), [(1, Reason.LAST_KNOWN), (100, Reason.UNANSWERED)])
+async def test_of_many_nodes_each_must_have_failed_within_the_last_minute(
+    pause: int, reason: Reason, autojump_clock: MockClock
+) -> None:
+    """Six nodes, four attempts: the first run cannot know, the second one can if the first was not long ago."""
+    stand = Stand(autojump_clock, *(f"https://n{number}" for number in range(6)))
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        stand.nodes.all(fails(Failure.CONNECT))
+        assert (await stand.guard.check(share())).reason is Reason.UNANSWERED
+        await trio.sleep(pause)
+        assert (await stand.guard.check(share())).reason is reason
+
+
+@pytest.mark.parametrize(("freshness", "reason"), [("current", Reason.CONSENTED), ("last_known", Reason.NOT_ACTIVE)])
+async def test_a_suspended_atp_is_refused_on_a_last_known_answer(
+    freshness: str, reason: Reason, autojump_clock: MockClock
+) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        stand.memory.is_suspended = True
+        stand.nodes.all(answers(ccs_freshness=freshness))
+        assert (await stand.guard.check(share())).reason is reason
+
+
+async def test_what_answers_showed_of_a_tokens_consents_is_kept_side_by_side(autojump_clock: MockClock) -> None:
+    """Asked about a share, the service shows the one consent that covers it; the token has others."""
+    stand = Stand(autojump_clock)
+    other = entry(consent_id="00000000-0000-4000-8000-000000000009", dataset_id="hh-gas")
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        await trio.sleep(20)
+        stand.nodes.all(answers(other))
+        assert (await stand.guard.check(share(dataset_id="hh-gas"))).allowed
+        await outage_of_all(stand)
+        for each in (share(), share(dataset_id="hh-gas")):
+            assert (await stand.guard.check(each)).reason is Reason.LAST_KNOWN
+        stand.memory.missing = UnixTime(NOW + 10)  # between the two answers
+        assert (await stand.guard.check(share())).reason is Reason.DEGRADED
+        assert (await stand.guard.check(share(dataset_id="hh-gas"))).reason is Reason.LAST_KNOWN
+
+
+async def outage_of_all(stand: Stand) -> None:
+    stand.nodes.all(fails(Failure.CONNECT))
+    await stand.guard.check(share())
+    assert stand.guard.status().circuit == "buffering"
+
+
+async def test_a_yes_from_before_a_no_is_not_remembered(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        stand.nodes.all(says(INACTIVE))
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+        stand.nodes.all(answers(ccs_as_of=NOW - 1))
+        assert (await stand.guard.check(share())).allowed
+        assert stand.memory.tokens == {}
+        stand.nodes.all(answers(ccs_as_of=NOW + 1))
+        assert (await stand.guard.check(share())).allowed
+        assert len(stand.memory.tokens) == 1
+
+
+async def test_a_full_disk_stops_no_share_that_was_answered(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        stand.memory.is_full = True
+        assert (await stand.guard.check(share())).allowed
+        stand.nodes.all(says(INACTIVE))
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
