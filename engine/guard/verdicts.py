@@ -112,13 +112,15 @@ class Verdicts:
     def _on_yes(self, share: Share, digest: bytes, answer: Active, evidence_id: str) -> Verdict:
         members = answer.members
         shown = _consents(answer)
-        is_kept = self._remember(digest, answer, shown)
+        before = self._memory.look(digest)
+        is_kept = self._remember(digest, answer, shown, before)
         if not is_bound_to(members.cnf, share.thumbprint, share.dpop_jkt):
             return self.refusal(Reason.WRONG_CERTIFICATE, evidence_id)
         covering = next((consent for consent in shown if covers(share, consent.entry)), None)
         if covering is None:  # the guard's own comparison stands beside the service's
             return self.refusal(Reason.NOT_COVERED, evidence_id)
-        if self._is_over(digest, covering.consent_id, is_kept=is_kept, current=answer.is_current):
+        is_in_force = before is not None and _shows(before, covering.consent_id)  # after all that was heard by now
+        if not is_in_force and self._is_over(digest, covering.consent_id, is_kept=is_kept, current=answer.is_current):
             return self.refusal(Reason.NOT_ACTIVE, evidence_id)
         return Verdict(
             allowed=True,
@@ -137,7 +139,7 @@ class Verdicts:
         if current or not is_kept:
             return False
         known = self._memory.look(digest)
-        return known is None or all(consent.consent_id != consent_id for consent in known.consents)
+        return known is None or not _shows(known, consent_id)
 
     def _on_no(self, share: Share, digest: bytes, answer: Inactive, evidence_id: str, at: UnixTime) -> Verdict:
         if answer.code is not None:
@@ -147,13 +149,14 @@ class Verdicts:
             self.refuse(digest, known, at)
         return self.refusal(Reason.NOT_ACTIVE, evidence_id)
 
-    def _remember(self, digest: bytes, answer: Active, shown: tuple[KnownConsent, ...]) -> bool:
+    def _remember(
+        self, digest: bytes, answer: Active, shown: tuple[KnownConsent, ...], before: KnownToken | None
+    ) -> bool:
         """Beside what earlier answers showed of the token's other consents, each with its own age. False: not kept."""
         members = answer.members
         thumbprint = thumbprint_of(members.cnf)
         if thumbprint is None or not shown or members.ccs_as_of <= self._noes.get(digest, 0):
             return False
-        before = self._memory.look(digest)
         if before is not None and self._is_as_good(before, answer, shown):
             return True
         known = KnownToken(
@@ -216,6 +219,10 @@ class Verdicts:
             consent_version=None if consent is None else consent.consent_version,
             retry_after=self._outages.until_probe(),
         )
+
+
+def _shows(known: KnownToken, consent_id: str) -> bool:
+    return any(consent.consent_id == consent_id for consent in known.consents)
 
 
 def _without_evidence(fallback: Fallback) -> Reason:
