@@ -1,0 +1,77 @@
+"""A guard's memory in a dictionary: the rules and nothing else. Bounded by nothing, kept nowhere."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from engine.clock import UnixTime
+from engine.guard import rules
+from engine.guard.shares import KnownToken
+
+
+class InMemory:
+    """`engine.guard.memory.Memory` for tests."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[bytes, rules.KeptToken] = {}
+        self._consents: dict[str, rules.KeptConsent] = {}
+        self._parties: dict[str, rules.KeptParty] = {}
+        self._missing_since: UnixTime | None = None
+
+    def remember(self, known: KnownToken) -> None:
+        """See `Memory.remember`."""
+        after = rules.remembered(self._tokens.get(known.digest), known, UnixTime(0))
+        if after is not None:
+            self._tokens[known.digest] = after
+
+    def refuse(self, digest: bytes, as_of: UnixTime) -> None:
+        """See `Memory.refuse`."""
+        after = rules.refused(self._tokens.get(digest), as_of)
+        if after is not None:
+            self._tokens[digest] = after
+
+    def end(self, consent_id: str, version: int, at: UnixTime) -> None:
+        """See `Memory.end`."""
+        after = rules.ended(self._consents.get(consent_id), version, at)
+        if after is not None:
+            self._consents[consent_id] = after
+
+    def change(self, consent_id: str, version: int, entry: bytes | None, expires_at: UnixTime | None) -> None:
+        """See `Memory.change`."""
+        after = rules.changed(self._consents.get(consent_id), version, entry, expires_at)
+        if after is not None:
+            self._consents[consent_id] = after
+
+    def suspend(self, client_id: str, version: int, *, suspended: bool) -> None:
+        """See `Memory.suspend`."""
+        after = rules.suspended(self._parties.get(client_id), version, suspended)
+        if after is not None:
+            self._parties[client_id] = after
+
+    def look(self, digest: bytes) -> KnownToken | None:
+        """See `Memory.look`."""
+        kept = self._tokens.get(digest)
+        if kept is None or kept.known is None:
+            return None
+        return rules.in_force(kept.known, self._consents.get, self._parties.get(kept.known.client_id))
+
+    def missing_since(self) -> UnixTime | None:
+        """See `Memory.missing_since`."""
+        return self._missing_since
+
+    def mark_missing(self, since: UnixTime) -> None:
+        """See `Memory.mark_missing`."""
+        self._missing_since = since if self._missing_since is None else min(since, self._missing_since)
+
+    def mark_whole(self) -> None:
+        """See `Memory.mark_whole`."""
+        self._missing_since = None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """See `Memory.together`."""
+        before = dict(self._tokens), dict(self._consents), dict(self._parties), self._missing_since
+        try:
+            yield
+        except BaseException:
+            self._tokens, self._consents, self._parties, self._missing_since = before
+            raise
