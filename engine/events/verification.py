@@ -153,6 +153,15 @@ def verify_event(raw: bytes, keys: KeySet, expected: Expected, now: UnixTime) ->
     return _read_event(claims, expected)
 
 
+def read_kept_event(raw: bytes) -> VerifiedEvent:
+    """An event that `verify_event` has taken and we have kept. Nothing is verified again: its key may be gone.
+
+    Raises RefusedEvent for bytes that it never took.
+    """
+    _, _, members = _parse(raw)
+    return _read_event(_convert(members, _Claims, "these are no claims of an event"), None)
+
+
 def _parse(raw: bytes) -> tuple[jws.Compact, dict[str, object], dict[str, object]]:
     compact = jws.split(raw, MAX_EVENT_BYTES)
     if compact is None:
@@ -217,7 +226,8 @@ def _check_parties(members: dict[str, object], expected: Expected) -> None:
         raise _bad_request("an event has neither sub nor exp")
 
 
-def _read_event(claims: _Claims, expected: Expected) -> VerifiedEvent:
+def _read_event(claims: _Claims, expected: Expected | None) -> VerifiedEvent:
+    """expected None: whether a state was asked for does not matter any more."""
     ((uri, body),) = claims.events.items()
     read = _READERS.get(uri)
     payload = None if read is None else read(body)
@@ -250,13 +260,13 @@ def _check_place(claims: _Claims, payload: Payload | None) -> None:
         raise _bad_request("ccs_prev must be a position below ccs_seq")
 
 
-def _check_meaning(subject: str, change: Change | None, payload: Payload | None, expected: Expected) -> None:
+def _check_meaning(subject: str, change: Change | None, payload: Payload | None, expected: Expected | None) -> None:
     match payload:
         case ConsentPayload() if change is not None:
             _check_consent(subject, change, payload)
         case PartyPayload() if payload.client_id != subject:
             raise _bad_request("sub_id must be the ATP")
-        case VerificationPayload() if payload.state is not None and payload.state not in expected.states:
+        case VerificationPayload() if expected is not None and payload.state not in {None, *expected.states}:
             raise RefusedEvent(ErrorCode.INVALID_STATE, "this state was not asked for")
         case _:
             pass

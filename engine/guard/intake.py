@@ -1,0 +1,248 @@
+"""The way of every event into the guard, pushed or polled: verified, kept on disk, acknowledged, applied.
+
+Whoever hands an event in acknowledges it when `take` has returned, and not before. Applying comes after that, by
+`apply_due`: at once, and again at the next start for whatever a crash left undone.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, Final, TypeVar
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from engine.clock import BootTime, Clock, UnixTime
+from engine.consent.records import ClientId
+from engine.events.sets import StreamPayload
+from engine.events.verification import ErrorCode, Expected, RefusedEvent, UnknownKey, VerifiedEvent, verify_event
+from engine.guard.applying import apply_event, may_go_before_others
+from engine.guard.event_keys import EventKeys
+from engine.guard.event_store import Arrival, EventStore
+from engine.guard.memory import Memory, MemoryFull
+from engine.guard.watch import Standing, Watch
+from engine.telemetry import logs
+from engine.telemetry.floods import Floods
+
+T = TypeVar("T")
+SOUND_EVERY: Final = 60  # seconds between two notes on disk that nothing is missing
+
+_log = logs.logger("events")
+
+
+class Challenge(msgspec.Struct, frozen=True):
+    """What is to be said back over mutual TLS, so that the service pushes to our address."""
+
+    jti: str
+    stream_id: str
+    challenge: str
+
+
+class IntakeStatistics(msgspec.Struct, frozen=True):
+    """Counts since the start. refused: by `err`. unknown: of a type that this version does not know."""
+
+    taken: int
+    repeated: int
+    unknown: int
+    refused: dict[str, int]
+    security_events: int
+    last_seq: int
+    ahead: int
+
+
+class Intake:
+    """answered_at: see `Watch.standing`. on_change: called when the next thing to do may have changed; never blocks."""
+
+    def __init__(
+        self,
+        store: EventStore,
+        memory: Memory,
+        watch: Watch,
+        clock: Clock,
+        *,
+        issuer: str,
+        client_id: ClientId,
+        answered_at: Callable[[], BootTime | None] = lambda: None,
+        on_change: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._store = store
+        self._memory = memory
+        self._watch = watch
+        self._clock = clock
+        self._issuer = issuer
+        self._client_id = client_id
+        self._answered_at = answered_at
+        self._on_change = on_change
+        self._disk = anyio.Lock()
+        self._floods = Floods()
+        self._challenges: dict[str, Challenge] = {}
+        self._taken = self._repeated = self._unknown = self._security_events = 0
+        self._refused: dict[str, int] = {}
+        self._memory_full = False
+        self.heartbeat_at: UnixTime | None = None
+        self._mark_if_down_for_long()
+
+    async def on_disk(self, call: Callable[..., T], *args: Any, **named: Any) -> T:  # noqa: ANN401 - passed on
+        """A call of the store's in a thread, one at a time; it is finished even if the caller is cancelled."""
+        async with self._disk:
+            return await anyio.to_thread.run_sync(partial(call, *args, **named))
+
+    async def take(self, compact: bytes, keys: EventKeys) -> None:
+        """Verify an event and keep it. Raises RefusedEvent; KeysUnavailable, StoreDown, MemoryFull: not for now."""
+        await self._take([await self._arrival(compact, keys)])
+
+    async def take_page(self, sets: Mapping[str, str], keys: EventKeys) -> dict[str, RefusedEvent]:
+        """Verify events that came together, in whatever order, and keep them; returns those that were refused.
+
+        Raises KeysUnavailable, StoreDown, MemoryFull: then none was taken, for now.
+        """
+        arrivals, refused = list[Arrival](), dict[str, RefusedEvent]()
+        for jti, compact in sets.items():
+            try:
+                arrivals.append(await self._arrival(compact.encode(), keys))
+            except RefusedEvent as refusal:
+                refused[jti] = refusal
+        others = await self._take(sorted(arrivals, key=lambda arrival: arrival.event.seq), refuse=False)
+        return refused | others
+
+    async def _arrival(self, compact: bytes, keys: EventKeys) -> Arrival:
+        if self._memory_full:
+            raise MemoryFull("what came before could not be applied")
+        try:
+            event = await self._verified(compact, keys)
+        except RefusedEvent as refusal:
+            self._count_refusal(refusal)
+            raise
+        return Arrival(event, compact, may_go_before_others(event))
+
+    async def _take(self, arrivals: list[Arrival], *, refuse: bool = True) -> dict[str, RefusedEvent]:
+        others = dict[str, RefusedEvent]()
+        for arrival, kept in zip(
+            arrivals, await self.on_disk(self._store.keep, arrivals, self._clock.now()), strict=True
+        ):
+            if kept.is_other:
+                others[arrival.event.jti] = refusal = _another()
+                self._count_refusal(refusal)
+            else:
+                self._count(arrival.event, is_new=kept.place is not None)
+        self.settle()
+        self._on_change()
+        if refuse and others:
+            raise next(iter(others.values()))
+        return others
+
+    async def apply_due(self) -> None:
+        """Apply what was kept and is not held back. Raises StoreDown, MemoryFull: then it is still to be applied."""
+        while due := await self.on_disk(self._store.due):
+            self._apply(due)
+            for event in due:
+                self._remember_challenge(event)
+            done = [event.jti for event in due if event.jti not in self._challenges]
+            await self.on_disk(self._store.applied, done)
+            if not done:
+                return
+
+    def _apply(self, due: list[VerifiedEvent]) -> None:
+        self._memory_full = True
+        with self._memory.together():
+            for event in due:
+                apply_event(event, self._memory)
+        self._memory_full = False
+
+    def challenges(self) -> list[Challenge]:
+        """What is to be confirmed; each until `confirmed`."""
+        return list(self._challenges.values())
+
+    async def confirmed(self, challenge: Challenge) -> None:
+        """It was said back, or is of no use any more. Raises StoreDown."""
+        await self.on_disk(self._store.applied, [challenge.jti])
+        self._challenges.pop(challenge.jti, None)
+
+    def settle(self) -> Standing:
+        """Tell the memory whether events are missing. Raises MemoryFull."""
+        now, chain = self._clock.boot(), self._store.chain
+        new_hole = self._watch.note(chain.last_seq, now, has_hole=chain.has_hole)
+        standing = self._watch.standing(now, self._answered_at())
+        marked = self._memory.missing_since()
+        if standing is Standing.WHOLE and marked is not None and not self._memory_full:
+            self._memory.mark_whole()
+        elif standing is Standing.MISSING and (marked is None or new_hole):
+            with self._memory.together():  # what is missing happened before now: an answer from before does not know it
+                self._memory.mark_whole()
+                self._memory.mark_missing(self._clock.now())
+        return standing
+
+    def standing(self) -> Standing:
+        """What is known of pushed events now."""
+        return self._watch.standing(self._clock.boot(), self._answered_at())
+
+    async def note_sound(self) -> None:
+        """Remember across a restart that nothing was missing a moment ago. Raises StoreDown."""
+        now, noted = self._clock.now(), self._store.sound_at
+        if self._memory.missing_since() is None and (noted is None or not noted <= now < noted + SOUND_EVERY):
+            await self.on_disk(self._store.note, sound_at=now)
+
+    def statistics(self) -> IntakeStatistics:
+        """A frozen record of now."""
+        chain = self._store.chain
+        return IntakeStatistics(
+            self._taken, self._repeated, self._unknown, dict(self._refused), self._security_events,
+            chain.last_seq, len(chain.ahead),
+        )  # fmt: skip
+
+    def security_event(self, kind: str, text: str) -> None:
+        """Something that somebody must look at."""
+        self._security_events += 1
+        left_out = self._floods.admit(kind, self._clock.boot())
+        if left_out is not None:
+            _log.warning("security_event", kind=kind, text=text, left_out=left_out)
+
+    async def _verified(self, compact: bytes, keys: EventKeys) -> VerifiedEvent:
+        now = self._clock.now()
+        expected = Expected(self._issuer, self._client_id, self._store.states(now))
+        try:
+            return verify_event(compact, await keys.current(), expected, now)
+        except UnknownKey as fault:
+            return verify_event(compact, await keys.with_kid(fault.kid), expected, now)
+
+    def _hear(self, event: VerifiedEvent) -> None:
+        """A heartbeat counts if it was made lately: one that was held up for long says nothing about now."""
+        now = self._clock.now()
+        if event.last_seq is not None and event.issued_at > now - self._watch.limits.silence:
+            self.heartbeat_at = now
+            self._watch.told(event.last_seq, self._clock.boot())
+
+    def _mark_if_down_for_long(self) -> None:
+        """Whatever came while this process was not there is unknown until the service has been asked."""
+        sound_at, now = self._store.sound_at, self._clock.now()
+        if sound_at is None or not sound_at <= now < sound_at + self._watch.limits.silence:
+            self._memory.mark_missing(UnixTime(now))
+
+    def _remember_challenge(self, event: VerifiedEvent) -> None:
+        if event.challenge is not None:
+            self._challenges[event.jti] = Challenge(event.jti, event.subject, event.challenge)
+
+    def _count(self, event: VerifiedEvent, *, is_new: bool) -> None:
+        self._taken += 1
+        self._repeated += not is_new
+        if is_new:
+            self._hear(event)
+            self._say(event)
+
+    def _say(self, event: VerifiedEvent) -> None:
+        if event.payload is None:
+            self._unknown += 1
+            _log.warning("event_of_unknown_type", type=event.type, jti=event.jti)
+        if isinstance(event.payload, StreamPayload):
+            _log.warning("stream_updated", stream_id=event.subject, status=event.payload.status)
+
+    def _count_refusal(self, refusal: RefusedEvent) -> None:
+        self._refused[refusal.err] = self._refused.get(refusal.err, 0) + 1
+        if refusal.is_security:
+            self.security_event(f"event_{refusal.err}", refusal.text)
+        elif (left_out := self._floods.admit(refusal.err, self._clock.boot())) is not None:
+            _log.warning("event_refused", err=refusal.err, text=refusal.text, left_out=left_out)
+
+
+def _another() -> RefusedEvent:
+    return RefusedEvent(ErrorCode.INVALID_REQUEST, "another event has come under this jti", is_security=True)

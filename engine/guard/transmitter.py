@@ -1,0 +1,131 @@
+"""What a guard asks of the service about events: the port, and the words that go over it.
+
+Polls (RFC 8936), the listings of one's own consents, the event keys, and streams (SSF 1.0 section 8.1).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from engine.clock import UnixTime
+from engine.errors import Fault, Kind
+from engine.events.verification import RefusedEvent
+
+
+class Unreachable(Fault):
+    """No connection, no answer in time, 429 or 5xx: as in an outage."""
+
+    kind = Kind.UNAVAILABLE
+
+
+class NotTold(Fault):
+    """The service was there and did not tell: a refusal, a TLS failure, or what cannot be read."""
+
+    kind = Kind.BROKEN
+
+
+class TooOld(Fault):
+    """The listing of changes does not go back so far: take the snapshot."""
+
+    kind = Kind.NOT_FOUND
+
+
+class NoSuchStream(Fault):
+    """The service has no such stream of ours."""
+
+    kind = Kind.NOT_FOUND
+
+
+class Polled(msgspec.Struct, frozen=True, rename="camel"):
+    """RFC 8936 section 2.3. sets: jti to compact SET, in no order."""
+
+    sets: dict[str, str]
+    more_available: bool = False
+
+
+class ListedConsent(msgspec.Struct, frozen=True):
+    """A consent as it stands. seq: of its newest change. Times: whole seconds since 1970. Unknown members are ignored.
+
+    authorization_details: as in events; of an active one.
+    """
+
+    seq: int
+    consent_id: str
+    consent_version: int
+    state: str
+    client_id: str
+    effective_at: UnixTime
+    expires_at: UnixTime | None = None
+    authorization_details: tuple[dict[str, Any], ...] = ()
+
+
+class ListedParty(msgspec.Struct, frozen=True):
+    """An ATP of one's consents that is stopped as a whole, or was. seq: of its newest change."""
+
+    seq: int
+    client_id: str
+    party_version: int
+    suspended: bool
+
+
+class Changes(msgspec.Struct, frozen=True):
+    """What has changed after a position, oldest first. as_of_seq: all that happened up to it is told, if not `more`."""
+
+    as_of_seq: int
+    consents: tuple[ListedConsent, ...] = ()
+    parties: tuple[ListedParty, ...] = ()
+    more: bool = False
+
+
+class Page(msgspec.Struct, frozen=True):
+    """A part of the snapshot. as_of_seq: the same on all pages. cursor: of the next page; None: this was the last."""
+
+    as_of_seq: int
+    consents: tuple[ListedConsent, ...] = ()
+    parties: tuple[ListedParty, ...] = ()
+    cursor: str | None = None
+
+
+class Stream(msgspec.Struct, frozen=True):
+    """A stream's configuration, as far as a guard needs it."""
+
+    stream_id: str
+    is_push: bool
+    endpoint_url: str
+
+
+class Transmitter(Protocol):
+    """Every call may raise Unreachable and NotTold, and may be repeated."""
+
+    async def event_keys(self) -> bytes:
+        """The event key set, as it is published."""
+
+    async def poll(
+        self, poll_url: str, ack: Sequence[str], max_events: int, errors: Mapping[str, RefusedEvent]
+    ) -> Polled:
+        """Acknowledge and refuse, then fetch up to so many, without waiting. Raises NoSuchStream."""
+
+    async def changes(self, after_seq: int) -> Changes:
+        """Changes of own consents after a position. Raises TooOld."""
+
+    async def snapshot(self, cursor: str | None) -> Page:
+        """Own consents, all of them, page by page; cursor None: from the beginning. Raises TooOld: begin anew."""
+
+    async def streams(self) -> tuple[Stream, ...]:
+        """Own streams."""
+
+    async def create_stream(self, push_url: str | None) -> Stream:
+        """A push stream to this address, or (None) a poll stream."""
+
+    async def move_stream(self, stream_id: str, push_url: str) -> Stream:
+        """Another address for a push stream. Raises NoSuchStream."""
+
+    async def confirm(self, stream_id: str, challenge: str) -> None:
+        """Say back what was sent to the address. Raises NoSuchStream; NotTold where it is not right any more."""
+
+    async def status(self, stream_id: str) -> str:
+        """`enabled`, `paused` or `disabled`. Raises NoSuchStream."""
+
+    async def verify(self, stream_id: str, state: str | None) -> None:
+        """Have a verification event sent. Raises NoSuchStream."""

@@ -1,0 +1,223 @@
+"""`engine.guard.transmitter.Transmitter` over HTTPS: the service's machine listener, with the EDP's own certificate.
+
+Where things are is found out once (SSF 1.0 section 7.1) and again after a failure. Calls are bounded by httpx2's own
+time limits and never cancelled by us, because a call that is cancelled while it connects loses its place in the pool.
+"""
+
+import ssl
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Final, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import httpx2
+import msgspec
+from msgspec import Meta
+
+from engine.clock import Seconds
+from engine.errors import Fault
+from engine.events.verification import RefusedEvent
+from engine.guard.transmitter import (
+    Changes,
+    NoSuchStream,
+    NotTold,
+    Page,
+    Polled,
+    Stream,
+    TooOld,
+    Unreachable,
+)
+
+PUSH_URN: Final = "urn:ietf:rfc:8935"
+POLL_URN: Final = "urn:ietf:rfc:8936"
+CONNECT: Final = Seconds(3.0)
+READ: Final = Seconds(15.0)  # nothing here waits at the other side
+MAX_ANSWER: Final = 16 << 20  # bytes; a hundred events have at most 6.5 MB
+PAGE: Final = 500  # lines of a listing in one answer
+
+T = TypeVar("T")
+Url = Annotated[str, Meta(pattern="^https://")]
+
+
+class _Discovery(msgspec.Struct, frozen=True):
+    """As far as we use it. Confirming is ours, and has a member of ours."""
+
+    issuer: str
+    configuration_endpoint: Url
+    status_endpoint: Url
+    verification_endpoint: Url
+    ccs_confirmation_endpoint: Url
+
+
+class _Delivery(msgspec.Struct, frozen=True):
+    method: Literal["urn:ietf:rfc:8935", "urn:ietf:rfc:8936"]
+    endpoint_url: Url
+
+
+class _Configuration(msgspec.Struct, frozen=True):
+    stream_id: str
+    delivery: _Delivery
+
+    def stream(self) -> Stream:
+        return Stream(self.stream_id, self.delivery.method == PUSH_URN, self.delivery.endpoint_url)
+
+
+class _Status(msgspec.Struct, frozen=True):
+    status: str
+
+
+class HttpsTransmitter:
+    """machine_url: origin of the listings. tls: with our certificate and the service's authority."""
+
+    def __init__(self, issuer: str, machine_url: str, jwks_url: str, tls: ssl.SSLContext) -> None:
+        self._issuer = issuer
+        self._machine_url = machine_url.rstrip("/")
+        self._jwks_url = jwks_url
+        self._found: _Discovery | None = None
+        self._client = httpx2.AsyncClient(
+            verify=tls,
+            trust_env=False,
+            follow_redirects=False,
+            timeout=httpx2.Timeout(READ, connect=CONNECT),
+            limits=httpx2.Limits(max_connections=4, keepalive_expiry=60.0),
+        )
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def event_keys(self) -> bytes:
+        """See Transmitter."""
+        return await self._call("GET", self._jwks_url)
+
+    async def poll(
+        self, poll_url: str, ack: Sequence[str], max_events: int, errors: Mapping[str, RefusedEvent]
+    ) -> Polled:
+        """See Transmitter."""
+        body: dict[str, Any] = {"maxEvents": max_events, "returnImmediately": True}
+        if ack:
+            body["ack"] = list(ack)
+        if errors:
+            body["setErrs"] = {jti: {"err": e.err.value, "description": e.text} for jti, e in errors.items()}
+        raw = await self._call("POST", poll_url, body, {"Content-Language": "en"} if errors else {}, NoSuchStream)
+        return _decode(raw, Polled)
+
+    async def changes(self, after_seq: int) -> Changes:
+        """See Transmitter."""
+        url = f"{self._machine_url}/consents/changes?after_seq={after_seq}&limit={PAGE}"
+        return _decode(await self._call("GET", url), Changes)
+
+    async def snapshot(self, cursor: str | None) -> Page:
+        """See Transmitter."""
+        url = httpx2.URL(f"{self._machine_url}/consents/snapshot", params={} if cursor is None else {"cursor": cursor})
+        return _decode(await self._call("GET", str(url)), Page)
+
+    async def streams(self) -> tuple[Stream, ...]:
+        """See Transmitter."""
+        found = await self._discover()
+        raw = await self._call("GET", found.configuration_endpoint)
+        return tuple(one.stream() for one in _decode(raw, tuple[_Configuration, ...]))
+
+    async def create_stream(self, push_url: str | None) -> Stream:
+        """See Transmitter."""
+        found = await self._discover()
+        delivery = {"method": POLL_URN} if push_url is None else {"method": PUSH_URN, "endpoint_url": push_url}
+        raw = await self._call("POST", found.configuration_endpoint, {"delivery": delivery})
+        return _decode(raw, _Configuration).stream()
+
+    async def move_stream(self, stream_id: str, push_url: str) -> Stream:
+        """See Transmitter."""
+        found = await self._discover()
+        body = {"stream_id": stream_id, "delivery": {"method": PUSH_URN, "endpoint_url": push_url}}
+        raw = await self._call("PATCH", found.configuration_endpoint, body, missing=NoSuchStream)
+        return _decode(raw, _Configuration).stream()
+
+    async def confirm(self, stream_id: str, challenge: str) -> None:
+        """See Transmitter."""
+        found = await self._discover()
+        body = {"stream_id": stream_id, "challenge": challenge}
+        await self._call("POST", found.ccs_confirmation_endpoint, body, missing=NoSuchStream)
+
+    async def status(self, stream_id: str) -> str:
+        """See Transmitter."""
+        found = await self._discover()
+        url = str(httpx2.URL(found.status_endpoint, params={"stream_id": stream_id}))
+        return _decode(await self._call("GET", url, missing=NoSuchStream), _Status).status
+
+    async def verify(self, stream_id: str, state: str | None) -> None:
+        """See Transmitter."""
+        found = await self._discover()
+        body = {"stream_id": stream_id} if state is None else {"stream_id": stream_id, "state": state}
+        await self._call("POST", found.verification_endpoint, body, missing=NoSuchStream)
+
+    async def _discover(self) -> _Discovery:
+        if self._found is None:
+            parts = urlsplit(self._issuer)
+            url = f"{parts.scheme}://{parts.netloc}/.well-known/ssf-configuration{parts.path.rstrip('/')}"
+            found = _decode(await self._call("GET", url), _Discovery)
+            if found.issuer != self._issuer:
+                raise NotTold("the transmitter's configuration is another issuer's", detail=found.issuer)
+            self._found = found
+        return self._found
+
+    async def _call(
+        self,
+        method: str,
+        url: str,
+        body: object = None,
+        headers: Mapping[str, str] | None = None,
+        missing: type[Fault] = NotTold,
+    ) -> bytes:
+        """The body of a successful answer; missing: the fault that a 404 is."""
+        content = None if body is None else msgspec.json.encode(body)
+        sent = {**(headers or {}), "Accept": "application/json"}
+        if content is not None:
+            sent["Content-Type"] = "application/json"
+        try:
+            async with self._client.stream(method, url, content=content, headers=sent) as response:
+                answer = await _read(response)
+        except httpx2.HTTPError as error:
+            raise _broken(error) from error
+        if not response.is_success:
+            self._found = None
+            raise _refusal(response.status_code, answer, missing)
+        return answer
+
+
+async def _read(response: httpx2.Response) -> bytes:
+    pieces, size = list[bytes](), 0
+    async for piece in response.aiter_bytes():
+        pieces.append(piece)
+        size += len(piece)
+        if size > MAX_ANSWER:
+            raise NotTold("the service's answer is too long")
+    return b"".join(pieces)
+
+
+def _broken(error: httpx2.HTTPError) -> Fault:
+    """A certificate that does not hold is no outage, and neither is what is no HTTP."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError):
+            return NotTold("TLS with the service failed", detail=repr(error))
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(error, httpx2.TransportError):
+        return Unreachable("the service does not answer", detail=repr(error))
+    return NotTold("the service's answer could not be read", detail=repr(error))
+
+
+def _refusal(status: int, body: bytes, missing: type[Fault]) -> Fault:
+    detail = f"{status}: {body[:300]!r}"
+    if status == 429 or status >= 500:
+        return Unreachable("the service cannot serve now", detail=detail)
+    if status == 410:
+        return TooOld("the service does not know that far back", detail=detail)
+    if status == 404:
+        return missing("the service does not know it", detail=detail)
+    return NotTold("the service refuses us", detail=detail)
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise NotTold("the service's answer could not be read", detail=str(error)) from error

@@ -1,0 +1,118 @@
+"""When a guard asks for events that should have come, and whether some are known to be missing. Pure: times passed in.
+
+    what is seen                                     what is done
+    an event names one before it that has not come   missing; ask after five seconds (it may just be overtaken)
+    a heartbeat names a newer event than is known    the same
+    no heartbeat for three minutes                   ask now, and again each minute
+    all is well                                      ask every quarter of an hour, which is a cheap audit
+    asking failed                                    ask again after a wait that doubles, up to a minute
+
+Silence alone does not say that events are missing: in an outage heartbeats stop, and the fallback is for outages. It
+says so where the service speaks to us otherwise: it refuses to tell, or it answers introspections while it cannot be
+asked for events. Nothing is missing once the chain is whole up to the newest event that the service has told of, by a
+heartbeat or by its listing, and it has told so within three minutes.
+"""
+
+import enum
+from typing import Final
+
+import msgspec
+
+from engine.backoff import Backoff
+from engine.clock import BootTime, Seconds
+
+AGAIN: Final = Seconds(60.0)  # while there is no heartbeat, asking may bring what a push does not
+BACKOFF: Final = Backoff(first=Seconds(1.0), limit=Seconds(60.0))
+_NEVER: Final = BootTime(float("-inf"))
+
+
+class Why(enum.StrEnum):
+    """What made the guard ask."""
+
+    START = "start"
+    HOLE = "hole"
+    SILENCE = "silence"
+    AUDIT = "audit"
+
+
+class Standing(enum.StrEnum):
+    """What is known of pushed events."""
+
+    WHOLE = "whole"
+    MISSING = "missing"
+    UNHEARD = "unheard"  # neither: nobody has told lately, and nobody can be asked
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Seconds. heartbeats: whether there is a push stream, on which they come; else the listing is asked instead."""
+
+    reorder_wait: Seconds = Seconds(5.0)
+    silence: Seconds = Seconds(180.0)
+    audit: Seconds = Seconds(900.0)
+    heartbeats: bool = True
+
+
+class Watch:
+    """One guard's clockwork. Times are of the boot clock, which goes on while a machine sleeps."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self._told = 0  # position of our newest event, as the service told
+        self._heard_at = _NEVER  # when it told
+        self._hole_at: BootTime | None = None  # since when something is known to be missing
+        self._asked_at: BootTime | None = None  # answered to the end
+        self._refused = False  # the last time we asked, the service spoke and did not tell
+        self._failures = 0
+        self._not_before = _NEVER
+
+    def told(self, newest: int, at: BootTime) -> None:
+        """The service said which event is our newest."""
+        self._told = max(self._told, newest)
+        self._heard_at = at
+
+    def note(self, last_seq: int, now: BootTime, *, has_hole: bool) -> bool:
+        """How the chain stands now; returns whether something is missing that was not missing before."""
+        if not has_hole and last_seq >= self._told:
+            self._hole_at = None
+        elif self._hole_at is None:
+            self._hole_at = now
+            return True
+        return False
+
+    def standing(self, now: BootTime, answered_at: BootTime | None = None) -> Standing:
+        """answered_at: when the service last answered an introspection with what is true now."""
+        if self._hole_at is not None:
+            return Standing.MISSING
+        limit = self._heard_at + self.limits.silence
+        if now < limit:
+            return Standing.WHOLE
+        speaks = self._refused or (answered_at is not None and answered_at > limit)
+        return Standing.MISSING if speaks and self._failures else Standing.UNHEARD
+
+    def asked(self, now: BootTime) -> None:
+        """Asking was answered to the end."""
+        self._asked_at, self._failures, self._not_before, self._refused = now, 0, _NEVER, False
+
+    def failed(self, now: BootTime, jitter: float, *, refused: bool) -> None:
+        """Asking failed. refused: the service was there and did not tell. jitter: in [0, 1)."""
+        self._failures += 1
+        self._refused = refused
+        self._not_before = BootTime(now + BACKOFF.delay(self._failures + 1, jitter))
+
+    def next_ask(self) -> tuple[BootTime, Why]:
+        """When to ask next unless something happens before, and why then."""
+        at, why = min(self._reasons(), key=lambda reason: reason[0])
+        return max(at, self._not_before), why
+
+    def _reasons(self) -> list[tuple[BootTime, Why]]:
+        if self._asked_at is None:
+            return [(_NEVER, Why.START)]
+        reasons = [(BootTime(self._asked_at + self.limits.audit), Why.AUDIT)]
+        if self._hole_at is not None:
+            reasons.append((BootTime(max(self._hole_at, self._asked_at) + self.limits.reorder_wait), Why.HOLE))
+        due = max(self._heard_at + self._patience(), self._asked_at + AGAIN)
+        return [*reasons, (BootTime(due), Why.SILENCE)]
+
+    def _patience(self) -> Seconds:
+        """How long after the last word to ask: without heartbeats, so soon that the next word is not late."""
+        return self.limits.silence if self.limits.heartbeats else Seconds(self.limits.silence / 2)

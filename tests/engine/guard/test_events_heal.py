@@ -1,0 +1,232 @@
+"""P4 from the receiver's side: whatever became of the pushes, after healing the guard knows what the ledger knows."""
+
+import itertools
+import tempfile
+from pathlib import Path
+
+import pytest
+import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from engine.events.facts import Change
+from engine.guard.transmitter import NotTold, Unreachable
+from engine.guard.watch import Standing
+from tests.support.event_guards import EventGuard
+from tests.support.events import ATP
+from tests.support.guard_memory import InMemory
+from tests.support.told import HandClock, TellingService, consent_id
+
+NOT_ENDING = [Change.GRANTED, Change.RENEWED, Change.AMENDED]
+ENDING = [Change.REVOKED, Change.DISPUTED, Change.EXPIRED, Change.CONSUMED]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "events.sqlite"
+
+
+def known(memory: InMemory) -> dict[str, tuple[int, bool]]:
+    return {name: (kept.version, kept.ended) for name, kept in memory._consents.items()}
+
+
+def parties(memory: InMemory) -> dict[str, bool]:
+    return {name: kept.suspended for name, kept in memory._parties.items()}
+
+
+def assert_agrees(guard: EventGuard, service: TellingService) -> None:
+    assert isinstance(guard.memory, InMemory)
+    assert known(guard.memory) == service.states()
+    assert parties(guard.memory) == service.suspended()
+    assert guard.memory.missing_since() is None
+    assert not guard.store.chain.has_hole
+    assert guard.store.chain.last_seq >= service.last_seq
+    assert guard.store.due() == []
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> TellingService:
+    """Up to 14 changes of up to three consents, each ended at most once, and of their ATP."""
+    service = TellingService()
+    ended = set[int]()
+    for step in draw(st.lists(st.integers(0, 9), min_size=1, max_size=14)):
+        number = step % 3
+        if step == 9:
+            service.party(suspended=draw(st.booleans()))
+        elif number not in ended:
+            change = draw(st.sampled_from(NOT_ENDING + ENDING))
+            ended |= {number} if change in ENDING else set()
+            service.change(number, change)
+    return service
+
+
+@given(service=histories(), data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_dropped_repeated_and_shuffled_pushes_heal(service: TellingService, data: st.DataObject) -> None:
+    """A subset arrives in any order, some twice, the guard restarted anywhere between; then it heals in one way."""
+    pushes = data.draw(st.lists(st.sampled_from(service.history), max_size=20)) if service.history else []
+    restarts = data.draw(st.sets(st.integers(0, 20), max_size=2))
+    way = data.draw(st.sampled_from(["poll", "changes", "snapshot"]))
+
+    async def play(path: Path) -> None:
+        guard = EventGuard(path, service)
+        for number, told in enumerate(pushes):
+            if number in restarts:
+                guard.close()
+                guard = EventGuard(path, service, memory=guard.memory, clock=guard.clock)
+            assert await guard.push(told.compact)
+        if way != "poll":
+            service.unacknowledged.clear()  # kept for seven days, and the guard was away for eight
+        if way == "snapshot":
+            service.horizon = service.last_seq + 1
+        await guard.healing.heal(must_list=False)
+        assert_agrees(guard, service)
+        assert not service.unacknowledged
+        guard.close()
+
+    with tempfile.TemporaryDirectory() as folder:
+        trio.run(play, Path(folder) / "events.sqlite")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+async def test_end_that_overtakes_its_grant_and_renewal(path: Path, order: tuple[int, ...]) -> None:
+    service = TellingService()
+    told = [service.change(1, change) for change in (Change.GRANTED, Change.RENEWED, Change.REVOKED)]
+    guard = EventGuard(path, service)
+    for number in order:
+        await guard.push(told[number].compact)
+        if number == 2:
+            assert known(guard.memory)[consent_id(1)] == (3, True), "an end never waits for its turn"
+    assert known(guard.memory) == {consent_id(1): (3, True)}
+
+
+async def test_renewal_of_version_3_after_revocation_of_version_4(path: Path) -> None:
+    """A word that widens is held until what lies before it has come; then the end stands."""
+    service = TellingService()
+    granted, amended, renewed, revoked = (
+        service.change(1, change) for change in (Change.GRANTED, Change.AMENDED, Change.RENEWED, Change.REVOKED)
+    )
+    guard = EventGuard(path, service)
+    await guard.push(revoked.compact)
+    await guard.push(renewed.compact)
+    assert known(guard.memory) == {consent_id(1): (4, True)}
+    await guard.push(granted.compact)
+    await guard.push(amended.compact)
+    assert known(guard.memory) == {consent_id(1): (4, True)}
+    assert guard.store.chain.last_seq == revoked.seq
+
+
+async def test_what_narrows_does_not_wait_and_what_widens_does(path: Path) -> None:
+    service = TellingService()
+    service.change(2, Change.GRANTED)  # lost
+    granted, suspended = service.change(1, Change.GRANTED), service.party(suspended=True)
+    amended, restored = service.change(3, Change.AMENDED), service.party(suspended=False)
+    guard = EventGuard(path, service)
+    for told in (granted, suspended, amended, restored):
+        await guard.push(told.compact)
+    assert known(guard.memory) == {consent_id(3): (1, False)}
+    assert parties(guard.memory) == {ATP: True}
+    assert guard.memory.missing_since() == guard.clock.now()
+    await guard.healing.heal(must_list=False)
+    assert_agrees(guard, service)
+
+
+async def test_a_second_hole_moves_the_mark(path: Path) -> None:
+    """What was confirmed between two holes may have ended in the second one."""
+    service = TellingService()
+    told = [service.change(number, Change.GRANTED) for number in range(4)]
+    guard = EventGuard(path, service)
+    await guard.push(told[1].compact)
+    await guard.push(told[0].compact)
+    guard.clock.forward(60)
+    await guard.push(told[3].compact)
+    assert guard.memory.missing_since() == guard.clock.now()
+
+
+async def test_first_start_knows_nothing_until_it_was_told(path: Path) -> None:
+    service = TellingService()
+    for number in range(7):
+        service.change(number, Change.GRANTED)
+    service.change(3, Change.REVOKED)
+    guard = EventGuard(path, service)
+    assert guard.memory.missing_since() is not None
+    await guard.healing.heal(must_list=True)
+    assert_agrees(guard, service)
+    assert guard.intake.standing() is Standing.WHOLE
+
+
+async def test_events_that_come_while_a_snapshot_is_read(path: Path) -> None:
+    service = TellingService(page=2)
+    for number in range(5):
+        service.change(number, Change.GRANTED)
+    service.unacknowledged.clear()
+    service.horizon = service.last_seq + 1
+    guard = EventGuard(path, service)
+    page_of = service.snapshot
+
+    async def snapshot(cursor: str | None) -> object:
+        page = await page_of(cursor)
+        if cursor == "2":
+            await guard.push(service.change(0, Change.REVOKED).compact)
+        return page
+
+    service.snapshot = snapshot
+    await guard.healing.heal(must_list=True)
+    await guard.healing.heal(must_list=False)
+    assert_agrees(guard, service)
+
+
+async def test_a_listing_that_breaks_off_goes_on_where_it_was(path: Path) -> None:
+    service = TellingService(page=2)
+    for number in range(6):
+        service.change(number, Change.GRANTED)
+    service.unacknowledged.clear()
+    guard = EventGuard(path, service)
+    changes = service.changes
+    asked: list[int] = []
+
+    async def break_off(after_seq: int) -> object:
+        asked.append(after_seq)
+        if len(asked) == 3:
+            raise Unreachable("gone")
+        return await changes(after_seq)
+
+    service.changes = break_off
+    with pytest.raises(Unreachable):
+        await guard.healing.heal(must_list=True)
+    assert guard.store.chain.last_seq == service.history[3].seq
+    assert guard.memory.missing_since() is not None
+    await guard.healing.heal(must_list=True)
+    assert asked[3] == service.history[3].seq
+    assert_agrees(guard, service)
+
+
+@pytest.mark.parametrize("fault", [Unreachable("gone"), NotTold("no")])
+async def test_nothing_counts_as_whole_while_nobody_tells(path: Path, fault: Exception) -> None:
+    service = TellingService()
+    told = [service.change(number, Change.GRANTED) for number in range(2)]
+    guard = EventGuard(path, service)
+    await guard.push(told[1].compact)
+    service.fails = fault
+    with pytest.raises(type(fault)):
+        await guard.healing.heal(must_list=False)
+    assert guard.memory.missing_since() is not None
+    assert guard.intake.standing() is Standing.MISSING
+
+
+async def test_restart_within_three_minutes_is_no_hole_and_after_that_it_is(path: Path) -> None:
+    """Else a guard that restarts in an outage would have no fallback, or one that was away too long would have one."""
+    service, clock = TellingService(), HandClock()
+    guard = EventGuard(path, service, clock=clock)
+    await guard.healing.heal(must_list=True)
+    await guard.intake.note_sound()
+    guard.close()
+    clock.forward(179)
+    guard = EventGuard(path, service, memory=guard.memory, clock=clock)
+    assert guard.memory.missing_since() is None
+    guard.close()
+    clock.forward(1)
+    guard = EventGuard(path, service, memory=guard.memory, clock=clock)
+    assert guard.memory.missing_since() == clock.now()
+    await guard.healing.heal(must_list=True)
+    assert_agrees(guard, service)

@@ -1,0 +1,341 @@
+"""The push receiver over real mutual TLS, on trio and on asyncio: every row of the table of bad inputs."""
+
+import json
+import ssl
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.abc
+import anyio.streams.tls
+import h11
+import msgspec
+import pytest
+
+from engine.config import BadConfig
+from engine.consent.records import ConsentId
+from engine.errors import Fault
+from engine.events.facts import Change
+from engine.events.signing import PemEventSigner, new_event_key
+from engine.guard.config import Receiver
+from engine.guard.event_store import StoreDown
+from engine.guard.memory import MemoryFull
+from engine.guard.receiver import PushReceiver, pins_of
+from engine.guard.transmitter import Unreachable
+from tests.support.event_guards import EventGuard
+from tests.support.events import claims_of, consent_fact, jwks, signer
+from tests.support.guard_memory import InMemory
+from tests.support.mutual_tls import Authority, thumbprint_of
+from tests.support.told import TellingService
+
+EVENT = {"Content-Type": "application/secevent+jwt", "Accept": "application/json"}
+Answer = tuple[int, dict[str, str], bytes]
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    authority = Authority(tmp_path_factory.mktemp("tls"))
+    for name in ("receiver", "pusher", "stranger"):
+        authority.issue(name)
+    return authority
+
+
+class Served:
+    """A receiver that runs, and a transmitter that speaks to it."""
+
+    def __init__(self, guard: EventGuard, receiver: PushReceiver, authority: Authority) -> None:
+        self.guard = guard
+        self.service = guard.service
+        self.receiver = receiver
+        self.authority = authority
+
+    async def dial(self, who: str | None = "pusher", authority: Authority | None = None) -> anyio.abc.ByteStream:
+        directory = (authority or self.authority).directory
+        files = None if who is None else (directory / f"{who}.pem", directory / f"{who}.key")
+        context = self.authority.client_context(files)
+        return await anyio.connect_tcp(
+            "127.0.0.1",
+            self.receiver.port,
+            ssl_context=context,
+            tls_hostname="localhost",
+            tls_standard_compatible=False,
+        )
+
+    async def push(self, body: bytes, who: str = "pusher", method: str = "POST", **headers: str) -> Answer:
+        async with await self.dial(who) as stream:
+            return await exchange(stream, body, method, {**EVENT, **headers})
+
+
+async def exchange(
+    stream: anyio.abc.ByteStream, body: bytes, method: str, headers: dict[str, str], target: str = "/events"
+) -> Answer:
+    client = h11.Connection(h11.CLIENT)
+    fields = {"Host": "edp", "Content-Length": str(len(body)), **headers}
+    request = h11.Request(method=method, target=target, headers=list(fields.items()))
+    sent = (
+        (client.send(request) or b"") + (client.send(h11.Data(body)) or b"") + (client.send(h11.EndOfMessage()) or b"")
+    )
+    await stream.send(sent)
+    status, got, content = 0, dict[str, str](), b""
+    while True:
+        event = client.next_event()
+        if event is h11.NEED_DATA:
+            client.receive_data(await stream.receive())
+        elif isinstance(event, h11.Response):
+            status, got = event.status_code, {n.decode(): v.decode() for n, v in event.headers}
+        elif isinstance(event, h11.Data):
+            content += bytes(event.data)
+        else:
+            return status, got, content
+
+
+Scenario = Callable[[Served], Awaitable[None]]
+Play = Callable[..., None]
+
+
+@pytest.fixture(params=["trio", "asyncio"])
+def play(request: pytest.FixtureRequest, tmp_path: Path, authority: Authority) -> Play:
+    """Run a scenario against a receiver of its own; pinned: whether only the pusher's certificate is taken."""
+
+    def run(scenario: Scenario, *, pinned: bool = True, **fields: Any) -> None:
+        anyio.run(_serve, scenario, tmp_path, authority, pinned, fields, backend=request.param)
+
+    return run
+
+
+async def _serve(scenario: Scenario, folder: Path, authority: Authority, pinned: bool, fields: dict[str, Any]) -> None:
+    guard = EventGuard(folder / "events.sqlite", TellingService())
+    pins = (thumbprint_of(authority.directory / "pusher.pem").hex(":").upper(),) if pinned else ()
+    settings = Receiver(
+        certificate_file=authority.directory / "receiver.pem",
+        key_file=authority.directory / "receiver.key",
+        client_ca_file=authority.file,
+        pusher_thumbprints=pins,
+        port=0,
+        **fields,
+    )
+    receiver = PushReceiver(settings, guard.intake, guard.keys, guard.clock)
+    async with anyio.create_task_group() as tasks:
+        with anyio.fail_after(20):
+            await tasks.start(receiver.run)
+            await scenario(Served(guard, receiver, authority))
+        tasks.cancel_scope.cancel()
+    guard.close()
+
+
+def error_of(answer: Answer) -> str:
+    status, headers, body = answer
+    assert status == 400
+    assert headers["content-type"] == "application/json"
+    assert headers["content-language"] == "en"
+    members: dict[str, str] = json.loads(body)
+    assert members.keys() == {"err", "description"}
+    assert members["description"]
+    return members["err"]
+
+
+def test_event_is_taken_and_applied_and_its_repeat_is_answered_alike(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        told = served.service.change(1, Change.GRANTED)
+        async with await served.dial() as stream:  # row 15, on one connection
+            for _ in range(3):
+                status, headers, body = await exchange(stream, told.compact, "POST", EVENT)
+                assert (status, body, headers["content-length"]) == (202, b"", "0")
+        assert served.guard.intake.statistics().repeated == 2
+        await served.guard.intake.apply_due()
+        assert served.guard.store.chain.last_seq == told.seq
+
+    play(scenario)
+
+
+def test_rows_1_to_4_who_and_how(play: Play, tmp_path_factory: pytest.TempPathFactory) -> None:
+    async def scenario(served: Served) -> None:
+        other = Authority(tmp_path_factory.mktemp("other"), "other")
+        other.issue("pusher")
+        for who, authority in ((None, None), ("pusher", other)):  # row 1
+            with pytest.raises((ssl.SSLError, anyio.BrokenResourceError, anyio.EndOfStream, ConnectionError)):
+                async with await served.dial(who, authority) as stream:
+                    await exchange(stream, b"", "POST", EVENT)
+        good = served.service.change(1, Change.GRANTED).compact
+        status, headers, _ = await served.push(b"", method="GET")  # row 2
+        assert (status, headers["allow"]) == (405, "POST")
+        for content_type in ("application/json", "application/jwt", "text/plain", ""):  # row 3
+            assert (await served.push(good, **{"Content-Type": content_type}))[0] == 415
+        assert (await served.push(good, **{"Content-Type": "Application/SECEVENT+jwt; charset=x"}))[0] == 202
+        assert (await served.push(b"x" * 65_537))[0] == 413  # row 4
+        async with await served.dial() as stream:
+            assert (await exchange(stream, good, "POST", EVENT, "/elsewhere"))[0] == 404
+            assert (await exchange(stream, good, "POST", EVENT, "/events?x=1"))[0] == 202
+        assert served.receiver.statistics().pushes == 2
+
+    play(scenario)
+
+
+def test_rows_5_to_11_what_is_no_event_for_us(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        good = served.service.change(1, Change.GRANTED).compact
+        stranger = PemEventSigner.from_pem(new_event_key())
+        claims = claims_of(consent_fact())
+        bad = {
+            b"": "invalid_request",
+            b"{}": "invalid_request",
+            good + b".": "invalid_request",
+            good[:-4] + b"AAAA": "authentication_failed",
+            stranger.sign_event(claims): "invalid_key",
+            signer().sign_event(msgspec.structs.replace(claims, iss="https://x")): "invalid_issuer",
+            signer().sign_event(msgspec.structs.replace(claims, aud="edp-8")): "invalid_audience",
+            served.service.verification("never asked"): "invalid_state",  # row 18
+        }
+        for body, err in bad.items():
+            assert error_of(await served.push(body)) == err
+        counts = served.guard.intake.statistics()
+        assert counts.taken == 0
+        assert sum(counts.refused.values()) == len(bad)
+        assert counts.security_events == 2  # the signature, the audience
+        assert served.guard.store.due() == []
+
+    play(scenario)
+
+
+def test_rows_12_to_14_and_16_what_is_kept(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        end = served.service.change(1, Change.REVOKED)  # row 14: nobody has heard of this consent
+        assert (await served.push(end.compact))[0] == 202
+        other = msgspec.structs.replace(claims_of(consent_fact(), seq=9, prev=end.seq), jti=end.jti)
+        assert error_of(await served.push(signer().sign_event(other))) == "invalid_request"  # row 16
+        assert served.guard.intake.statistics().security_events == 1
+        again = served.service.signer.sign_event(_claims_again(end.compact))  # the same claims under another signature
+        assert again != end.compact
+        assert (await served.push(again))[0] == 202
+        await served.guard.intake.apply_due()
+        assert isinstance(served.guard.memory, InMemory)
+        assert served.guard.memory._consents[ConsentId(served.service.states().popitem()[0])].ended
+
+    play(scenario)
+
+
+def _claims_again(compact: bytes) -> Any:
+    from engine.tokens.jws import decode_part
+
+    return json.loads(decode_part(compact.split(b".")[1]) or b"")
+
+
+def test_row_17_own_trouble_is_503_and_never_202(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        told = served.service.change(1, Change.GRANTED)
+        guard, keep = served.guard, served.guard.store.keep
+        for fault in (StoreDown("full"), MemoryFull("full")):
+
+            def fail(*_: object, fault: Fault = fault) -> Any:
+                raise fault
+
+            guard.store.keep = fail
+            status, headers, body = await served.push(told.compact)
+            assert (status, headers["retry-after"], body) == (503, "5", b"")
+        guard.store.keep = keep
+        assert (await served.push(told.compact))[0] == 202
+
+    play(scenario)
+
+
+def test_certificate_that_is_not_pinned_is_not_listened_to(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        told = served.service.change(1, Change.REVOKED)
+        assert error_of(await served.push(told.compact, who="stranger")) == "access_denied"
+        assert served.guard.intake.statistics().security_events == 1
+        assert served.guard.store.due() == []
+
+    play(scenario)
+
+
+def test_without_pins_the_authority_decides(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        assert (await served.push(served.service.change(1, Change.REVOKED).compact, who="stranger"))[0] == 202
+
+    play(scenario, pinned=False)
+
+
+def test_new_key_is_fetched_once_a_minute_at_most(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        service, guard = served.service, served.guard
+        assert (await served.push(service.change(1, Change.GRANTED).compact))[0] == 202
+        guard.clock.forward(60)
+        service.calls.clear()
+        service.signer = PemEventSigner.from_pem(new_event_key())
+        service.keys = jwks(signer(), service.signer)
+        for _ in range(2):  # a rotation: one fetch, then the key is known
+            assert (await served.push(service.change(1, Change.RENEWED).compact))[0] == 202
+        assert service.calls == ["event_keys"]
+        stranger = PemEventSigner.from_pem(new_event_key())
+        for _ in range(3):  # within the minute nobody can make us fetch again
+            assert error_of(await served.push(stranger.sign_event(claims_of(consent_fact())))) == "invalid_key"
+        assert service.calls == ["event_keys"]
+        guard.clock.forward(60)
+        for _ in range(3):
+            assert error_of(await served.push(stranger.sign_event(claims_of(consent_fact())))) == "invalid_key"
+        assert service.calls == ["event_keys", "event_keys"]
+
+    play(scenario)
+
+
+def test_key_that_cannot_be_fetched_is_our_trouble(play: Play) -> None:
+    """400 would have the event parked although nothing is wrong with it."""
+
+    async def scenario(served: Served) -> None:
+        told = served.service.change(1, Change.GRANTED)
+        served.service.fails = Unreachable("away")
+        for _ in range(3):
+            assert (await served.push(told.compact))[0] == 503
+        assert served.service.calls == ["event_keys"]
+        served.service.fails = None
+        served.guard.clock.forward(5)
+        assert (await served.push(told.compact))[0] == 202
+
+    play(scenario)
+
+
+def test_too_many_connections_are_closed(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        told = served.service.change(1, Change.GRANTED)
+        async with await served.dial(), await served.dial() as second:
+            with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream, ConnectionError, ssl.SSLError)):
+                await served.dial()
+            assert (await exchange(second, told.compact, "POST", EVENT))[0] == 202
+
+    play(scenario, max_connections=2)
+
+
+def test_bytes_that_are_no_request_end_their_connection_alone(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        async with await served.dial() as stream:
+            await stream.send(b"GET\r\n\r\n" + b"x" * 70_000)
+            assert (await stream.receive()).startswith(b"HTTP/1.1 400 ")
+        async with await anyio.connect_tcp("127.0.0.1", served.receiver.port) as plain:
+            await plain.send(b"POST /events HTTP/1.1\r\n\r\n")
+        assert (await served.push(served.service.change(1, Change.GRANTED).compact))[0] == 202
+
+    play(scenario)
+
+
+def test_certificate_files_are_taken_anew(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        served.authority.issue("receiver")
+        served.receiver.reload()
+        async with await served.dial() as stream:
+            shown = stream.extra(anyio.streams.tls.TLSAttribute.peer_certificate_binary)  # noqa: S610 - anyio's, not Django's
+        pem = (served.authority.directory / "receiver.pem").read_text()
+        assert shown == ssl.PEM_cert_to_DER_cert(pem)
+        (served.authority.directory / "receiver.key").write_text("no key")
+        with pytest.raises(BadConfig):
+            served.receiver.reload()
+        assert (await served.push(served.service.change(1, Change.GRANTED).compact))[0] == 202
+        served.authority.issue("receiver")
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("text", ["xy", "ab:cd", "00" * 31])
+def test_pins_are_whole_thumbprints(text: str) -> None:
+    with pytest.raises(BadConfig):
+        pins_of((text,))
