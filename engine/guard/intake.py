@@ -79,6 +79,7 @@ class Intake:
         self._taken = self._repeated = self._unknown = self._security_events = 0
         self._refused: dict[str, int] = {}
         self._memory_full = False
+        self._kept, self._applied_of = 1, 0  # rounds of keeping; what an earlier life left undone counts as one
         self.heartbeat_at: UnixTime | None = None
         self._mark_if_down_for_long()
 
@@ -117,9 +118,9 @@ class Intake:
 
     async def _take(self, arrivals: list[Arrival], *, refuse: bool = True) -> dict[str, RefusedEvent]:
         others = dict[str, RefusedEvent]()
-        for arrival, kept in zip(
-            arrivals, await self.on_disk(self._store.keep, arrivals, self._clock.now()), strict=True
-        ):
+        all_kept = await self.on_disk(self._store.keep, arrivals, self._clock.now())
+        self._kept += 1
+        for arrival, kept in zip(arrivals, all_kept, strict=True):
             if kept.is_other:
                 others[arrival.event.jti] = refusal = _another()
                 self._count_refusal(refusal)
@@ -133,21 +134,27 @@ class Intake:
 
     async def apply_due(self) -> None:
         """Apply what was kept and is not held back. Raises StoreDown, MemoryFull: then it is still to be applied."""
-        while due := await self.on_disk(self._store.due):
+        while True:
+            kept = self._kept
+            due = await self.on_disk(self._store.due)
             self._apply(due)
-            for event in due:
-                self._remember_challenge(event)
             done = [event.jti for event in due if event.jti not in self._challenges]
-            await self.on_disk(self._store.applied, done)
             if not done:
-                return
+                break
+            await self.on_disk(self._store.applied, done)
+        self._applied_of = max(kept, self._applied_of)
+        self.settle()
 
     def _apply(self, due: list[VerifiedEvent]) -> None:
+        if not due:
+            return
         self._memory_full = True
         with self._memory.together():
             for event in due:
                 apply_event(event, self._memory)
         self._memory_full = False
+        for event in due:
+            self._remember_challenge(event)
 
     def challenges(self) -> list[Challenge]:
         """What is to be confirmed; each until `confirmed`."""
@@ -159,12 +166,12 @@ class Intake:
         self._challenges.pop(challenge.jti, None)
 
     def settle(self) -> Standing:
-        """Tell the memory whether events are missing. Raises MemoryFull."""
+        """Tell the memory whether events are missing; what was not applied yet is. Raises MemoryFull."""
         now, chain = self._clock.boot(), self._store.chain
         new_hole = self._watch.note(chain.last_seq, now, has_hole=chain.has_hole)
         standing = self._watch.standing(now, self._answered_at())
         marked = self._memory.missing_since()
-        if standing is Standing.WHOLE and marked is not None and not self._memory_full:
+        if standing is Standing.WHOLE and marked is not None and self._applied_of == self._kept:
             self._memory.mark_whole()
         elif standing is Standing.MISSING and (marked is None or new_hole):
             with self._memory.together():  # what is missing happened before now: an answer from before does not know it

@@ -1,8 +1,10 @@
 """P4 from the receiver's side: whatever became of the pushes, after healing the guard knows what the ledger knows."""
 
+import contextlib
 import itertools
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -60,20 +62,45 @@ def histories(draw: st.DrawFn) -> TellingService:
     return service
 
 
+class PowerCut(BaseException):
+    """The process is gone."""
+
+
+async def push_and_die(guard: EventGuard, compact: bytes, step: str) -> None:
+    """A push in the middle of which the process ends: at `keep`, before the answer, before applying, after it."""
+    if step == "keep":
+        guard.store._write_chain = cut  # within the transaction, the event already in it
+    if step == "applied":
+        guard.store.applied = cut
+    with contextlib.suppress(PowerCut):
+        await guard.intake.take(compact, guard.keys)
+        if step == "answer":
+            cut()
+        await guard.intake.apply_due()
+    guard.close()
+
+
+def cut(*_: object) -> Any:
+    raise PowerCut
+
+
 @given(service=histories(), data=st.data())
 @settings(max_examples=40, deadline=None)
 def test_dropped_repeated_and_shuffled_pushes_heal(service: TellingService, data: st.DataObject) -> None:
-    """A subset arrives in any order, some twice, the guard restarted anywhere between; then it heals in one way."""
+    """A subset arrives in any order, some twice, the process killed at any step of some; then it heals in one way."""
     pushes = data.draw(st.lists(st.sampled_from(service.history), max_size=20)) if service.history else []
-    restarts = data.draw(st.sets(st.integers(0, 20), max_size=2))
+    deaths = data.draw(st.dictionaries(st.integers(0, 19), st.sampled_from(["keep", "answer", "applied"]), max_size=3))
     way = data.draw(st.sampled_from(["poll", "changes", "snapshot"]))
 
     async def play(path: Path) -> None:
         guard = EventGuard(path, service)
         for number, told in enumerate(pushes):
-            if number in restarts:
-                guard.close()
+            if number in deaths:
+                await push_and_die(guard, told.compact, deaths[number])
                 guard = EventGuard(path, service, memory=guard.memory, clock=guard.clock)
+                await guard.intake.apply_due()  # as the applier does when it starts
+                if deaths[number] == "keep":
+                    continue  # it was not acknowledged; whether it is sent again is not for us to say
             assert await guard.push(told.compact)
         if way != "poll":
             service.unacknowledged.clear()  # kept for seven days, and the guard was away for eight
