@@ -81,6 +81,7 @@ class _Facts(msgspec.Struct, frozen=True, array_like=True):
     keys: bytes = b""
     streams: StreamIds = StreamIds()
     states: tuple[tuple[str, UnixTime], ...] = ()
+    incarnation: str = ""  # of the ledger that a listing came from last
 
 
 class EventStore:
@@ -107,6 +108,11 @@ class EventStore:
     def streams(self) -> StreamIds:
         """See StreamIds."""
         return self._facts.streams
+
+    @property
+    def incarnation(self) -> str:
+        """Of the ledger that a listing came from last; "" = none came."""
+        return self._facts.incarnation
 
     @property
     def sound_at(self) -> UnixTime | None:
@@ -162,12 +168,15 @@ class EventStore:
         with self._transaction():
             self._db.executemany("UPDATE events SET compact = NULL WHERE jti = ?", [(jti,) for jti in ids])
 
-    def known_to(self, seq: int) -> None:
+    def known_to(self, seq: int, incarnation: str) -> None:
         """A listing has told everything up to a position, and it was applied. Raises StoreDown."""
         chain = self.chain.known_to(seq)
+        facts = msgspec.structs.replace(self._facts, incarnation=incarnation)
         with self._transaction():
             self._write_chain(chain)
-        self.chain = chain
+            if facts != self._facts:
+                self._put("facts", msgspec.msgpack.encode(facts))
+        self.chain, self._facts = chain, facts
 
     def unacknowledged(self, limit: int) -> list[str]:
         """Ids of events that poll has not been told of, oldest first. Raises StoreDown."""
@@ -197,6 +206,7 @@ class EventStore:
             keys=facts.keys if keys is None else keys,
             streams=facts.streams if streams is None else streams,
             states=states,
+            incarnation=facts.incarnation,
         )
         with self._transaction():
             self._put("facts", msgspec.msgpack.encode(noted))

@@ -71,11 +71,11 @@ class Healing:
     async def _read_changes(self) -> int:
         after = self._store.chain.last_seq
         while True:
-            changes = await self._transmitter.changes(after)
+            changes = await self._transmitter.changes(after, self._store.incarnation)
             self._apply(changes.consents, changes.parties)
             listed = [*(line.seq for line in changes.consents), *(line.seq for line in changes.parties)]
             after = max([after, *listed]) if changes.more else max(after, changes.as_of_seq)
-            await self._intake.on_disk(self._store.known_to, after)
+            await self._intake.on_disk(self._store.known_to, after, changes.incarnation)
             if not (changes.more and listed):  # a page that brings nothing is the last one, whatever it says
                 return after
 
@@ -94,7 +94,7 @@ class Healing:
             page = await self._transmitter.snapshot(cursor)
             self._apply(page.consents, page.parties)
             if page.cursor is None:
-                await self._intake.on_disk(self._store.known_to, page.as_of_seq)
+                await self._intake.on_disk(self._store.known_to, page.as_of_seq, page.incarnation)
                 return page.as_of_seq
             cursor = page.cursor
 

@@ -70,9 +70,13 @@ class ListedParty(msgspec.Struct, frozen=True):
 
 
 class Changes(msgspec.Struct, frozen=True):
-    """What has changed after a position, oldest first. as_of_seq: all that happened up to it is told, if not `more`."""
+    """What has changed after a position, oldest first. as_of_seq: all that happened up to it is told, if not `more`.
+
+    incarnation: of the ledger; positions of one mean nothing in another.
+    """
 
     as_of_seq: int
+    incarnation: str
     consents: tuple[ListedConsent, ...] = ()
     parties: tuple[ListedParty, ...] = ()
     more: bool = False
@@ -82,6 +86,7 @@ class Page(msgspec.Struct, frozen=True):
     """A part of the snapshot. as_of_seq: the same on all pages. cursor: of the next page; None: this was the last."""
 
     as_of_seq: int
+    incarnation: str
     consents: tuple[ListedConsent, ...] = ()
     parties: tuple[ListedParty, ...] = ()
     cursor: str | None = None
@@ -106,8 +111,8 @@ class Transmitter(Protocol):
     ) -> Polled:
         """Acknowledge and refuse, then fetch up to so many, without waiting. Raises NoSuchStream."""
 
-    async def changes(self, after_seq: int) -> Changes:
-        """Changes of own consents after a position. Raises TooOld."""
+    async def changes(self, after_seq: int, incarnation: str) -> Changes:
+        """Changes of own consents after a position of that incarnation, "" = not known. Raises TooOld."""
 
     async def snapshot(self, cursor: str | None) -> Page:
         """Own consents, all of them, page by page; cursor None: from the beginning. Raises TooOld: begin anew."""

@@ -101,10 +101,11 @@ class HttpsTransmitter:
         raw = await self._call("POST", poll_url, body, {"Content-Language": "en"} if errors else {}, NoSuchStream)
         return _decode(raw, Polled)
 
-    async def changes(self, after_seq: int) -> Changes:
+    async def changes(self, after_seq: int, incarnation: str) -> Changes:
         """See Transmitter."""
-        url = f"{self._machine_url}/consents/changes?after_seq={after_seq}&limit={PAGE}"
-        return _decode(await self._call("GET", url), Changes)
+        asked = {"after_seq": after_seq, "limit": PAGE} | ({"incarnation": incarnation} if incarnation else {})
+        url = httpx2.URL(f"{self._machine_url}/consents/changes", params=asked)
+        return _decode(await self._call("GET", str(url)), Changes)
 
     async def snapshot(self, cursor: str | None) -> Page:
         """See Transmitter."""

@@ -72,6 +72,7 @@ class TellingService:
         self.unacknowledged: dict[str, bytes] = {}
         self.refused: dict[str, str] = {}
         self.horizon = 0
+        self.incarnation = "0123456789abcdef"
         self.fails: Fault | None = None
         self.calls: list[str] = []
         self.made: dict[str, Stream] = {}
@@ -164,12 +165,12 @@ class TellingService:
         sets = {jti: compact.decode() for jti, compact in reversed(given)}
         return Polled(sets, more_available=0 < len(given) < len(self.unacknowledged))
 
-    async def changes(self, after_seq: int) -> Changes:
+    async def changes(self, after_seq: int, incarnation: str) -> Changes:
         self._called("changes")
-        if after_seq < self.horizon:
+        if after_seq < self.horizon or incarnation not in {"", self.incarnation}:
             raise TooOld("too old")
         listed = [told for told in self.history if told.seq > after_seq]
-        return Changes(self._position, *_lines(listed[: self._page]), more=len(listed) > self._page)
+        return Changes(self._position, self.incarnation, *_lines(listed[: self._page]), more=len(listed) > self._page)
 
     async def snapshot(self, cursor: str | None) -> Page:
         self._called("snapshot")
@@ -179,7 +180,7 @@ class TellingService:
         begin = int(cursor or 0)
         part = list(newest.values())[begin : begin + self._page]
         end = begin + self._page
-        return Page(self._position, *_lines(part), cursor=str(end) if end < len(newest) else None)
+        return Page(self._position, self.incarnation, *_lines(part), cursor=str(end) if end < len(newest) else None)
 
     async def streams(self) -> tuple[Stream, ...]:
         self._called("streams")

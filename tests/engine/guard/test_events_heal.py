@@ -6,18 +6,21 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from engine.events.facts import Change
+from engine.events.signing import PemEventSigner, new_event_key
+from engine.guard.event_keys import KeysUnavailable
 from engine.guard.transmitter import NotTold, Unreachable
 from engine.guard.watch import Standing
 from tests.support.event_guards import EventGuard
-from tests.support.events import ATP
+from tests.support.events import ATP, claims_of, consent_fact, jwks, signer
 from tests.support.guard_memory import InMemory
-from tests.support.told import HandClock, TellingService, consent_id
+from tests.support.told import POLL_URL, HandClock, TellingService, consent_id
 
 NOT_ENDING = [Change.GRANTED, Change.RENEWED, Change.AMENDED]
 ENDING = [Change.REVOKED, Change.DISPUTED, Change.EXPIRED, Change.CONSUMED]
@@ -148,8 +151,9 @@ async def test_what_narrows_does_not_wait_and_what_widens_does(path: Path) -> No
     service.change(2, Change.GRANTED)  # lost
     granted, suspended = service.change(1, Change.GRANTED), service.party(suspended=True)
     amended, restored = service.change(3, Change.AMENDED), service.party(suspended=False)
+    renewed = service.change(1, Change.RENEWED)
     guard = EventGuard(path, service)
-    for told in (granted, suspended, amended, restored):
+    for told in (granted, suspended, amended, restored, renewed):
         await guard.push(told.compact)
     assert known(guard.memory) == {consent_id(3): (1, False)}
     assert parties(guard.memory) == {ATP: True}
@@ -212,11 +216,11 @@ async def test_a_listing_that_breaks_off_goes_on_where_it_was(path: Path) -> Non
     changes = service.changes
     asked: list[int] = []
 
-    async def break_off(after_seq: int) -> object:
+    async def break_off(after_seq: int, incarnation: str) -> object:
         asked.append(after_seq)
         if len(asked) == 3:
             raise Unreachable("gone")
-        return await changes(after_seq)
+        return await changes(after_seq, incarnation)
 
     service.changes = break_off
     with pytest.raises(Unreachable):
@@ -257,3 +261,108 @@ async def test_restart_within_three_minutes_is_no_hole_and_after_that_it_is(path
     assert guard.memory.missing_since() == clock.now()
     await guard.healing.heal(must_list=True)
     assert_agrees(guard, service)
+
+
+@pytest.mark.parametrize("way", ["changes", "snapshot"])
+async def test_stopped_atp_is_learnt_from_each_listing(path: Path, way: str) -> None:
+    service = TellingService()
+    service.party(suspended=True)
+    service.unacknowledged.clear()
+    service.horizon = service.last_seq + 1 if way == "snapshot" else 0
+    guard = EventGuard(path, service)
+    await guard.healing.heal(must_list=True)
+    assert parties(guard.memory) == {ATP: True}
+    assert_agrees(guard, service)
+
+
+async def test_another_incarnation_of_the_ledger_is_learnt_from_its_snapshot(path: Path) -> None:
+    """Positions of the one before may stand for events that a restore has lost."""
+    service = TellingService()
+    service.change(1, Change.GRANTED)
+    guard = EventGuard(path, service)
+    await guard.healing.heal(must_list=True)
+    service.incarnation = "fedcba9876543210"
+    service.calls.clear()
+    for _ in range(2):
+        await guard.healing.heal(must_list=True)
+    assert [call for call in service.calls if call != "poll"] == ["changes", "snapshot", "changes"]
+    guard.close()
+    assert EventGuard(path, service).store.incarnation == service.incarnation
+
+
+async def test_polled_events_are_acknowledged_after_they_were_kept(path: Path) -> None:
+    """The process dies with a page in its hands: the page comes again."""
+    service = TellingService(page=2)
+    for number in range(4):
+        service.change(number, Change.GRANTED)
+    guard = EventGuard(path, service)
+
+    def die_at_second_page() -> None:
+        if service.calls.count("poll") == 2:
+            guard.store._write_chain = cut
+
+    service.before_poll = die_at_second_page
+    with pytest.raises(PowerCut):
+        await guard.polling.drain(POLL_URL)
+    guard.close()
+    assert list(service.unacknowledged) == [told.jti for told in service.history[2:]]
+    service.before_poll = lambda: None
+    guard = EventGuard(path, service, memory=guard.memory)
+    await guard.polling.drain(POLL_URL)
+    await guard.healing.heal(must_list=True)
+    assert_agrees(guard, service)
+
+
+async def test_event_that_is_refused_for_good_is_told_and_does_not_come_again(path: Path) -> None:
+    service = TellingService()
+    told = service.change(1, Change.GRANTED)
+    stranger = signer().sign_event(msgspec.structs.replace(claims_of(consent_fact()), iss="https://x"))
+    service.unacknowledged["bad"] = stranger
+    guard = EventGuard(path, service)
+    await guard.healing.heal(must_list=False)
+    assert service.refused == {"bad": "invalid_issuer"}
+    assert not service.unacknowledged
+    assert guard.store.chain.last_seq == told.seq
+
+
+async def test_event_of_a_key_that_nobody_knows_stays_with_the_service(path: Path) -> None:
+    """And a page of nothing else is not asked for again and again."""
+    service = TellingService(page=1)
+    stranger = PemEventSigner.from_pem(new_event_key())
+    service.unacknowledged["c9.x"] = stranger.sign_event(claims_of(consent_fact()))
+    service.change(1, Change.GRANTED)
+    guard = EventGuard(path, service)
+    await guard.healing.heal(must_list=False)
+    assert service.refused == {}
+    assert "c9.x" in service.unacknowledged
+    assert service.calls.count("poll") <= 3
+    assert_agrees(guard, service)  # the listing has told it
+
+
+async def test_unknown_kid_is_our_trouble_while_keys_cannot_be_fetched(path: Path) -> None:
+    """400 would say that the key is wrong; it may be the newest one."""
+    service = TellingService()
+    guard = EventGuard(path, service)
+    await guard.push(service.change(1, Change.GRANTED).compact)
+    service.signer = PemEventSigner.from_pem(new_event_key())
+    guard.clock.forward(60)
+    service.fails = Unreachable("away")
+    told = service.change(1, Change.RENEWED)
+    with pytest.raises(KeysUnavailable):
+        await guard.push(told.compact)
+    await guard.push(service.history[0].compact)  # the old key is still good
+    service.fails = None
+    service.keys = jwks(signer(), service.signer)
+    guard.clock.forward(5)
+    assert await guard.push(told.compact)
+
+
+async def test_kept_keys_serve_while_the_issuer_is_away(path: Path) -> None:
+    service = TellingService()
+    guard = EventGuard(path, service)
+    await guard.push(service.change(1, Change.GRANTED).compact)
+    guard.close()
+    service.fails = Unreachable("away")
+    guard = EventGuard(path, service, memory=guard.memory)
+    assert await guard.push(service.change(1, Change.REVOKED).compact)
+    guard.close()
