@@ -72,6 +72,7 @@ class TellingService:
         self.unacknowledged: dict[str, bytes] = {}
         self.refused: dict[str, str] = {}
         self.horizon = 0
+        self.issuer = ISSUER
         self.incarnation = "0123456789abcdef"
         self.fails: Fault | None = None
         self.calls: list[str] = []
@@ -103,14 +104,14 @@ class TellingService:
 
     def heartbeat(self, at: UnixTime = NOW) -> bytes:
         claims = heartbeat_claims(
-            stream_id="push", receiver=EDP, issuer=ISSUER, jti=self._draw(), iat=at, last_seq=self.last_seq,
+            stream_id="push", receiver=EDP, issuer=self.issuer, jti=self._draw(), iat=at, last_seq=self.last_seq,
             checkpoint=None,
         )  # fmt: skip
         return self.signer.sign_event(claims)
 
     def verification(self, state: str | None = None, challenge: str | None = None, stream_id: str = "push") -> bytes:
         fact = VerificationFact(stream_id, NOW, state, challenge)
-        claims = event_claims(fact, receiver=EDP, role=Role.EDP, issuer=ISSUER, jti=self._draw(), iat=NOW)
+        claims = event_claims(fact, receiver=EDP, role=Role.EDP, issuer=self.issuer, jti=self._draw(), iat=NOW)
         return self.signer.sign_event(claims)
 
     def states(self) -> dict[str, tuple[int, bool]]:
@@ -131,9 +132,9 @@ class TellingService:
     def _tell(self, fact: ConsentFact | PartyFact) -> Told:
         prev = self.last_seq
         self._position += 1 + self._position % 3
-        jti = event_jti(fact, ISSUER, EDP)
+        jti = event_jti(fact, self.issuer, EDP)
         claims = event_claims(
-            fact, receiver=EDP, role=Role.EDP, issuer=ISSUER, jti=jti, iat=NOW, seq=self._position, prev=prev
+            fact, receiver=EDP, role=Role.EDP, issuer=self.issuer, jti=jti, iat=NOW, seq=self._position, prev=prev
         )
         told = Told(self._position, jti, self.signer.sign_event(claims), fact)
         self.history.append(told)
