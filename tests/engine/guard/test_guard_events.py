@@ -16,7 +16,7 @@ from engine.guard.events import EventsStatus, GuardEvents, push_url_of, service_
 from engine.guard.transmitter import NoSuchStream, NotTold, TooOld, Unreachable
 from engine.guard.transmitter_https import HttpsTransmitter
 from engine.guard.watch import Standing
-from tests.engine.guard.test_receiver import EVENT, exchange
+from tests.support.event_pushes import EVENT, exchange
 from tests.support.event_service import EventService
 from tests.support.events import EDP
 from tests.support.guard_memory import InMemory

@@ -9,7 +9,6 @@ from typing import Any
 import anyio
 import anyio.abc
 import anyio.streams.tls
-import h11
 import msgspec
 import pytest
 
@@ -24,13 +23,11 @@ from engine.guard.memory import MemoryFull
 from engine.guard.receiver import PushReceiver, pins_of
 from engine.guard.transmitter import Unreachable
 from tests.support.event_guards import EventGuard
+from tests.support.event_pushes import EVENT, Answer, exchange
 from tests.support.events import claims_of, consent_fact, jwks, signer
 from tests.support.guard_memory import InMemory
 from tests.support.mutual_tls import Authority, thumbprint_of
 from tests.support.told import TellingService
-
-EVENT = {"Content-Type": "application/secevent+jwt", "Accept": "application/json"}
-Answer = tuple[int, dict[str, str], bytes]
 
 
 @pytest.fixture(scope="module")
@@ -65,29 +62,6 @@ class Served:
     async def push(self, body: bytes, who: str = "pusher", method: str = "POST", **headers: str) -> Answer:
         async with await self.dial(who) as stream:
             return await exchange(stream, body, method, {**EVENT, **headers})
-
-
-async def exchange(
-    stream: anyio.abc.ByteStream, body: bytes, method: str, headers: dict[str, str], target: str = "/events"
-) -> Answer:
-    client = h11.Connection(h11.CLIENT)
-    fields = {"Host": "edp", "Content-Length": str(len(body)), **headers}
-    request = h11.Request(method=method, target=target, headers=list(fields.items()))
-    sent = (
-        (client.send(request) or b"") + (client.send(h11.Data(body)) or b"") + (client.send(h11.EndOfMessage()) or b"")
-    )
-    await stream.send(sent)
-    status, got, content = 0, dict[str, str](), b""
-    while True:
-        event = client.next_event()
-        if event is h11.NEED_DATA:
-            client.receive_data(await stream.receive())
-        elif isinstance(event, h11.Response):
-            status, got = event.status_code, {n.decode(): v.decode() for n, v in event.headers}
-        elif isinstance(event, h11.Data):
-            content += bytes(event.data)
-        else:
-            return status, got, content
 
 
 Scenario = Callable[[Served], Awaitable[None]]
