@@ -18,7 +18,7 @@ from engine.events.sets import StreamPayload
 from engine.events.verification import ErrorCode, Expected, RefusedEvent, UnknownKey, VerifiedEvent, verify_event
 from engine.guard.applying import apply_event, may_go_before_others
 from engine.guard.event_keys import EventKeys
-from engine.guard.event_store import Arrival, EventStore
+from engine.guard.event_store import Arrival, EventStore, Kept, StoreDown
 from engine.guard.memory import Memory, MemoryFull
 from engine.guard.watch import Standing, Watch
 from engine.telemetry import logs
@@ -36,6 +36,20 @@ class Challenge(msgspec.Struct, frozen=True):
     jti: str
     stream_id: str
     challenge: str
+
+
+class _Batch:
+    """Arrivals that are written in one transaction. Open until it was tried."""
+
+    def __init__(self) -> None:
+        self.arrivals: list[Arrival] = []
+        self.kept: list[Kept] = []
+        self.fault: StoreDown | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether somebody has still to write it."""
+        return self.fault is None and len(self.kept) < len(self.arrivals)
 
 
 class IntakeStatistics(msgspec.Struct, frozen=True):
@@ -74,6 +88,7 @@ class Intake:
         self._answered_at = answered_at
         self._on_change = on_change
         self._disk = anyio.Lock()
+        self._batch = _Batch()
         self._floods = Floods()
         self._challenges: dict[str, Challenge] = {}
         self._taken = self._repeated = self._unknown = self._security_events = 0
@@ -118,7 +133,7 @@ class Intake:
 
     async def _take(self, arrivals: list[Arrival], *, refuse: bool = True) -> dict[str, RefusedEvent]:
         others = dict[str, RefusedEvent]()
-        all_kept = await self.on_disk(self._store.keep, arrivals, self._clock.now())
+        all_kept = await self._keep(arrivals)
         self._kept += 1
         for arrival, kept in zip(arrivals, all_kept, strict=True):
             if kept.is_other:
@@ -131,6 +146,25 @@ class Intake:
         if refuse and others:
             raise next(iter(others.values()))
         return others
+
+    async def _keep(self, arrivals: list[Arrival]) -> list[Kept]:
+        """On the disk when this returns, together with all that waited for it meanwhile: one wait for many pushes."""
+        batch, first = self._batch, len(self._batch.arrivals)
+        batch.arrivals.extend(arrivals)
+        async with self._disk:
+            if batch.is_open:
+                self._batch = _Batch()  # whoever comes from now on waits for the next one
+                await self._write(batch)
+        if batch.fault is not None:
+            raise batch.fault
+        return batch.kept[first : first + len(arrivals)]
+
+    async def _write(self, batch: "_Batch") -> None:
+        """Should the writer be cancelled, the next one of the batch writes it again, which changes nothing."""
+        try:
+            batch.kept = await anyio.to_thread.run_sync(self._store.keep, batch.arrivals, self._clock.now())
+        except StoreDown as fault:
+            batch.fault = fault
 
     async def apply_due(self) -> None:
         """Apply what was kept and is not held back. Raises StoreDown, MemoryFull: then it is still to be applied."""

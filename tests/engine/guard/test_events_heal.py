@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from engine.events.facts import Change
 from engine.events.signing import PemEventSigner, new_event_key
 from engine.guard.event_keys import KeysUnavailable
+from engine.guard.event_store import StoreDown
 from engine.guard.transmitter import NotTold, Unreachable
 from engine.guard.watch import Standing
 from tests.support.event_guards import EventGuard
@@ -366,3 +368,54 @@ async def test_kept_keys_serve_while_the_issuer_is_away(path: Path) -> None:
     guard = EventGuard(path, service, memory=guard.memory)
     assert await guard.push(service.change(1, Change.REVOKED).compact)
     guard.close()
+
+
+async def test_pushes_that_come_together_are_written_together(path: Path) -> None:
+    """And each is told what became of its own."""
+    service = TellingService()
+    guard = EventGuard(path, service)
+    await guard.push(service.change(0, Change.GRANTED).compact)
+    told = [service.change(number, Change.GRANTED) for number in range(1, 9)]
+    written: list[int] = []
+    keep = guard.store.keep
+
+    def slow_keep(arrivals: list[Any], now: Any) -> Any:
+        written.append(len(arrivals))
+        time.sleep(0.05)  # as a disk does, in a thread; the others come meanwhile
+        return keep(arrivals, now)
+
+    guard.store.keep = slow_keep
+    async with trio.open_nursery() as pushes:
+        for one in (*told, told[0]):
+            pushes.start_soon(guard.push, one.compact)
+    assert sum(written) == 9
+    assert len(written) <= 2
+    assert guard.intake.statistics().repeated == 1
+    assert known(guard.memory) == service.states()
+
+
+async def test_no_room_is_said_to_all_that_were_to_be_written_together(path: Path) -> None:
+    service = TellingService()
+    guard = EventGuard(path, service)
+    await guard.push(service.change(0, Change.GRANTED).compact)
+    told = [service.change(number, Change.GRANTED) for number in range(1, 5)]
+    keep, refused = guard.store.keep, list[str]()
+
+    def full(*_: object) -> Any:
+        raise StoreDown("no room")
+
+    async def push(compact: bytes) -> None:
+        try:
+            await guard.push(compact)
+        except StoreDown as fault:
+            refused.append(fault.text)
+
+    guard.store.keep = full
+    async with trio.open_nursery() as pushes:
+        for one in told:
+            pushes.start_soon(push, one.compact)
+    assert refused == ["no room"] * 4
+    guard.store.keep = keep
+    for one in told:
+        assert await guard.push(one.compact)
+    assert known(guard.memory) == service.states()
