@@ -58,6 +58,8 @@ class Store(Base, frozen=True, kw_only=True):
 
     directory: Path
     key_file: Path
+    previous_key_file: Path | None = None  # set for one start after the key was replaced
+    anchor_file: Path | None = None  # shows whether the store went back in time; None = beside the key
     max_bytes: Count = 1 << 30
     max_tokens: Count = 1_000_000
 

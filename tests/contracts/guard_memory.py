@@ -123,6 +123,7 @@ class MemoryContract:
         assert memory.missing_since() is None
 
     def test_writes_made_together_are_all_kept(self, memory: Memory) -> None:
+        memory.mark_whole()
         with memory.together():
             memory.remember(known_token())
             memory.end(CONSENT, 2, LATER)

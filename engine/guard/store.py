@@ -1,0 +1,325 @@
+"""The guard's memory on disk: sealed, bounded, and empty rather than wrong; see `engine.guard.memory`.
+
+One object for the process. A store that is found damaged while it is used is moved aside, and an empty one begins: what
+was being written then is refused (MemoryFull), so that whoever brought it brings it again.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final, TypeVar
+
+import msgspec
+
+from engine.clock import UnixTime
+from engine.errors import Fault
+from engine.guard import rules
+from engine.guard.anchor import MARK_EVERY
+from engine.guard.bounded_table import ACTIVE, GARBAGE, GUARDING, NO_END, BoundedTable
+from engine.guard.config import Store as Settings
+from engine.guard.home import StoreHome
+from engine.guard.memory import MemoryFull
+from engine.guard.rules import KeptConsent, KeptParty, KeptToken
+from engine.guard.sealed_table import SealedTable
+from engine.guard.sealing import Sort, StoreKey, Unsealed
+from engine.guard.shares import KnownToken
+from engine.guard.table import StoreDamaged
+from engine.telemetry.logs import logger
+
+T = TypeVar("T")
+
+LAZY_COUNT: Final = 64  # answers that wait to be written together
+LAZY_SECONDS: Final = 1
+_MAX_PARTIES: Final = 10_000  # remembered as decoded
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_tokens: Final = msgspec.msgpack.Decoder(KeptToken)
+_consents: Final = msgspec.msgpack.Decoder(KeptConsent)
+_parties: Final = msgspec.msgpack.Decoder(KeptParty)
+
+_log = logger("guard.store")
+
+
+class StoreStatistics(msgspec.Struct, frozen=True):
+    """What is kept. waiting: not written yet. anew: how often an empty store began while this process ran."""
+
+    active: int
+    guarding: int
+    garbage: int
+    waiting: int
+    free_bytes: int
+    anew: int
+
+
+class GuardStore:
+    """`engine.guard.memory.Memory` on disk. Any thread may call; one call at a time is done."""
+
+    def __init__(self, settings: Settings, owner: str, wall: Callable[[], UnixTime]) -> None:
+        """Open and check the store. owner: the EDP's `client_id`; wall: seconds since 1970.
+
+        Raises BadConfig (key, anchor, directory), OtherKey, StoreInUse, MemoryFull.
+        """
+        self._wall = wall
+        self._max_tokens = settings.max_tokens
+        self._calls = threading.RLock()
+        self._key = StoreKey.from_file(settings.key_file, owner)
+        previous = settings.previous_key_file
+        old_key = None if previous is None else StoreKey.from_file(previous, owner)
+        anchor = settings.anchor_file or settings.key_file.with_name(settings.key_file.name + ".anchor")
+        self._home = StoreHome(settings.directory, anchor, settings.max_bytes, wall)
+        self._anew = 0
+        try:
+            self._begin(self._home.open(self._key, old_key))
+        except BaseException:
+            self._home.release()
+            raise
+
+    def _begin(self, sealed: SealedTable) -> None:
+        self._table = BoundedTable(sealed, self._max_tokens, self._wall)
+        self._waiting: dict[bytes, KeptToken] = {}
+        self._waiting_since = self._wall()
+        self._suspensions: dict[str, KeptParty | None] = {}
+        self._marked_at = self._wall()
+        self._wants_mark = False
+        self._inside = False
+        self._failed = False
+
+    def close(self) -> None:
+        """Write what waits, and mark the store, so that copies made before now are known as old."""
+        with self._calls:
+            try:
+                self._flush()
+                self._home.mark(self._table.sealed)
+            except Fault as fault:
+                _log.warning("guard_store_closed_unmarked", error=fault.text, detail=fault.detail)
+            finally:
+                self._table.sealed.table.close()
+                self._home.release()
+
+    def remember(self, known: KnownToken) -> None:
+        """See `Memory.remember`."""
+        with self._trusting():
+            kept = self._token(known.digest)
+            after = rules.remembered(kept, known, self._table.head.floor)
+            if after is None:
+                return
+            if self._inside or (kept is not None and kept.known is not None and shows_less(known, kept.known)):
+                self._write(lambda: self._put_active(after, known))
+            else:
+                self._wait(known.digest, after)
+
+    def refuse(self, digest: bytes, as_of: UnixTime) -> None:
+        """See `Memory.refuse`. Of a token that was never known as active it outlives kill -9, not a loss of power."""
+        with self._trusting():
+            kept = self._token(digest)
+            after = rules.refused(kept, as_of)
+            if after is None:
+                return
+            if kept is not None and (kept.known is not None or self._table.rank(Sort.TOKEN, digest) == GUARDING):
+                self._write(lambda: self._put(Sort.TOKEN, digest, after, GUARDING, self._table.due()))
+            else:  # a flood of made-up tokens must not make the disk wait for each of them
+                self._write(lambda: self._put(Sort.TOKEN, digest, after, GARBAGE, as_of), durable=False)
+
+    def end(self, consent_id: str, version: int, at: UnixTime) -> None:
+        """See `Memory.end`."""
+        with self._trusting():
+            after = rules.ended(self._consent(consent_id), version, at)
+            if after is not None:
+                self._put_consent(consent_id, after)
+
+    def change(self, consent_id: str, version: int, entry: bytes | None, expires_at: UnixTime | None) -> None:
+        """See `Memory.change`."""
+        with self._trusting():
+            after = rules.changed(self._consent(consent_id), version, entry, expires_at)
+            if after is not None:
+                self._put_consent(consent_id, after)
+
+    def suspend(self, client_id: str, version: int, *, suspended: bool) -> None:
+        """See `Memory.suspend`."""
+        with self._trusting():
+            after = rules.suspended(self._party(client_id), version, suspended)
+            if after is not None:
+                self._suspensions.pop(client_id, None)
+                self._write(lambda: self._put(Sort.PARTY, client_id.encode(), after, GUARDING, NO_END))
+
+    def look(self, digest: bytes) -> KnownToken | None:
+        """See `Memory.look`. A record that is not what was kept there counts as nothing known."""
+        try:
+            with self._trusting():
+                kept = self._token(digest)
+                if kept is None or kept.known is None:
+                    return None
+                return rules.in_force(kept.known, self._consent, self._party(kept.known.client_id))
+        except MemoryFull:
+            return None
+
+    def missing_since(self) -> UnixTime | None:
+        """See `Memory.missing_since`."""
+        return self._table.head.missing_since
+
+    def mark_missing(self, since: UnixTime) -> None:
+        """See `Memory.mark_missing`."""
+        before = self._table.head.missing_since
+        if before is None or since < before:
+            self._set_missing(since)
+
+    def mark_whole(self) -> None:
+        """See `Memory.mark_whole`."""
+        if self._table.head.missing_since is not None:
+            self._set_missing(None)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """See `Memory.together`."""
+        with self._trusting():
+            if self._inside:
+                raise RuntimeError("writes that are made together are not nested")
+            self._flush()
+            try:
+                with self._table.writing(durable=True):
+                    self._inside, self._failed = True, False
+                    yield
+                    if self._failed:
+                        raise MemoryFull("the guard's store did not take all of it")
+            finally:
+                self._inside = False
+                self._suspensions.clear()
+            self._mark_if_due()
+
+    def flush(self) -> None:
+        """Write the answers that wait. Called by whoever has a moment, each second or so."""
+        with self._trusting():
+            self._flush()
+
+    def statistics(self) -> StoreStatistics:
+        """A frozen record of now."""
+        with self._trusting():
+            counts, free = self._table.counts, self._table.free_bytes()
+            return StoreStatistics(
+                counts[ACTIVE], counts[GUARDING], counts[GARBAGE], len(self._waiting), free, self._anew
+            )
+
+    def _token(self, digest: bytes) -> KeptToken | None:
+        waiting = self._waiting.get(digest)
+        if waiting is not None:
+            return waiting
+        record = self._table.get(Sort.TOKEN, digest)
+        return None if record is None else _read(_tokens, record)
+
+    def _consent(self, consent_id: str) -> KeptConsent | None:
+        record = self._table.get(Sort.CONSENT, consent_id.encode())
+        return None if record is None else _read(_consents, record)
+
+    def _party(self, client_id: str) -> KeptParty | None:
+        if client_id not in self._suspensions:
+            if len(self._suspensions) >= _MAX_PARTIES:
+                self._suspensions.clear()
+            record = self._table.get(Sort.PARTY, client_id.encode())
+            self._suspensions[client_id] = None if record is None else _read(_parties, record)
+        return self._suspensions[client_id]
+
+    def _wait(self, digest: bytes, after: KeptToken) -> None:
+        now = self._wall()
+        if not self._waiting:
+            self._waiting_since = now
+        self._waiting[digest] = after
+        if len(self._waiting) >= LAZY_COUNT or not 0 <= now - self._waiting_since < LAZY_SECONDS:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting and not self._inside:
+            self._write(lambda: None, durable=False)
+
+    def _write(self, put: Callable[[], None], *, durable: bool = True) -> None:
+        """What waits and one more; once more where room could be made."""
+        if self._inside:
+            self._put_inside(put)
+            return
+        try:
+            self._write_once(put, durable=durable)
+        except MemoryFull:
+            if not self._table.shed():
+                raise
+            self._write_once(put, durable=durable)
+        if durable:
+            self._mark_if_due()
+
+    def _write_once(self, put: Callable[[], None], *, durable: bool) -> None:
+        with self._table.writing(durable=durable):
+            for kept in self._waiting.values():
+                if kept.known is not None:
+                    self._put_active(kept, kept.known)
+            put()
+        self._waiting.clear()
+
+    def _put_inside(self, put: Callable[[], None]) -> None:
+        """Where one of several fails, SQLite may have taken back all of them: no later one may stand alone."""
+        if self._failed:
+            raise MemoryFull("the guard's store did not take what came before")
+        try:
+            put()
+        except Fault:
+            self._failed = True
+            raise
+
+    def _put_active(self, kept: KeptToken, known: KnownToken) -> None:
+        usable_until = UnixTime(min(known.last_known_until, max(c.expires_at for c in known.consents)))
+        if usable_until > self._table.head.latest_use:
+            self._table.sealed.set_head(latest_use=usable_until)
+        self._put(Sort.TOKEN, known.digest, kept, ACTIVE, usable_until)
+
+    def _put_consent(self, consent_id: str, after: KeptConsent) -> None:
+        self._write(lambda: self._put(Sort.CONSENT, consent_id.encode(), after, GUARDING, self._table.due()))
+
+    def _put(self, sort: Sort, name: bytes, record: msgspec.Struct, rank: int, due: int) -> None:
+        self._table.put(sort, name, _encode(record), rank=rank, due=due)
+
+    def _set_missing(self, since: UnixTime | None) -> None:
+        with self._trusting():
+            self._write(lambda: self._table.sealed.set_missing(since))
+            self._wants_mark = True
+            self._mark_if_due()
+
+    def _mark_if_due(self) -> None:
+        """A new mark each minute of writing; at once where a copy of before would undo that events are missing."""
+        now = self._wall()
+        if self._inside or not (self._wants_mark or not 0 <= now - self._marked_at < MARK_EVERY):
+            return
+        self._marked_at, self._wants_mark = now, False
+        try:
+            self._home.mark(self._table.sealed)
+        except Fault as fault:  # what was written is written; copies of the last minutes may pass for the newest
+            _log.error("guard_store_not_marked", error=fault.text, detail=fault.detail)
+
+    @contextmanager
+    def _trusting(self) -> Iterator[None]:
+        """One call at a time; what is not what was kept ends the store. Raises MemoryFull then."""
+        with self._calls:
+            try:
+                yield
+            except (StoreDamaged, Unsealed) as fault:
+                self._end_store(fault)
+                raise MemoryFull("the guard's store was damaged: an empty one has begun") from fault
+
+    def _end_store(self, fault: Fault) -> None:
+        if self._inside:  # `together` ends it when it is over
+            self._failed = True
+            raise fault
+        why = f"{fault.text} {fault.detail}".strip()
+        self._anew += 1
+        try:
+            self._begin(self._home.begin_anew(self._key, self._table.sealed, why))
+        except Fault as worse:
+            raise MemoryFull("the guard's store was damaged, and no other can be made", detail=worse.text) from worse
+
+
+def shows_less(new: KnownToken, old: KnownToken) -> bool:
+    """Whether losing the newer answer would leave more known than it said: anything but times differs."""
+    return new.consents != old.consents or new.client_id != old.client_id or new.thumbprint != old.thumbprint
+
+
+def _read(decoder: msgspec.msgpack.Decoder[T], record: bytes) -> T:
+    try:
+        return decoder.decode(record)
+    except msgspec.MsgspecError as error:
+        raise StoreDamaged("a record of the guard's has another form") from error
