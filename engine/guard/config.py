@@ -64,6 +64,13 @@ class Store(Base, frozen=True, kw_only=True):
     max_tokens: Count = 1_000_000
 
 
+class Evidence(Base, frozen=True, kw_only=True):
+    """What is kept of shares made in outages, beside the memory and under the same key."""
+
+    max_bytes: Count = 2 << 30  # a share takes 1 to 8 KB; full of what was not reported yet = no shares in an outage
+    keep_days: Count = 396  # after it was reported: as long as the service keeps what it was asked
+
+
 class Receiver(Base, frozen=True, kw_only=True):
     """Where pushed events arrive (RFC 8935), over TLS. client_ca_file: of the pusher's certificate."""
 
@@ -106,6 +113,7 @@ class GuardConfig(Base, frozen=True, kw_only=True):
     service: Service
     policy: Policy = Policy()
     store: Store
+    evidence: Evidence = Evidence()
     events: Events = Events()
     sidecar: Sidecar | None = None
     log_level: str = "info"

@@ -11,20 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from engine.clock import UnixTime
 from engine.config import BadConfig
 from engine.errors import Fault, Kind
 from engine.guard.anchor import MARK_BYTES, NEVER, AnchorLost, read_anchor, sync_directory, write_anchor
-from engine.guard.sealed_table import OtherKey, SealedTable, clear_words, fresh_head
+from engine.guard.sealed_table import HEAD_NAME, OtherKey, SealedTable, clear_words, fresh_head
 from engine.guard.sealing import Sort, StoreKey, Unsealed
 from engine.guard.table import StoreDamaged, Table
 from engine.telemetry.logs import logger
 
-FILE: Final = "memory.db"
 CLOCK_ERROR: Final = 60  # seconds by which this machine's clock may be behind the service's
-KEPT_ASIDE: Final = 2
 _BESIDE: Final = ("", "-wal", "-shm")
-_REKEYED: Final = "rekeyed.db"
 
 _log = logger("guard.store")
 
@@ -42,11 +41,12 @@ class RolledBack(StoreDamaged):
 class StoreLock:
     """The sole right to a directory; ends with `release` or with the process."""
 
-    def __init__(self, directory: Path) -> None:
-        """Make the directory if need be. Raises StoreInUse, BadConfig."""
+    def __init__(self, path: Path) -> None:
+        """path: of a file that exists for the lock alone; its directory is made. Raises StoreInUse, BadConfig."""
+        directory = path.parent
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._fd = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise BadConfig(f"{directory}: {error.strerror}") from error
         try:
@@ -60,17 +60,28 @@ class StoreLock:
         os.close(self._fd)
 
 
-class StoreHome:
-    """One directory, locked. wall: seconds since 1970."""
+class Habits(msgspec.Struct, frozen=True):
+    """How a store is kept. sorts: of its rows."""
 
-    def __init__(self, directory: Path, anchor: Path, max_bytes: int, wall: Callable[[], UnixTime]) -> None:
+    sorts: tuple[Sort, ...]
+    max_bytes: int
+    takes_older: bool = False  # evidence that went back in time is evidence still, where a memory would be wrong
+    kept_aside: int | None = 2  # broken files that are not thrown away; None: all
+
+
+class StoreHome:
+    """One file, locked, and its anchor. wall: seconds since 1970."""
+
+    def __init__(self, file: Path, anchor: Path, habits: Habits, wall: Callable[[], UnixTime]) -> None:
         """Raises StoreInUse, BadConfig."""
-        self._lock = StoreLock(directory)
-        self._file = directory / FILE
+        self._lock = StoreLock(file.with_suffix(".lock"))
+        self._file = file
+        self._rekeyed = file.with_name(f"rekeyed-{file.name}")
         self._anchor_file = anchor
         self._anchor = NEVER
-        self._max_bytes = max_bytes
+        self._habits = habits
         self._wall = wall
+        self.went_back = False  # an older copy was taken
 
     def open(self, key: StoreKey, previous: StoreKey | None = None) -> SealedTable:
         """The store as it was left, or an empty one where that cannot be trusted. previous: the key before this one.
@@ -79,13 +90,14 @@ class StoreHome:
         """
         with _translated(self._file):
             for end in _BESIDE:
-                self._file.with_name(_REKEYED + end).unlink(missing_ok=True)
+                self._rekeyed.with_name(self._rekeyed.name + end).unlink(missing_ok=True)
             try:
                 self._anchor = read_anchor(self._anchor_file)
             except AnchorLost as fault:
-                if self._file.exists():
+                if not self._file.exists():
+                    return self._create(key)
+                if not self._habits.takes_older:
                     return self.begin_anew(key, None, f"{fault.text} {fault.detail}".strip())
-                return self._create(key)
             if not self._file.exists():
                 return self.begin_anew(key, None, "the store is gone")
             try:
@@ -96,7 +108,7 @@ class StoreHome:
                 return self.begin_anew(key, None, f"{fault.text} {fault.detail}".strip())
 
     def _open_trusted(self, key: StoreKey, previous: StoreKey | None) -> SealedTable:
-        table = Table(self._file, self._max_bytes)
+        table = Table(self._file, self._habits.max_bytes)
         try:
             try:
                 sealed = SealedTable.open(table, key)
@@ -105,13 +117,20 @@ class StoreHome:
                     raise
                 sealed = self._rekey(SealedTable.open(table, previous), key)
                 table = sealed.table
-            if not self._anchor.knows(sealed.head.mark):
-                raise RolledBack("the store went back in time")
+            self._check_mark(sealed)
             self.mark(sealed)
         except BaseException:
             table.close()
             raise
         return sealed
+
+    def _check_mark(self, sealed: SealedTable) -> None:
+        if self._anchor.knows(sealed.head.mark):
+            return
+        if not self._habits.takes_older:
+            raise RolledBack("the store went back in time")
+        self.went_back = True
+        _log.error("guard_store_went_back", file=self._file.name)
 
     def _create(self, key: StoreKey) -> SealedTable:
         self._move_aside()
@@ -119,7 +138,7 @@ class StoreHome:
         head = fresh_head(UnixTime(now + CLOCK_ERROR), now)
         self._anchor = self._anchor.towards(head.mark, None)
         write_anchor(self._anchor_file, self._anchor)
-        table = Table.create(self._file, self._max_bytes, clear_words(key))
+        table = Table.create(self._file, self._habits.max_bytes, clear_words(key))
         sync_directory(self._file.parent)
         return SealedTable.create(table, key, head)
 
@@ -127,7 +146,7 @@ class StoreHome:
         """An empty store in place of one that cannot be trusted, which is moved aside. Said loudly."""
         if broken is not None:
             broken.table.close()
-        _log.error("guard_store_began_anew", why=why, aside=f"{FILE}.aside-*")
+        _log.error("guard_store_began_anew", why=why, aside=f"{self._file.name}.aside-*")
         with _translated(self._file):
             return self._create(key)
 
@@ -149,42 +168,42 @@ class StoreHome:
 
     def _rekey(self, old: SealedTable, key: StoreKey) -> SealedTable:
         """All of it under another key, in a file of its own that then takes the place of the old one."""
-        path = self._file.with_name(_REKEYED)
-        if not self._anchor.knows(old.head.mark):
-            raise RolledBack("the store went back in time")
-        table = Table.create(path, self._max_bytes, clear_words(key))
+        self._check_mark(old)
+        table = Table.create(self._rekeyed, self._habits.max_bytes, clear_words(key))
         head = fresh_head(old.head.floor, old.head.missing_since)
         new = SealedTable.create(table, key, head)
         with new.writing(durable=True):
             new.set_head(latest_use=old.head.latest_use)
             for row in old.table.rows():
-                if row.place.key != old.key.hidden(Sort.HEAD, b"head"):
-                    sort, name, record = old.opened(row, Sort.TOKEN, Sort.CONSENT, Sort.PARTY)
+                if row.place.key != old.key.hidden(Sort.HEAD, HEAD_NAME):
+                    sort, name, record = old.opened(row, *self._habits.sorts)
                     new.put(sort, name, record, rank=row.place.rank, due=row.place.due)
         old.table.close()
         new.table.close()
         towards = self._anchor.towards(head.mark, old.head.mark)
         write_anchor(self._anchor_file, towards)
         self._anchor = towards
-        path.replace(self._file)
+        self._rekeyed.replace(self._file)
         sync_directory(self._file.parent)
         _log.info("guard_store_rekeyed")
-        return SealedTable.open(Table(self._file, self._max_bytes), key)
+        return SealedTable.open(Table(self._file, self._habits.max_bytes), key)
 
     def _move_aside(self) -> None:
         """Whatever is left of a store, its log included: SQLite would take that log for the new file's."""
-        name = f"{FILE}.aside-{self._wall()}"
+        name = f"{self._file.name}.aside-{self._wall()}"
         for end in _BESIDE:
-            source = self._file.with_name(FILE + end)
+            source = self._file.with_name(self._file.name + end)
             if source.exists():
                 source.replace(source.with_name(name + end))
+        if self._habits.kept_aside is None:
+            return
         kept = {path.name.removesuffix("-wal").removesuffix("-shm"): path for path in self._aside()}
         for path in self._aside():
-            if not path.name.startswith(tuple(sorted(kept)[-KEPT_ASIDE:])):
+            if not path.name.startswith(tuple(sorted(kept)[-self._habits.kept_aside :])):
                 path.unlink(missing_ok=True)
 
     def _aside(self) -> list[Path]:
-        return sorted(self._file.parent.glob(f"{FILE}.aside-*"))
+        return sorted(self._file.parent.glob(f"{self._file.name}.aside-*"))
 
 
 @contextmanager

@@ -90,6 +90,10 @@ class SealedTable:
         row = self.table.read(self.key.hidden(sort, name))
         return None if row is None else self._open(sort, row, name)
 
+    def rows_after(self, rank: int, due: int, count: int) -> list[Row]:
+        """The next rows of a rank; see `opened`."""
+        return self.table.after(rank, due, count)
+
     def rank(self, sort: Sort, name: bytes) -> int | None:
         """Under which rank a record stands."""
         row = self.table.read(self.key.hidden(sort, name))

@@ -61,9 +61,10 @@ class Place(msgspec.Struct, frozen=True):
 class StoreKey:
     """The keys of one store of one EDP. check: tells keys apart, reveals none."""
 
-    def __init__(self, raw: bytes, owner: str) -> None:
-        """raw: 32 bytes. owner: the EDP's `client_id`."""
-        derived = HKDF(SHA256(), 4 * KEY_BYTES, None, FORM + b"\x00" + owner.encode()).derive(raw)
+    def __init__(self, raw: bytes, owner: str, use: str) -> None:
+        """raw: 32 bytes. owner: the EDP's `client_id`. use: a word for what is kept; each use has keys of its own."""
+        said = b"\x00".join((FORM, use.encode(), owner.encode()))
+        derived = HKDF(SHA256(), 4 * KEY_BYTES, None, said).derive(raw)
         hiding, sealing, summing, checking = (derived[at : at + KEY_BYTES] for at in range(0, 128, KEY_BYTES))
         self._hiding = hmac.new(hiding, digestmod=hashlib.sha256)
         self._sealing = hmac.new(sealing, digestmod=hashlib.sha256)
@@ -71,12 +72,12 @@ class StoreKey:
         self.check: Final = checking[:8]
 
     @classmethod
-    def from_file(cls, path: Path, owner: str) -> "StoreKey":
+    def from_file(cls, path: Path, owner: str, use: str) -> "StoreKey":
         """Read a file of exactly 32 raw bytes, for its owner alone. Raises BadConfig."""
         raw = read_private(path)
         if len(raw) != KEY_BYTES:
             raise BadConfig(f"{path}: a key of {KEY_BYTES} raw bytes is needed; run: openssl rand -out {path} 32")
-        return cls(raw, owner)
+        return cls(raw, owner, use)
 
     def hidden(self, sort: Sort, name: bytes) -> bytes:
         """Under which 16 bytes a thing is kept: whoever does not hold the key cannot tell which thing it is."""

@@ -17,7 +17,7 @@ from engine.guard import rules
 from engine.guard.anchor import MARK_EVERY
 from engine.guard.bounded_table import ACTIVE, GARBAGE, GUARDING, NO_END, BoundedTable
 from engine.guard.config import Store as Settings
-from engine.guard.home import StoreHome
+from engine.guard.home import Habits, StoreHome
 from engine.guard.memory import MemoryFull
 from engine.guard.rules import KeptConsent, KeptParty, KeptToken
 from engine.guard.sealed_table import SealedTable
@@ -28,6 +28,8 @@ from engine.telemetry.logs import logger
 
 T = TypeVar("T")
 
+FILE: Final = "memory.db"
+USE: Final = "memory"  # of the key
 LAZY_COUNT: Final = 64  # answers that wait to be written together
 LAZY_SECONDS: Final = 1
 _MAX_PARTIES: Final = 10_000  # remembered as decoded
@@ -62,11 +64,12 @@ class GuardStore:
         self._wall = wall
         self._max_tokens = settings.max_tokens
         self._calls = threading.RLock()
-        self._key = StoreKey.from_file(settings.key_file, owner)
+        self._key = StoreKey.from_file(settings.key_file, owner, USE)
         previous = settings.previous_key_file
-        old_key = None if previous is None else StoreKey.from_file(previous, owner)
+        old_key = None if previous is None else StoreKey.from_file(previous, owner, USE)
         anchor = settings.anchor_file or settings.key_file.with_name(settings.key_file.name + ".anchor")
-        self._home = StoreHome(settings.directory, anchor, settings.max_bytes, wall)
+        habits = Habits((Sort.TOKEN, Sort.CONSENT, Sort.PARTY), settings.max_bytes)
+        self._home = StoreHome(settings.directory / FILE, anchor, habits, wall)
         self._anew = 0
         try:
             self._begin(self._home.open(self._key, old_key))

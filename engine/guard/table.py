@@ -147,6 +147,15 @@ class Table:
             )
             return [_row(one) for one in found]
 
+    def after(self, rank: int, due: int, count: int) -> list[Row]:
+        """The next ones of a rank, in the order in which they are due."""
+        with _translated():
+            found = self._db.execute(
+                "SELECT key, rank, due, sealed FROM kept WHERE rank = ? AND due > ? ORDER BY due LIMIT ?",
+                (rank, due, count),
+            )
+            return [_row(one) for one in found]
+
     def count(self, rank: int) -> int:
         """How many of a rank there are."""
         with _translated():

@@ -31,6 +31,7 @@ PURE = [
     "engine/guard/memory.py", "engine/guard/evidence_words.py", "engine/guard/retry.py", "engine/guard/circuit.py",
     "engine/guard/fallback.py", "engine/guard/covering.py", "engine/guard/answers.py", "engine/guard/addresses.py",
     "engine/guard/questions.py", "engine/guard/decisions.py", "engine/guard/rules.py",
+    "engine/guard/evidence_chain.py",
 ]  # fmt: skip
 
 ONE_IMPORTER = {

@@ -444,7 +444,7 @@ class TestWhatCannotBeTrusted:
             file_of(kept).write_bytes(b"broken")
             with opened(kept, wall):
                 pass
-        assert len(aside_of(kept)) == home.KEPT_ASIDE
+        assert len(aside_of(kept)) == 2
 
     @pytest.mark.parametrize(
         "changed",

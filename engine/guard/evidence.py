@@ -1,0 +1,243 @@
+"""The guard's evidence on disk: what it did while nobody could be asked, written through before a share is made.
+
+Only ever added to; sealed as the memory is, under keys of its own; each entry bound to the one before
+(`engine.guard.evidence_chain`). What was reported goes after `keep_days`, or where room is needed, the oldest first.
+What was not reported never goes: a log full of it takes no more, and then no share is made.
+"""
+
+import heapq
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+
+from engine.clock import UnixTime
+from engine.errors import Fault
+from engine.guard.config import Evidence as Settings
+from engine.guard.config import Store
+from engine.guard.evidence_chain import Link, entry_of, entry_text
+from engine.guard.evidence_words import Entry, OutageEvidence, ShareEvidence
+from engine.guard.home import Habits, StoreHome
+from engine.guard.memory import MemoryFull
+from engine.guard.sealed_table import SealedTable
+from engine.guard.sealing import Sort, StoreKey, Unsealed
+from engine.guard.table import Row, StoreDamaged
+from engine.telemetry.logs import logger
+
+FILE: Final = "evidence.db"
+USE: Final = "evidence"  # of the key
+SETTLED: Final = 0  # reported, or nothing to report; due: its number
+UNREPORTED: Final = 1
+_TIP_RANK: Final = 2
+_TIP: Final = b"tip"
+_RESERVE: Final = 256  # pages kept free; an eighth of a small log
+_TOGETHER: Final = 256
+_DAY: Final = 86_400
+
+_encode: Final = msgspec.msgpack.Encoder().encode
+_links: Final = msgspec.msgpack.Decoder(Link)
+
+_log = logger("guard.evidence")
+
+
+class Tip(msgspec.Struct, frozen=True, array_like=True):
+    """Where the chain ends. Stored: a new field goes to the end and has a default."""
+
+    chain: str
+    seq: int = 0
+    hash: bytes = bytes(32)
+    open_outage: float | None = None
+
+
+class EvidenceStatistics(msgspec.Struct, frozen=True):
+    """unreported_since: when the oldest share that was not reported was judged; None: all were."""
+
+    settled: int
+    unreported: int
+    unreported_since: float | None
+    free_bytes: int
+
+
+_tips: Final = msgspec.msgpack.Decoder(Tip)
+
+
+class EvidenceLog:
+    """`engine.guard.evidence_words.Evidence` on disk. Any thread may call; one call at a time is done."""
+
+    def __init__(self, settings: Settings, store: Store, owner: str, wall: Callable[[], UnixTime]) -> None:
+        """Open and check the log. owner: the EDP's `client_id`; wall: seconds since 1970.
+
+        A log that went back in time is taken, since what it holds is true; a new chain begins in it.
+        Raises BadConfig, OtherKey, StoreInUse, MemoryFull.
+        """
+        self._wall = wall
+        self._keep = settings.keep_days * _DAY
+        self._calls = threading.RLock()
+        self._key = StoreKey.from_file(store.key_file, owner, USE)
+        old = None if store.previous_key_file is None else StoreKey.from_file(store.previous_key_file, owner, USE)
+        beside = store.anchor_file or store.key_file.with_name(store.key_file.name + ".anchor")
+        habits = Habits((Sort.EVIDENCE,), settings.max_bytes, takes_older=True, kept_aside=None)
+        anchor = beside.with_name(beside.name + ".evidence")
+        self._home = StoreHome(store.directory / FILE, anchor, habits, wall)
+        try:
+            self._begin(self._home.open(self._key, old))
+        except BaseException:
+            self._home.release()
+            raise
+
+    def _begin(self, sealed: SealedTable) -> None:
+        self._sealed = sealed
+        self._reserve = min(_RESERVE, sealed.table.max_pages // 8)
+        record = sealed.get(Sort.EVIDENCE, _TIP)
+        self._tip = Tip(os.urandom(4).hex()) if record is None else _tips.decode(record)
+        if self._home.went_back:  # numbers after this one may have been given to entries that are lost
+            self._tip = msgspec.structs.replace(self._tip, chain=os.urandom(4).hex())
+        self._counts = {rank: sealed.table.count(rank) for rank in (SETTLED, UNREPORTED)}
+
+    def record(self, entry: Entry) -> str:
+        """See `Evidence.record`. On disk, through a loss of power too, where a share is made on it."""
+        return self.record_all([entry])[0]
+
+    def record_all(self, entries: Sequence[Entry]) -> list[str]:
+        """See `Evidence.record_all`: all of them or none, with one wait for the disk."""
+        durable = any(isinstance(entry, OutageEvidence) or entry.allowed for entry in entries)
+        with self._trusting():
+            self._make_room()
+            tip, links = self._tip, []
+            for entry in entries:
+                link = Link(tip.chain, tip.seq + 1, tip.hash, entry_text(entry))
+                tip = Tip(tip.chain, link.seq, link.hash, _open_outage(tip, entry))
+                links.append((link, UNREPORTED if _is_to_report(entry) else SETTLED))
+            with self._sealed.writing(durable=durable):
+                for link, rank in links:
+                    self._put(link, rank)
+                self._sealed.put(Sort.EVIDENCE, _TIP, _encode(tip), rank=_TIP_RANK, due=0)
+            self._tip = tip
+            for _, rank in links:
+                self._counts[rank] += 1
+            return [link.evidence_id for link, _ in links]
+
+    def open_outage(self) -> float | None:
+        """See `Evidence.open_outage`."""
+        return self._tip.open_outage
+
+    def read(self, evidence_id: str) -> Link | None:
+        """An entry in its place; None: it is not kept (any more)."""
+        _, _, number = evidence_id.partition("-")
+        if not (number.isascii() and number.isdigit()) or len(number) > 18:
+            return None
+        with self._trusting():
+            record = self._sealed.get(Sort.EVIDENCE, _name(int(number)))
+            link = None if record is None else _read(record)
+        return link if link is not None and link.evidence_id == evidence_id else None
+
+    def unreported(self, limit: int) -> list[Link]:
+        """The oldest shares that the service has not been told of."""
+        with self._trusting():
+            return [self._open(row) for row in self._sealed.rows_after(UNREPORTED, 0, limit)]
+
+    def mark_reported(self, links: Sequence[Link]) -> None:
+        """The service has these. Raises MemoryFull: then they are reported again."""
+        now, moved = float(self._wall()), 0
+        with self._trusting(), self._sealed.writing(durable=True):
+            for link in links:
+                moved += self._put(msgspec.structs.replace(link, reported_at=now), SETTLED) == UNREPORTED
+        self._counts[UNREPORTED] -= moved
+        self._counts[SETTLED] += moved
+
+    def links(self) -> Iterator[Link]:
+        """All entries that are kept, in their order: for an export."""
+        for row in heapq.merge(*(self._rows(rank) for rank in (SETTLED, UNREPORTED)), key=lambda row: row.place.due):
+            yield self._open(row)
+
+    def statistics(self) -> EvidenceStatistics:
+        """A frozen record of now."""
+        with self._trusting():
+            oldest = self.unreported(1)
+            since = entry_of(oldest[0].entry) if oldest else None
+            free = max(0, self._sealed.table.free_pages()) * 4_096
+            at = since.at if isinstance(since, ShareEvidence) else None
+            return EvidenceStatistics(self._counts[SETTLED], self._counts[UNREPORTED], at, free)
+
+    def close(self) -> None:
+        """Mark the log, so that copies made before now are known as old."""
+        with self._calls:
+            try:
+                self._home.mark(self._sealed)
+            except Fault as fault:
+                _log.warning("guard_evidence_closed_unmarked", error=fault.text, detail=fault.detail)
+            finally:
+                self._sealed.table.close()
+                self._home.release()
+
+    def _put(self, link: Link, rank: int) -> int | None:
+        return self._sealed.put(Sort.EVIDENCE, _name(link.seq), _encode(link), rank=rank, due=link.seq)
+
+    def _open(self, row: Row) -> Link:
+        _, _, record = self._sealed.opened(row, Sort.EVIDENCE)
+        return _read(record)
+
+    def _rows(self, rank: int) -> Iterator[Row]:
+        after = 0
+        while True:
+            with self._trusting():
+                rows = self._sealed.rows_after(rank, after, _TOGETHER)
+            if not rows:
+                return
+            yield from rows
+            after = rows[-1].place.due
+
+    def _make_room(self) -> None:
+        """Let go of what was reported long ago, and of the oldest that was reported where the file is nearly full."""
+        short = self._sealed.table.free_pages() < self._reserve
+        oldest = self._sealed.rows_after(SETTLED, 0, _TOGETHER if short else 2)
+        over = oldest if short else [row for row in oldest if self._is_over(row)]
+        if not over:
+            return
+        with self._sealed.writing(durable=False):
+            for row in over:
+                self._sealed.take_away(row)
+        self._counts[SETTLED] -= len(over)
+
+    def _is_over(self, row: Row) -> bool:
+        link = self._open(row)
+        entry = entry_of(link.entry)
+        at = entry.at if isinstance(entry, ShareEvidence) else entry.began_at
+        return max(at, link.reported_at) + self._keep <= self._wall()
+
+    @contextmanager
+    def _trusting(self) -> Iterator[None]:
+        """One call at a time. A log that is damaged is moved aside, to be looked at by people; another begins."""
+        with self._calls:
+            try:
+                yield
+            except (StoreDamaged, Unsealed) as fault:
+                try:
+                    self._begin(self._home.begin_anew(self._key, self._sealed, f"{fault.text} {fault.detail}".strip()))
+                except Fault as worse:
+                    raise MemoryFull("the evidence log was damaged, and no other can be made") from worse
+                raise MemoryFull("the evidence log was damaged: another one has begun") from fault
+
+
+def _open_outage(tip: Tip, entry: Entry) -> float | None:
+    if isinstance(entry, OutageEvidence):
+        return entry.began_at if entry.ended_at == 0 else None
+    return tip.open_outage
+
+
+def _is_to_report(entry: Entry) -> bool:
+    return isinstance(entry, ShareEvidence) and entry.allowed
+
+
+def _name(seq: int) -> bytes:
+    return seq.to_bytes(8, "big")
+
+
+def _read(record: bytes) -> Link:
+    try:
+        return _links.decode(record)
+    except msgspec.MsgspecError as error:
+        raise StoreDamaged("a record of the evidence log has another form") from error

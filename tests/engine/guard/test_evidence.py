@@ -1,0 +1,279 @@
+"""The evidence log: what was done stays on record, in its order, until it was told and its time is over."""
+
+import hashlib
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from engine.clock import UnixTime
+from engine.guard import config
+from engine.guard.evidence import EvidenceLog
+from engine.guard.evidence_chain import BrokenChain, check_lines, entry_of, entry_text, line_of
+from engine.guard.evidence_words import Attempt, Failure, OutageEvidence, ShareEvidence
+from engine.guard.home import StoreInUse
+from engine.guard.memory import MemoryFull
+from engine.guard.sealed_table import OtherKey
+from engine.guard.shares import Reason
+from tests.support.guard_stores import OWNER, Wall, store_settings
+from tests.support.known_tokens import CONSENT, NOW
+
+SMALL = 1 << 18  # bytes
+DAY = 86_400
+ATTEMPT = Attempt("https://node-1.example:8440", NOW - 3.0, 2.0, Failure.TIMEOUT)
+
+
+def share(number: int = 0, **members: Any) -> ShareEvidence:
+    made = ShareEvidence(
+        at=NOW + number,
+        digest=bytes((number % 256,)) * 32,
+        allowed=True,
+        reason=Reason.LAST_KNOWN,
+        outage_since=float(NOW),
+        client_id="atp-1",
+        consent_id=CONSENT,
+        consent_version=3,
+        answered_at=UnixTime(NOW - 60),
+        as_of=UnixTime(NOW - 61),
+        answer=b"\x00signed\xff",
+        attempts=(ATTEMPT, msgspec.structs.replace(ATTEMPT, failure=Failure.SERVER, status=503)),
+    )
+    return msgspec.structs.replace(made, **members)
+
+
+@contextmanager
+def opened(directory: Path, wall: Wall | None = None, owner: str = OWNER, **settings: Any) -> Iterator[EvidenceLog]:
+    log = EvidenceLog(config.Evidence(**settings), store_settings(directory), owner, wall or Wall())
+    try:
+        yield log
+    finally:
+        log.close()
+
+
+def record_until_full(log: EvidenceLog, ids: list[str]) -> None:
+    while True:
+        ids += log.record_all([share(len(ids) + number) for number in range(5)])
+
+
+def crash(log: EvidenceLog) -> None:
+    log._sealed.table._db.close()
+    log._home.release()
+
+
+def exported(log: EvidenceLog) -> list[bytes]:
+    return [line_of(link) for link in log.links()]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        share(),
+        ShareEvidence(at=1.5, digest=b"", allowed=False, reason=Reason.ONE_OFF, outage_since=1.0),
+        OutageEvidence(began_at=1.5, ended_at=0.0, attempts=(ATTEMPT,)),
+        OutageEvidence(began_at=1.5, ended_at=2.5, attempts=(), shares=7),
+    ],
+)
+def test_entry_comes_back_from_its_text(entry: ShareEvidence | OutageEvidence) -> None:
+    assert entry_of(entry_text(entry)) == entry
+
+
+def test_entry_of_an_earlier_release_has_fewer_members() -> None:
+    members = msgspec.json.decode(entry_text(share()))
+    del members["attempts"], members["answer"]
+    assert entry_of(msgspec.json.encode(members)) == share(attempts=(), answer=b"")
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'{"kind":"other"}', b'{"kind":"share","at":"x"}'])
+def test_what_is_no_entry_is_refused(text: bytes) -> None:
+    with pytest.raises(BrokenChain):
+        entry_of(text)
+
+
+class TestLog:
+    """What is kept."""
+
+    def test_entries_can_be_read_by_their_ids_after_a_crash(self, tmp_path: Path) -> None:
+        log = EvidenceLog(config.Evidence(), store_settings(tmp_path), OWNER, Wall())
+        first = log.record(share(1))
+        second = log.record(OutageEvidence(float(NOW), 0.0, (ATTEMPT,)))
+        crash(log)
+        with opened(tmp_path) as log:
+            kept = log.read(first)
+            assert kept is not None
+            assert entry_of(kept.entry) == share(1)
+            assert log.read(second) is not None
+            assert log.open_outage() == float(NOW)
+            log.record(OutageEvidence(float(NOW), float(NOW + 5), ()))
+            assert log.open_outage() is None
+
+    @pytest.mark.parametrize("unknown", ["", "-", "x", "00000000-1", "1", "-1", "00000000-99999999999999999999", "a-٣"])
+    def test_id_that_was_never_given_names_nothing(self, tmp_path: Path, unknown: str) -> None:
+        with opened(tmp_path) as log:
+            log.record(share())
+            assert log.read(unknown) is None
+
+    def test_only_shares_that_were_made_are_to_be_reported_the_oldest_first(self, tmp_path: Path) -> None:
+        with opened(tmp_path) as log:
+            ids = log.record_all([share(1), share(2, allowed=False, reason=Reason.ONE_OFF), share(3)])
+            log.record(OutageEvidence(float(NOW), 0.0, ()))
+            assert [link.evidence_id for link in log.unreported(10)] == [ids[0], ids[2]]
+            assert log.statistics().unreported_since == NOW + 1
+            log.mark_reported(log.unreported(1))
+            assert [link.evidence_id for link in log.unreported(10)] == [ids[2]]
+            log.mark_reported(log.unreported(10))
+            assert log.statistics().unreported_since is None
+            assert (log.statistics().settled, log.statistics().unreported) == (4, 0)
+        with opened(tmp_path) as log:
+            assert (log.statistics().settled, log.statistics().unreported) == (4, 0)
+
+    def test_what_is_recorded_together_is_recorded_whole_or_not_at_all(self, tmp_path: Path) -> None:
+        with opened(tmp_path, max_bytes=SMALL) as log:
+            log.record(share())
+            with pytest.raises(MemoryFull):
+                log.record_all([share(number) for number in range(10_000)])
+            assert log.statistics().unreported == 1
+            log.record(share(1))
+            assert check_lines(exported(log)) == 2
+
+    def test_full_log_lets_go_of_what_was_reported_and_never_of_the_rest(self, tmp_path: Path) -> None:
+        with opened(tmp_path, max_bytes=SMALL) as log:
+            ids: list[str] = []
+            with pytest.raises(MemoryFull):
+                record_until_full(log, ids)
+            assert [link.evidence_id for link in log.unreported(10_000)] == ids
+            log.mark_reported(log.unreported(50))
+            more = log.record_all([share(7), share(8)])
+            assert log.read(ids[0]) is None
+            assert [link.evidence_id for link in log.unreported(10_000)] == ids[50:] + more
+            check_lines(exported(log))
+
+    def test_reported_entries_go_when_their_time_is_over(self, tmp_path: Path) -> None:
+        wall = Wall()
+        wall.at = NOW
+        with opened(tmp_path, wall, keep_days=30) as log:
+            old, unreported = log.record_all([share(), share()])
+            log.mark_reported(log.unreported(1))
+            wall.forward(30 * DAY - 1)
+            log.record(share())
+            assert log.read(old) is not None
+            wall.forward(1)
+            log.record(share())
+            assert log.read(old) is None
+            assert log.read(unreported) is not None
+
+    def test_two_processes_do_not_share_a_log(self, tmp_path: Path) -> None:
+        with opened(tmp_path), pytest.raises(StoreInUse), opened(tmp_path):
+            pass
+
+    def test_nothing_is_readable_without_the_key(self, tmp_path: Path) -> None:
+        with opened(tmp_path) as log:
+            log.record(share(7))
+        held = b"".join(path.read_bytes() for path in (tmp_path / "store").iterdir())
+        for word in (CONSENT.encode(), b"atp-1", b"last_known", b"node-1", b"\x07" * 32, b"signed"):
+            assert word not in held
+
+    def test_another_edps_log_is_not_opened(self, tmp_path: Path) -> None:
+        with opened(tmp_path) as log:
+            log.record(share())
+        with pytest.raises(OtherKey), opened(tmp_path, owner="edp-2"):
+            pass
+
+    def test_key_is_replaced_with_one_start(self, tmp_path: Path) -> None:
+        with opened(tmp_path) as log:
+            ids = log.record_all([share(1), share(2)])
+            log.mark_reported(log.unreported(1))
+        key = tmp_path / "key" / "store.key"
+        shutil.copy(key, tmp_path / "old.key")
+        key.write_bytes(b"\x05" * 32)
+        store = store_settings(tmp_path, previous_key_file=tmp_path / "old.key")
+        EvidenceLog(config.Evidence(), store, OWNER, Wall()).close()
+        with opened(tmp_path) as log:
+            assert [link.evidence_id for link in log.unreported(9)] == ids[1:]
+            assert check_lines(exported(log)) == 2
+
+
+class TestWhatCannotBeTrusted:
+    """Damage is moved aside; an older copy is still evidence."""
+
+    def test_damaged_log_is_moved_aside_and_never_thrown_away(self, tmp_path: Path) -> None:
+        wall = Wall()
+        for number in range(4):
+            wall.forward(1)
+            with opened(tmp_path, wall) as log:
+                assert log.statistics().unreported == 0
+                log.record(share())
+            database = sqlite3.connect(tmp_path / "store" / "evidence.db")
+            with database:
+                database.execute("DELETE FROM kept WHERE rank = 1")
+            database.close()
+            assert len(list((tmp_path / "store").glob("evidence.db.aside-*"))) == number
+
+    def test_older_copy_is_taken_and_gives_no_number_twice(self, tmp_path: Path) -> None:
+        with opened(tmp_path) as log:
+            first = log.record(share(1))
+        shutil.copytree(tmp_path / "store", tmp_path / "copy")
+        with opened(tmp_path) as log:
+            lost = log.record(share(2))
+        shutil.rmtree(tmp_path / "store")
+        shutil.move(tmp_path / "copy", tmp_path / "store")
+        with opened(tmp_path) as log:
+            assert [link.evidence_id for link in log.unreported(9)] == [first]
+            assert log.read(lost) is None
+            again = log.record(share(3))
+            assert again != lost
+            assert log.read(lost) is None
+            assert check_lines(exported(log)) == 2
+
+    def test_share_is_refused_when_damage_is_found_and_may_be_made_after_that(self, tmp_path: Path) -> None:
+        with opened(tmp_path) as log:
+            log.record(share(1))
+            log._sealed.table._db.execute("UPDATE kept SET sealed = zeroblob(100) WHERE rank = 1")
+            with pytest.raises(MemoryFull, match="damaged"):
+                log.unreported(1)
+            log.record(share(2))
+            assert len(log.unreported(9)) == 1
+
+
+class TestExport:
+    """Nobody can change it afterwards, its owner included."""
+
+    @pytest.fixture
+    def lines(self, tmp_path: Path) -> list[bytes]:
+        with opened(tmp_path) as log:
+            log.record_all([share(number) for number in range(4)])
+            return exported(log)
+
+    def test_export_holds_together(self, lines: list[bytes]) -> None:
+        assert check_lines(lines) == 4
+        assert check_lines(lines[1:]) == 3, "what was reported long ago may be gone"
+        assert check_lines([]) == 0
+
+    def test_changed_left_out_swapped_or_added_lines_are_found(self, lines: list[bytes]) -> None:
+        changed = lines[1].replace(b'"consent_version":3', b'"consent_version":4')
+        renamed = lines[1].replace(b'"seq":2', b'"seq":3')
+        for broken in (
+            [lines[0], changed, *lines[2:]],
+            [lines[0], renamed, *lines[2:]],
+            [lines[0], *lines[2:]],
+            [lines[1], lines[0], *lines[2:]],
+            [lines[0], lines[0], *lines[1:]],
+            [*lines, b"{}"],
+            [*lines, b""],
+        ):
+            with pytest.raises(BrokenChain):
+                check_lines(broken)
+
+    def test_entry_made_anew_with_its_hash_does_not_fit_the_next_one(self, tmp_path: Path, lines: list[bytes]) -> None:
+        with opened(tmp_path / "other") as log:
+            log.record_all([share(number) for number in range(4)])
+        forged = msgspec.json.decode(lines[1])
+        forged["entry"]["consent_version"] = 9
+        entry = msgspec.json.encode(forged["entry"])
+        forged["hash"] = hashlib.sha256(bytes.fromhex(forged["previous"]) + entry).hexdigest()
+        with pytest.raises(BrokenChain, match="does not follow"):
+            check_lines([lines[0], msgspec.json.encode(forged), *lines[2:]])
