@@ -8,7 +8,7 @@ import os
 import re
 import signal
 import ssl
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -45,6 +45,7 @@ from admin.directory.views import directory_views
 from admin.edge import EdgeApp, edge_app
 from admin.keys import Secrets, load_secrets
 from admin.ledger.barrier import Barrier
+from admin.ledger.fallback_reports import FallbackReports
 from admin.ledger.feed_service import FeedService, feed_blueprint
 from admin.ledger.instances import Member
 from admin.ledger.pusher_calls import pusher_blueprint
@@ -58,6 +59,8 @@ from admin.pages import NodeRow, Status, landing_views, status_views
 from admin.recovery.reading import RecoveryReader
 from admin.recovery.service import RecoveryService
 from admin.recovery.views import recovery_views
+from admin.reports.fallback import Fallback
+from admin.reports.views import report_views
 from admin.scraping import ObservedOutbox, Observer, metrics_views
 from admin.writing import place
 from engine.clock import Clock, format_utc
@@ -183,6 +186,7 @@ def machine_blueprints(
         consent_views(consents, callers, barrier, kind, clock.now),
         sandbox_views(Sandbox(consents, minter, background.token_records, clock.now), callers, kind, clock.now),
         recovery_views(recovery, background.recovery, callers, clock.now),
+        fallback_views(ledger, background, callers, clock),
         feed_views(ledger, keys, background, callers, recovery),
         pusher_views(background, callers),
         stream_views(streams, receivers, face),
@@ -190,6 +194,16 @@ def machine_blueprints(
         receiver_views(measured, background.standings, callers, clock.now),
         listing_views(Listings(ledger, ledger.database, background.recovery), callers),
     ]
+
+
+def fallback_views(ledger: SqlLedger, background: Background, callers: Callers, clock: Clock) -> Blueprint:
+    """Reports of what EDPs shared in outages."""
+
+    async def members() -> Iterable[Member]:
+        return (await background.register.view()).members.values()
+
+    kept = FallbackReports(ledger.database, time)
+    return report_views(Fallback(ledger, kept, background.claims, members), kept, callers, clock.now)
 
 
 def feed_views(

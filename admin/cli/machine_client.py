@@ -15,7 +15,7 @@ from typing import Any, Final, Protocol, Self
 import httpx2
 import msgspec
 
-from admin.cli.running import Client, NotRunning, Sandbox
+from admin.cli.running import Client, NotRunning, Sandbox, load_sandbox
 from engine.config import BadConfig
 from engine.errors import Fault, Kind
 
@@ -84,6 +84,17 @@ class OperatorClient:
             if response.is_error:
                 raise refusal(response.status_code, response.read())
             yield from response.iter_lines()
+
+
+def operator_client(
+    state: Path, url: str, ca_file: Path | None, certificate: Path | None, key: Path | None
+) -> OperatorClient:
+    """The sandbox's operator, or with a url the one that the options name. Raises BadConfig, NotRunning."""
+    if not url:
+        return OperatorClient(load_sandbox(state))
+    if ca_file is None or certificate is None or key is None:
+        raise BadConfig("with --url, name --ca-file, --certificate and --key")
+    return OperatorClient(OperatorsDoor(url, ca_file, Client("operator", certificate, key)))
 
 
 class MachineClient(OperatorClient):

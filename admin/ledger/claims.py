@@ -65,6 +65,11 @@ class Claims:
         row = await self._database.read(lambda connection: connection.execute(query).first())
         return None if row is None else Held(*row)
 
+    async def count(self, edp: ClientId, since: float, until: float) -> int:
+        """How many an EDP took in a time: a node answered it each time. Raises LedgerUnavailable."""
+        query = sa.select(sa.func.count()).where(claims.c.edp == edp, claims.c.claimed_at.between(since, until))
+        return await self._database.read(lambda connection: int(connection.execute(query).scalar_one()))
+
 
 def _take(connection: sa.Connection, claim: Claim, now: float) -> bool:
     if not _is_claimable(_consent(connection, claim.consent_id), claim.edp, now):

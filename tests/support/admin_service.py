@@ -35,7 +35,10 @@ from admin.directory.stream_service import Streams
 from admin.directory.stream_views import Receivers, stream_views
 from admin.directory.views import directory_views
 from admin.ledger.barrier import Barrier, Effect, How, NodeEffect, Standing
+from admin.ledger.claims import Claims
 from admin.ledger.events import Act, Initiator, Organisation, ParticipantRegistered, Route, append_of
+from admin.ledger.fallback_reports import FallbackReports
+from admin.ledger.instances import Member, read_view
 from admin.ledger.outbox_service import Outbox
 from admin.ledger.receiver_standing import Standing as ReceiverStanding
 from admin.ledger.receiver_standing import read_standings
@@ -49,6 +52,8 @@ from admin.pki.keys import FileTokenSigner, generate_p256_key
 from admin.recovery.reading import RecoveryReader
 from admin.recovery.service import RecoveryService
 from admin.recovery.views import recovery_views
+from admin.reports.fallback import Fallback
+from admin.reports.views import report_views
 from admin.sandbox_only import LedgerKind
 from engine.clock import Seconds, UnixTime
 from engine.config import Tls
@@ -167,6 +172,11 @@ async def machine_site(
         async def standings() -> Sequence[ReceiverStanding]:
             return await ledger.database.read(read_standings)
 
+        kept, claims = FallbackReports(ledger.database, time.time), Claims(ledger.database, time.time)
+
+        async def members() -> list[Member]:
+            return list((await ledger.database.read(read_view)).members.values())
+
         sequencer = Sequencer(ledger, ISSUER, outbox.news, wall=time.time, jitter=lambda: 0.5)
         consents = Consents(ledger, METER_KEY, clock.now)
         sandbox = Sandbox(consents, Minter(ISSUER, signer, Seconds(600.0)), None, clock.now)
@@ -180,6 +190,7 @@ async def machine_site(
             poll_views(streams, receivers, Polls(outbox)),
             receiver_views(ledger, standings, callers, clock.now),
             listing_views(Listings(ledger, ledger.database, reader), callers),
+            report_views(Fallback(ledger, kept, claims, members), kept, callers, clock.now),
         )
         listeners = await listen("127.0.0.1", 0)
         context = tls_context(tls_of(pki), client_certificates=True)

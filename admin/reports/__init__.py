@@ -1,0 +1,1 @@
+"""What participants report, and what operators see of it."""
