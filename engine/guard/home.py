@@ -189,7 +189,7 @@ class StoreHome:
         return SealedTable.open(Table(self._file, self._habits.max_bytes), key)
 
     def _move_aside(self) -> None:
-        """Whatever is left of a store, its log included: SQLite would take that log for the new file's."""
+        """Whatever is left of a store, its log included: no new file shall find a log that is not its own."""
         name = f"{self._file.name}.aside-{self._wall()}"
         for end in _BESIDE:
             source = self._file.with_name(self._file.name + end)

@@ -212,10 +212,11 @@ class TestBounds:
             assert store.look(known_token().digest) is not None
             assert store.statistics().guarding == 0
 
-    def test_failure_inside_cannot_be_swallowed(self, tmp_path: Path) -> None:
+    @pytest.mark.parametrize("goes_on", [False, True])
+    def test_failure_inside_cannot_be_swallowed(self, tmp_path: Path, goes_on: bool) -> None:
         with opened(tmp_path, max_bytes=SMALL) as store:
             with pytest.raises(MemoryFull):
-                swallow_and_go_on(store)
+                swallow(store, goes_on=goes_on)
             assert store.statistics().guarding == 0
             assert store.statistics().active == 0
 
@@ -240,17 +241,15 @@ def end_together(store: GuardStore, numbers: Iterable[int]) -> None:
             store.end(consent(number), 2, LATER)
 
 
-def swallow_and_go_on(store: GuardStore) -> None:
+def swallow(store: GuardStore, *, goes_on: bool) -> None:
     with store.together():
-        refused = False
-        for number in range(100_000):
-            try:
+        try:
+            for number in range(100_000):
                 store.end(consent(number), 2, LATER)
-            except MemoryFull:
-                if refused:
-                    break
-                refused = True
-        store.remember(known_token())
+        except MemoryFull:
+            pass
+        if goes_on:
+            store.remember(known_token())
 
 
 def churn(store: GuardStore, wall: Wall) -> None:
