@@ -58,7 +58,9 @@ class FallbackReports:
             if earlier is not None:
                 return earlier, True
             before = {}
-            for evidence_id, body in shares.items():
+            for evidence_id, body in sorted(
+                shares.items()
+            ):  # in one order: no two calls wait for each other
                 kept = _keep(connection, client_id, SHARE + evidence_id, body, now)
                 if kept is not None:
                     before[evidence_id] = kept
@@ -100,7 +102,8 @@ def _answer_in(kept: bytes, digest: bytes) -> bytes:
 def _keep(connection: sa.Connection, client_id: str, key: str, body: bytes, now: float) -> bytes | None:
     """None = it is kept now; else what is there already."""
     row = {"client_id": client_id, "idempotency_key": key, "body": body, "received_at": now}
-    if connection.execute(_insert(connection).values(**row).on_conflict_do_nothing()).rowcount == 1:
+    inserted = _insert(connection).values(**row).on_conflict_do_nothing().returning(reports.c.received_at)
+    if connection.execute(inserted).first() is not None:  # an insert's rowcount says nothing on PostgreSQL
         return None
     return _body(connection, client_id, key)
 

@@ -2,6 +2,8 @@
 
 import base64
 import hashlib
+import re
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -282,6 +284,11 @@ class TestForms:
             with pytest.raises(InvalidFields) as caught:
                 read_at(sent)
             assert field in {problem.field for problem in caught.value.problems}, field
+
+    def test_example_of_the_guide_is_taken(self) -> None:
+        guide = (Path(__file__).parents[3] / "docs" / "edp.md").read_text()
+        example = next(block for block in re.findall(r"```json\n(.*?)```", guide, re.DOTALL) if '"outages"' in block)
+        assert len(read(example.encode(), now()).shares) == 1
 
     def test_too_many_attempts(self) -> None:
         sent = form(share(UNKNOWN))
