@@ -58,9 +58,7 @@ class FallbackReports:
             if earlier is not None:
                 return earlier, True
             before = {}
-            for evidence_id, body in sorted(
-                shares.items()
-            ):  # in one order: no two calls wait for each other
+            for evidence_id, body in sorted(shares.items()):  # in one order: no two calls wait for each other
                 kept = _keep(connection, client_id, SHARE + evidence_id, body, now)
                 if kept is not None:
                     before[evidence_id] = kept

@@ -51,7 +51,8 @@ class Reports:
 
 
 def _take(connection: sa.Connection, row: dict[str, Any]) -> bool:
-    if connection.execute(_insert(connection).values(**row).on_conflict_do_nothing()).rowcount == 1:
+    inserted = _insert(connection).values(**row).on_conflict_do_nothing().returning(reports.c.received_at)
+    if connection.execute(inserted).first() is not None:  # an insert's rowcount says nothing on PostgreSQL
         return True
     same = sa.select(reports.c.body).where(
         reports.c.client_id == row["client_id"], reports.c.idempotency_key == row["idempotency_key"]

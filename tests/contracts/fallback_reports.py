@@ -7,7 +7,7 @@ import trio
 
 from admin.config import Ledger as LedgerConfig
 from admin.ledger.fallback_reports import FallbackReports
-from admin.ledger.reports import ReportMismatch
+from admin.ledger.reports import ReportMismatch, Reports
 from admin.ledger.sql import open_ledger
 from engine.consent.records import ClientId
 from tests.support.ledger import HandClock
@@ -37,6 +37,15 @@ class FallbackReportsContract:
         assert found == {(EDP, "a"): b"1", (EDP, "b"): b"2", (EDP, "c"): b"4", (OTHER, "a"): b"5"}
         assert {one.evidence_id for one in await reports.newest(10, EDP)} == {"a", "b", "c"}
         assert len(await reports.newest(2)) == 2
+
+    async def test_nodes_report_is_told_apart_from_its_repeat(self, ledger_settings: LedgerConfig) -> None:
+        clock = HandClock()
+        async with open_ledger(ledger_settings, clock, wall=clock.wall) as ledger:
+            reports = Reports(ledger.database, clock.wall)
+            assert await reports.take(ClientId("node-1"), "key-12345", b"[]") is True
+            assert await reports.take(ClientId("node-1"), "key-12345", b"[]") is False
+            with pytest.raises(ReportMismatch):
+                await reports.take(ClientId("node-1"), "key-12345", b"[1]")
 
     async def test_same_key_is_answered_as_the_first_time(self, reports: FallbackReports) -> None:
         await reports.take(EDP, "key-1", DIGEST, {"a": b"1"}, answer)
