@@ -17,6 +17,7 @@ from tests.support.push_service import MemoryPushService
 from tests.support.pushers import TAKEN, Clocks, Receivers, pusher, until
 
 NEVER = Seconds(1e9)
+CALL = Seconds(0.004)  # a call takes its time: whoever does not wait for it is seen
 
 
 class Death:
@@ -49,6 +50,8 @@ async def until_dead(death: Death, service: MemoryPushService, receivers: Receiv
 
 
 async def commit_some(service: MemoryPushService) -> None:
+    """While a pusher waits for it, so that signing and pushing are side by side."""
+    await trio.sleep(0.5)
     for n in range(2):
         service.commit(granted(n, "edp-1"), "edp-1", lane=Lane.ORDINARY)
         service.commit(ended(n, "edp-1"), "edp-1")
@@ -69,7 +72,7 @@ STEPS = 44  # of a life without death; more would find nothing more, and one tes
 async def test_a_pusher_that_dies_at_any_step_is_followed_by_one_that_brings_the_same_bytes(
     nursery: trio.Nursery, autojump_clock: MockClock, at: int
 ) -> None:
-    service, receivers = MemoryPushService(Clocks().wall), Receivers()
+    service, receivers = MemoryPushService(Clocks().wall, latency=CALL), Receivers()
     service.enrol("edp-1")
     death = Death(at)
     service.fails = lambda _call, _when: death.step()
@@ -87,7 +90,7 @@ async def test_a_pusher_that_dies_at_any_step_is_followed_by_one_that_brings_the
 
 
 async def test_a_life_has_about_as_many_steps_as_are_tried(nursery: trio.Nursery, autojump_clock: MockClock) -> None:
-    service, receivers = MemoryPushService(Clocks().wall), Receivers()
+    service, receivers = MemoryPushService(Clocks().wall, latency=CALL), Receivers()
     service.enrol("edp-1")
     life = Death(0)
     service.fails = lambda _call, _when: life.step()
