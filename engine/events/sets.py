@@ -180,6 +180,20 @@ def subject(fact: Fact) -> str:
             return fact.stream_id
 
 
+def issued_at(fact: Fact) -> UnixTime:
+    """The `iat` of the event: when it was written down, however often and however late it is signed.
+
+    A restored ledger's outbox signs a week of events anew; under the same `jti` they must say the same.
+    """
+    match fact:
+        case ConsentFact() | PartyFact():
+            return fact.recorded_at
+        case VerificationFact():
+            return fact.asked_at
+        case StreamFact():
+            return fact.changed_at
+
+
 def event_jti(fact: ConsentFact | PartyFact, issuer: str, audience: ClientId) -> str:
     """The event's id for this receiver: the same in every process, at any time, on both of its streams."""
     version = fact.consent_version if isinstance(fact, ConsentFact) else fact.version
@@ -201,7 +215,6 @@ def event_claims(
     role: Role,
     issuer: str,
     jti: str,
-    iat: UnixTime,
     seq: int = 0,
     prev: int = 0,
     txn: str | None = None,
@@ -212,7 +225,7 @@ def event_claims(
     return EventClaims(
         iss=issuer,
         aud=receiver,
-        iat=iat,
+        iat=issued_at(fact),
         jti=jti,
         sub_id=SubjectId("opaque", subject(fact)),
         events={event_type(fact): _payload(fact, receiver)},

@@ -88,6 +88,3 @@ class Evidence(Protocol):
 
     def open_outage(self) -> float | None:
         """When the newest outage on record began, if its end is not on record: a restart must not lengthen it."""
-
-    def record_all(self, entries: Sequence[Entry]) -> list[str]:
-        """Keep several, all or none, with one wait for the disk; their ids. Raises as `record`."""

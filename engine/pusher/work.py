@@ -238,7 +238,6 @@ class Pusher:
             role=delivery.role,
             issuer=self._settings.issuer,
             jti=delivery.jti,
-            iat=UnixTime(int(self._clocks.wall())),
             seq=delivery.seq,
             prev=delivery.prev,
             txn=delivery.txn,

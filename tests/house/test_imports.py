@@ -37,8 +37,8 @@ PURE = [
 ONE_IMPORTER = {
     "sqlalchemy": ("admin/ledger/",),
     "alembic": ("admin/ledger/",),
-    "httptools": ("engine/listener/http1.py", "engine/pusher/replies.py"),
-    "httptools": ("engine/listener/http1.py", "engine/guard/http1_client.py"),  # the server's side, the client's side
+    # the server's side, and the two clients' sides
+    "httptools": ("engine/listener/http1.py", "engine/pusher/replies.py", "engine/guard/http1_client.py"),
     "quart": ("admin/",),
     "quart_trio": ("admin/",),
     "quart_schema": ("admin/",),

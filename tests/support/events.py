@@ -82,9 +82,7 @@ def claims_of(fact: Fact, *, receiver: ClientId = EDP, seq: int = 91_822, prev: 
     """As the pusher makes them."""
     role = Role.ATP if receiver == ATP else Role.EDP
     jti = event_jti(fact, ISSUER, receiver) if isinstance(fact, ConsentFact | PartyFact) else "c2.made-up"
-    return event_claims(
-        fact, receiver=receiver, role=role, issuer=ISSUER, jti=jti, iat=NOW, seq=seq, prev=prev, txn="8b1f"
-    )
+    return event_claims(fact, receiver=receiver, role=role, issuer=ISSUER, jti=jti, seq=seq, prev=prev, txn="8b1f")
 
 
 def members_of(claims: EventClaims) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class TellingService:
 
     def verification(self, state: str | None = None, challenge: str | None = None, stream_id: str = "push") -> bytes:
         fact = VerificationFact(stream_id, NOW, state, challenge)
-        claims = event_claims(fact, receiver=EDP, role=Role.EDP, issuer=self.issuer, jti=self._draw(), iat=NOW)
+        claims = event_claims(fact, receiver=EDP, role=Role.EDP, issuer=self.issuer, jti=self._draw())
         return self.signer.sign_event(claims)
 
     def states(self) -> dict[str, tuple[int, bool]]:
@@ -134,7 +134,7 @@ class TellingService:
         self._position += 1 + self._position % 3
         jti = event_jti(fact, self.issuer, EDP)
         claims = event_claims(
-            fact, receiver=EDP, role=Role.EDP, issuer=self.issuer, jti=jti, iat=NOW, seq=self._position, prev=prev
+            fact, receiver=EDP, role=Role.EDP, issuer=self.issuer, jti=jti, seq=self._position, prev=prev
         )
         told = Told(self._position, jti, self.signer.sign_event(claims), fact)
         self.history.append(told)
