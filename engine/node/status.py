@@ -15,8 +15,8 @@ from engine.consent.recovery import Recovery
 from engine.decision.freshness import Bound, Freshness, freshness_of
 from engine.errors import Fault
 from engine.listener.http1 import Request, Response
+from engine.listener.sockets import is_loopback
 from engine.listener.tls import Peer
-from engine.node.sockets import is_loopback
 from engine.replica.reader import Replica
 from engine.telemetry import health, metric_files
 from engine.telemetry.health import ChildStatus, NodeStatus, Said

@@ -24,6 +24,7 @@ from engine.clock import Seconds
 from engine.config import NodeConfig
 from engine.errors import Fault, Kind
 from engine.listener.serve import Limits, serve
+from engine.listener.sockets import listen, port_of
 from engine.node.address_space import check_map_size
 from engine.node.balance import Page
 from engine.node.child_process import KILL_MARGIN, ChildHopeless
@@ -33,7 +34,6 @@ from engine.node.left_over import outlast
 from engine.node.orders import Order
 from engine.node.process import cpu_seconds, resident_bytes
 from engine.node.renewal import Renewal
-from engine.node.sockets import listen, port_of
 from engine.node.status import FreshnessReader, StatusPages, check_loopback, status_of
 from engine.replica.place import place_of
 from engine.replica.reader import Replica

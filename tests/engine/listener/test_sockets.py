@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from engine.node.sockets import CannotListen, is_loopback, listen, port_of
+from engine.listener.sockets import CannotListen, is_loopback, listen, port_of
 
 
 def close(sockets: list[socket.socket]) -> None:

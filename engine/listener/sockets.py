@@ -1,4 +1,4 @@
-"""Listening sockets: bound once by the supervisor, handed to children by descriptor."""
+"""Listening sockets: bound once by whoever starts the server, by a supervisor for its children too."""
 
 import contextlib
 import errno
