@@ -111,7 +111,7 @@ class GuardEvents:
         self._store.close()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Until cancelled; started once pushes are taken. Raises OSError where it cannot listen."""
+        """Until cancelled; started once pushes are taken. Raises CannotListen."""
         async with anyio.create_task_group() as tasks:
             if self._receiver is not None:
                 await tasks.start(self._receiver.run)

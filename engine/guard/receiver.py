@@ -33,6 +33,7 @@ from engine.listener.http1 import (
     render_response,
 )
 from engine.listener.media import media_type
+from engine.listener.sockets import CannotListen
 from engine.listener.tls import BadTlsFiles, server_context
 from engine.telemetry import logs
 
@@ -81,8 +82,12 @@ class PushReceiver:
         return ReceiverStatistics(self._open, self._pushes, self._strangers, self._unavailable)
 
     async def run(self, *, task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Serve until cancelled; started with the port. Raises OSError where it cannot listen."""
-        listener = await anyio.create_tcp_listener(local_host=self._settings.host, local_port=self._settings.port)
+        """Serve until cancelled; started with the port. Raises CannotListen."""
+        host, port = self._settings.host, self._settings.port
+        try:
+            listener = await anyio.create_tcp_listener(local_host=host, local_port=port)
+        except OSError as error:
+            raise CannotListen(f"events.receiver: cannot listen on {host} port {port}: {error.strerror}") from error
         async with listener:
             self.port = listener.extra(SocketAttribute.local_port)  # noqa: S610 - anyio's, not Django's
             task_status.started(self.port)

@@ -40,13 +40,13 @@ _log = logger("guard.reporting")
 
 
 class NotReported(Fault):
-    """The service did not take it (yet). retry_after: seconds it asked for."""
+    """The service did not take it (yet). wait: seconds it asked for."""
 
     kind = Kind.UNAVAILABLE
 
     def __init__(self, text: str, *, detail: str = "", retry_after: Seconds = NOT_SAID, again: bool = True) -> None:
         super().__init__(text, detail=detail)
-        self.retry_after = retry_after
+        self.wait = retry_after
         self.again = again  # whether another attempt can help
 
 
@@ -167,7 +167,7 @@ class FallbackReporter:
             except NotReported as fault:
                 if not fault.again:
                     raise
-                await self._sleep(max(wait * self._draw(), min(fault.retry_after, LONGEST_RETRY_AFTER)))
+                await self._sleep(max(wait * self._draw(), min(fault.wait, LONGEST_RETRY_AFTER)))
         return await self._post(report)
 
 

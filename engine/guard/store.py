@@ -156,6 +156,15 @@ class GuardStore:
         except MemoryFull:
             return None
 
+    def has_ended(self, consent_id: str) -> bool:
+        """See `Memory.has_ended`. No, where the store turns out to be damaged: then an empty one has begun."""
+        try:
+            with self._trusting():
+                kept = self._consent(consent_id)
+                return kept is not None and kept.ended
+        except MemoryFull:
+            return False
+
     def missing_since(self) -> UnixTime | None:
         """See `Memory.missing_since`."""
         return self._table.head.missing_since

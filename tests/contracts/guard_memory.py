@@ -65,6 +65,15 @@ class MemoryContract:
         assert left is not None
         assert [consent.consent_id for consent in left.consents] == [OTHER_CONSENT]
 
+    def test_end_is_heard_of_whether_or_not_the_consent_was_known(self, memory: Memory) -> None:
+        memory.remember(known_token(consents=(known_consent(), known_consent(OTHER_CONSENT))))
+        assert not memory.has_ended(CONSENT)
+        memory.end(CONSENT, 2, LATER)
+        memory.end("never-known", 1, LATER)
+        assert memory.has_ended(CONSENT)
+        assert memory.has_ended("never-known")
+        assert not memory.has_ended(OTHER_CONSENT)
+
     def test_pushed_narrowing_cuts_what_an_answer_showed(self, memory: Memory) -> None:
         memory.remember(known_token())
         memory.change(CONSENT, 2, entry(data_to="2026-06-01T00:00:00Z"), None)

@@ -54,6 +54,11 @@ class InMemory:
             return None
         return rules.in_force(kept.known, self._consents.get, self._parties.get(kept.known.client_id))
 
+    def has_ended(self, consent_id: str) -> bool:
+        """See `Memory.has_ended`."""
+        kept = self._consents.get(consent_id)
+        return kept is not None and kept.ended
+
     def missing_since(self) -> UnixTime | None:
         """See `Memory.missing_since`."""
         return self._missing_since
