@@ -41,6 +41,7 @@ _PATTERNS_IN_WORDS: Final = (
     ("^[A-Za-z0-9_-]{16,64}$", "must be 16 to 64 of: letters, digits, _ -"),
     ("^[A-Za-z0-9_-]{43}$", "must be 43 characters of base64url, as of a SHA-256 digest"),
     ("^[A-Za-z0-9+/]+={0,2}$", "must be base64"),
+    ("^[!-~]+$", "must be visible ASCII characters, without spaces"),
     ("[0-9a-f]{8}-", "must be a UUID in small letters"),
 )
 

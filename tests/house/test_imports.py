@@ -21,6 +21,7 @@ PURE = [
     "engine/clock.py", "engine/errors.py", "engine/backoff.py", "engine/consent", "engine/decision", "engine/events",
     "engine/feed/entries.py", "engine/feed/questions.py", "engine/feed/frames.py", "engine/feed/redis_names.py",
     "engine/feed/gap_reports.py",
+    "engine/guard/requests.py", "engine/guard/doorkeeper.py",
     "engine/tokens", "engine/replica/asking.py", "engine/listener/http1.py", "engine/listener/forms.py",
     "engine/telemetry/health.py", "admin/ledger/events.py", "admin/ledger/chain.py", "admin/consents/commands.py",
     "admin/directory/participants.py", "admin/directory/streams.py", "admin/directory/push_urls.py",

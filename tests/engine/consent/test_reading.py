@@ -132,3 +132,17 @@ def test_a_pattern_is_told_in_words(member: str, said: str) -> None:
 def test_a_right_value_is_converted() -> None:
     value = {"name": "a", "inner": {"colour": "red"}, "tags": ["x", "y"]}
     assert read_struct(value, Outer) == Outer("a", Inner("red"), ("x", "y"))
+
+
+class Renamed(msgspec.Struct, frozen=True):
+    data_from: int = msgspec.field(name="from")
+
+
+def test_members_go_by_their_names_on_the_wire() -> None:
+    assert read_struct({"from": 7}, Renamed) == Renamed(7)
+    with pytest.raises(InvalidFields) as caught:
+        read_struct({"data_from": 7}, Renamed)
+    assert caught.value.problems == (
+        Problem("data_from", "is not a member of this type"),
+        Problem("from", "is missing"),
+    )
