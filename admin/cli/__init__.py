@@ -39,12 +39,13 @@ _COMMANDS: Final = {
     "node": ("admin.cli.node:node", "Run one engine node of a real installation."),
     "pusher": ("admin.cli.pusher:pusher", "Run one pusher of a real installation."),
     "admin": ("admin.cli.admin_service:admin", "Run the admin application of a real installation."),
+    "guard": ("admin.cli.guard:app", "Run an EDP's guard, or look at one that runs."),
     "check-config": ("admin.cli.check_config:check_config", "Say whether a settings file would be taken."),
     "ledger": ("admin.cli.ledger:app", "Begin, verify, follow, export, back up and restore the ledger."),
     "receivers": ("admin.cli.receivers:app", "Show who is told of revocations; pause or enable their streams."),
     "reports": ("admin.cli.reports:app", "Show what participants have reported."),
     "replica": ("admin.cli.replica:app", "Look into a node's replica."),
-    "sandbox": ("admin.cli.sandbox:app", "Mint tokens and revoke consents in a sandbox."),
+    "sandbox": ("admin.cli.sandbox:app", "Mint tokens, revoke consents, set up guards in a sandbox."),
 }
 
 

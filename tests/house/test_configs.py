@@ -27,6 +27,15 @@ def test_admin_examples_decode(path: Path) -> None:
     assert load_admin_config(path).issuer.issuer.startswith("https://")
 
 
+def test_the_guards_example_decodes() -> None:
+    from engine.guard.config import load_guard_config
+
+    config = load_guard_config(CONFIGS / "guard.toml")
+    assert config.sidecar is not None
+    assert config.events.receiver is not None
+    assert config.store.directory == CONFIGS / "../guard/edp-1/store"
+
+
 def test_the_sandboxs_example_says_the_defaults() -> None:
     assert load_sandbox_config(CONFIGS / "sandbox.toml") == SandboxConfig()
 

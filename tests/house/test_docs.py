@@ -14,6 +14,7 @@ from admin.cli.state_folder import SandboxConfig
 from admin.config import AdminConfig
 from engine.clock import UnixTime
 from engine.config import NodeConfig
+from engine.guard.config import GuardConfig
 from engine.pusher.config import PusherConfig
 
 ROOT = Path(__file__).parents[2]
@@ -42,6 +43,7 @@ def structs_in(hint: object) -> list[type[msgspec.Struct]]:
     ("struct", "heading"),
     [
         (NodeConfig, "## A node"),
+        (GuardConfig, "## A guard"),
         (PusherConfig, "## A pusher"),
         (AdminConfig, "## The admin"),
         (SandboxConfig, "## The sandbox"),
@@ -94,6 +96,7 @@ def test_no_document_carries_a_path_of_a_machine() -> None:
     ("module", "heading"),
     [
         ("engine.telemetry.metrics", "## A node"),
+        ("engine.telemetry.guard_metrics", "## A guard"),
         ("engine.telemetry.pusher_metrics", "## The pusher"),
         ("admin.metrics", "## The admin"),
     ],
@@ -102,7 +105,7 @@ def test_every_metric_is_described_and_no_other(module: str, heading: str) -> No
     metrics = importlib.import_module(module)
     declared = {m._name: set(m._labelnames) for m in vars(metrics).values() if hasattr(m, "_labelnames")}
     page = (ROOT / "docs/metrics.md").read_text()
-    section = page[page.index(heading) :].split("\n## ")[0]
+    section = page[page.index(heading) :].split("\n## ")[0].split("\n| figure |")[0].split("\n| call figure |")[0]
     rows = re.findall(r"^\| `(ccs_\w+)` \| ([^|]+) \|", section, re.MULTILINE)
     assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == declared
 
@@ -120,3 +123,24 @@ def test_every_figure_of_the_node_as_a_whole_is_described_and_no_other() -> None
     section = page[page.index("## The node as a whole") :].split("\n## ")[0]
     described = re.findall(r"^\| `(ccs_\w+)` \|", section, re.MULTILINE)
     assert sorted(described) == sorted(family.name for family in node_families(status))
+
+
+def test_every_figure_of_a_guards_calls_is_described_and_no_other() -> None:
+    from engine.telemetry import guard_calls
+
+    declared = {m._name: set(m._labelnames) for m in vars(guard_calls).values() if hasattr(m, "_labelnames")}
+    page = (ROOT / "docs/metrics.md").read_text()
+    section = page[page.index("| call figure |") :].split("\n| figure |")[0]
+    rows = re.findall(r"^\| `(ccs_\w+)` \| ([^|]+) \|", section, re.MULTILINE)
+    assert {name: set(re.findall(r"`(\w+)`", labels)) for name, labels in rows} == declared
+
+
+def test_every_figure_of_a_guards_state_is_described_and_no_other() -> None:
+    from engine.telemetry.guard_health import GuardHealth
+    from engine.telemetry.guard_metrics import guard_families
+
+    page = (ROOT / "docs/metrics.md").read_text()
+    section = page[page.index("\n| figure |") :].split("\n## ")[0]
+    described = re.findall(r"^\| `(ccs_\w+)` \|", section, re.MULTILINE)
+    families = guard_families(GuardHealth(client_id="edp-1", circuit="closed", addresses=()))
+    assert sorted(described) == sorted(family.name for family in families)

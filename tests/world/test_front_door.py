@@ -286,7 +286,7 @@ def test_help_teaches_and_exit_codes_are_documented() -> None:
         [sys.executable, "-m", "admin.cli", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert "Exit codes" in done.stdout
-    for name in ("up", "status", "node", "admin", "check-config", "ledger", "replica", "sandbox"):
+    for name in ("up", "status", "node", "admin", "guard", "check-config", "ledger", "replica", "sandbox"):
         assert name in done.stdout
 
 
