@@ -10,6 +10,7 @@ from typing import Annotated, Any, TextIO
 from urllib.parse import quote
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from admin.cli.machine_client import MachineClient
 from admin.cli.progress import bar
@@ -19,9 +20,11 @@ from engine.errors import Fault, Kind
 STATE = Path("var")
 WAIT = "30"  # seconds; a revocation is effective within about two, or something is very wrong
 
+Port = Annotated[int, Parameter(validator=Number(gte=0, lte=65535))]
+
 app = App(
     name="sandbox",
-    help="Mint tokens and revoke consents in a sandbox that runs (`ccs up`).",
+    help="Mint tokens, revoke consents and set up guards in a sandbox that runs (`ccs up`).",
 )
 
 
@@ -151,6 +154,35 @@ def revocation(consent_id: str, *, asked: Asked = ASKED) -> None:
         As `ccs sandbox tokens` prints it.
     """
     asked.call("GET", f"{_path_of(consent_id)}/revocation")
+
+
+@app.command
+def guard(
+    edp: str, *, port: Port = 8462, receiver_port: Port = 8460, status_port: Port = 8461, state: Path = STATE
+) -> None:
+    """Write settings of a guard for one of the sandbox's EDPs, with every file they name; prints where they stand.
+
+    Start it with `ccs guard --config FILE`. A second time keys and certificates are kept.
+
+    Exit codes: 0 written · 2 wrong input, or an unusable file · 3 the sandbox does not answer · 4 no such EDP.
+
+    Parameters
+    ----------
+    edp
+        Client id of the EDP.
+    port
+        Where programs ask on loopback; 0 = any port that is free now, as for the others.
+    receiver_port
+        Where pushed events arrive.
+    status_port
+        Health and metrics.
+    state
+        Folder of the sandbox.
+    """
+    from admin.cli.sandbox_guard import Ports, write_guard
+
+    with MachineClient(load_sandbox(state)) as client:
+        print(write_guard(client, state, edp, Ports(receiver_port, status_port, port)))
 
 
 def _tell(answer: dict[str, Any], *, wait_effective: bool) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from admin.cli import READER_GONE
+from admin.cli.check_config import check_config
 from admin.cli.machine_client import MachineClient, refusal
 from admin.cli.running import NotRunning, load_sandbox
 from admin.cli.sandbox_identities import make_identities
@@ -23,6 +24,7 @@ from admin.cli.up_settings import describe, write_admin_settings
 from engine.config import BadConfig
 from engine.consent.records import ParticipantRecord
 from engine.errors import Kind
+from engine.guard.config import load_guard_config
 
 ROOT = Path(__file__).parents[3]
 WITHIN = 60  # seconds: a bound against hanging
@@ -172,6 +174,22 @@ def test_a_consent_that_stands_has_no_revocation(sandbox: Sandbox) -> None:
     assert "not revoked" in done.stderr
 
 
+def test_a_guard_is_set_up_with_every_file_it_names(sandbox: Sandbox) -> None:
+    done = sandbox.ccs("guard", "edp-2", "--port", "0")
+    assert done.returncode == 0, done.stderr
+    file = Path(done.stdout.strip())
+    check_config(file)
+    config = load_guard_config(file)
+    assert (config.client_id, config.answers) == ("edp-2", "plain")
+    assert config.events.receiver is not None
+    assert (config.events.receiver.port, config.sidecar and config.sidecar.status_port) == (8460, 8461)
+    (record,) = sandbox.rows("SELECT count(*) FROM events WHERE tag = 'participant.certificates_replaced'")
+    kept = config.store.key_file.read_bytes()
+    assert sandbox.ccs("guard", "edp-2", "--port", "0").returncode == 0
+    assert config.store.key_file.read_bytes() == kept
+    assert sandbox.rows("SELECT count(*) FROM events WHERE tag = 'participant.certificates_replaced'") == [record]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
@@ -182,6 +200,7 @@ def test_a_consent_that_stands_has_no_revocation(sandbox: Sandbox) -> None:
         (("revoke", "7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10", "--reason", "boredom"), 2),
         (("revocation", "7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10"), 4),
         (("revocation", "../participants/atp-1"), 4),
+        (("guard", "edp-9"), 4),
         (("tokens", "--count", "0"), 2),
         (("tokens", "--count", "2", "--consents", "3"), 2),
         (("tokens", "--count", "2", "--atp", "edp-1"), 2),
