@@ -97,7 +97,7 @@ def test_the_seed_registers_everybody_and_grants_what_was_asked(sandbox: Sandbox
 
     rows = sandbox.rows("SELECT record FROM feed_records WHERE kind = 3")
     found = {one.client_id: one for (row,) in rows for one in [msgspec.msgpack.decode(row, type=ParticipantRecord)]}
-    assert found.keys() == {"edp-1", "edp-2", "edp-3", "atp-1", "atp-2", "node-1", "operator-1"}
+    assert found.keys() == {"edp-1", "edp-2", "edp-3", "atp-1", "atp-2", "node-1", "operator-1", "pusher-1"}
     edps = [found[name] for name in ("edp-1", "edp-2", "edp-3")]
     assert [edp.answers.name for edp in edps] == ["PLAIN", "PLAIN", "SIGNED"]
     assert all(edp.handles_last_known and edp.max_connections >= 1_000 for edp in edps)
