@@ -38,7 +38,7 @@ def test_a_revocation_as_an_edp_gets_it() -> None:
     assert members_of(claims_of(fact)) == {
         "iss": "https://ccs.example",
         "aud": "edp-7",
-        "iat": 1795341600,
+        "iat": 1795341599,
         "jti": event_jti(fact, ISSUER, EDP),
         "txn": "8b1f",
         "ccs_seq": 91822,

@@ -95,7 +95,7 @@ def test_what_was_signed_is_read_again(fact: ConsentFact, receiver: str, seq: in
     prev = data.draw(st.integers(0, seq - 1))
     claims = claims_of(fact, receiver=ATP if receiver == ATP else EDP, seq=seq, prev=prev)
     event = verified(signer().sign_event(claims), Expected(ISSUER, claims.aud))
-    assert (event.jti, event.txn, event.issued_at) == (claims.jti, "8b1f", NOW)
+    assert (event.jti, event.txn, event.issued_at) == (claims.jti, "8b1f", fact.recorded_at)
     assert (event.subject, event.seq, event.prev) == (CONSENT, seq, prev)
     assert event.change is fact.change
     assert {event.type: event.payload} == claims.events
@@ -407,7 +407,7 @@ def test_the_bytes_of_a_signed_event_stay_readable() -> None:
     """Kept bytes are sent again for days: what was signed once must be read by every later version."""
     header = {"typ": "secevent+jwt", "alg": "ES256", "kid": FORGER.public.kid}
     payload = (
-        b'{"iss":"https://ccs.example","aud":"edp-7","iat":1795341600,"jti":"c1.x",'
+        b'{"iss":"https://ccs.example","aud":"edp-7","iat":1795341599,"jti":"c1.x",'
         b'"sub_id":{"format":"opaque","id":"7f3c1b1e-5a0e-4a55-9a53-0d6c2f7c9b10"},'
         b'"events":{"https://schemas.ccs.example/secevent/consent/event-type/consent-revoked":{"consent_version":4,'
         b'"state":"revoked","effective_at":1795341599,"event_timestamp":1795341599,"client_id":"atp-42"}},'
