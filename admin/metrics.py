@@ -52,6 +52,24 @@ RECOVERY_DOUBTS: Final = Gauge(
     "ccs_recovery_consents_in_doubt", "Consents touched in the gap, without a newer word.", registry=REGISTRY
 )
 
+BACKUP_RECORD_UP: Final = Gauge(
+    "ccs_backup_record_up", "1 while the record of backups can be read; 0 also where none is set.", registry=REGISTRY
+)
+BACKUP_NEWEST: Final = Gauge(
+    "ccs_backup_newest_timestamp_seconds", "The moment up to which backups reach; 0 = none.", registry=REGISTRY
+)
+BACKUP_POSITION: Final = Gauge("ccs_backup_position", "Position up to which backups reach.", registry=REGISTRY)
+BACKUP_FULL: Final = Gauge(
+    "ccs_backup_full_timestamp_seconds", "When the newest full backup was begun; 0 = never.", registry=REGISTRY
+)
+REHEARSED: Final = Gauge(
+    "ccs_backup_rehearsal_timestamp_seconds", "When the last rehearsal ended; 0 = never.", registry=REGISTRY
+)
+REHEARSAL_RIGHT: Final = Gauge(
+    "ccs_backup_rehearsal_right", "1 where the last rehearsal found everything right.", registry=REGISTRY
+)
+REHEARSAL_SECONDS: Final = Gauge("ccs_backup_rehearsal_seconds", "How long the last rehearsal took.", registry=REGISTRY)
+
 SEQUENCER_STATE: Final = Gauge(
     "ccs_sequencer_state", "1 for the state that the sequencer is in.", ["state"], registry=REGISTRY
 )

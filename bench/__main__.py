@@ -3,9 +3,11 @@
 Each bench is a process of its own, so that none inherits another's memory. A bench prints readable lines and, last, one
 JSON object; both are kept. The targets are those of the design; a figure that falls short is marked, not hidden.
 
-    .venv/bin/python -m bench [--only NAME ...] [--quick]
+    .venv/bin/python -m bench [--only NAME ...] [--quick] [--at-least SPEED]
 
-With --only, the sections of the other benches stay as they are; with --quick, nothing is written.
+With --only, the sections of the other benches stay as they are; with --quick, nothing is written. The machine's speed
+(`bench.yardstick`) is written beside each section; with --at-least, each bench waits for a machine so fast, and one
+that never becomes so keeps the section it had.
 """
 
 import argparse
@@ -21,9 +23,11 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from bench.kept import Section, sections_of
 from bench.report import draw, page, table, verdict
+from bench.yardstick import speed, wait_for
 
 HERE = Path(__file__).parent
 LONGEST = 1_800.0  # seconds; a bench that takes longer is broken
+PATIENCE = 600.0  # seconds that one bench waits for a machine that is fast enough
 
 
 class Bench(msgspec.Struct, frozen=True):
@@ -84,6 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--only", nargs="*", default=[], help="names of benches; all where nothing is said")
     parser.add_argument("--quick", action="store_true", help="short runs, to see that everything works")
+    parser.add_argument("--at-least", type=float, default=0.0, help="speed of the machine to wait for; 1.0 = reference")
     arguments = parser.parse_args()
     chosen = [bench for bench in BENCHES if not arguments.only or bench.name in arguments.only]
     written = HERE / "RESULTS.md"
@@ -93,11 +98,24 @@ def main() -> None:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         for bench in chosen:
             task = progress.add_task(key_of(bench), total=None)
-            fresh[key_of(bench)] = Section(time.strftime("%Y-%m-%d"), run(bench, quick=arguments.quick))
+            section = section_of(bench, arguments)
+            if section is None:
+                progress.console.print(f"{key_of(bench)}: the machine did not become fast enough")
+            else:
+                fresh[key_of(bench)] = section
             progress.stop_task(task)
     show(fresh)
     if not arguments.quick:
         write(kept | fresh, written)
+
+
+def section_of(bench: Bench, arguments: argparse.Namespace) -> Section | None:
+    """Run a bench between two looks at the machine; None: it did not become fast enough to begin."""
+    before = wait_for(arguments.at_least, PATIENCE)
+    if before < arguments.at_least:
+        return None
+    output = run(bench, quick=arguments.quick)
+    return Section(time.strftime("%Y-%m-%d"), output, f"{before:.2f} before and {speed():.2f} after")
 
 
 def show(fresh: Mapping[str, Section]) -> None:

@@ -4,6 +4,7 @@ They speak as an operator: with the sandbox's operator certificate, or with the 
 """
 
 import json as json_text
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -27,20 +28,12 @@ class NotYet(Fault):
     kind = Kind.CONFLICT
 
 
-def recovering(
-    *,
-    state: Path = Path("var"),
-    url: str = "",
-    ca_file: Path | None = None,
-    certificate: Path | None = None,
-    key: Path | None = None,
-    json: Json = False,
-) -> None:
-    """Show whether the ledger is recovering from a restore: who has reported, who has not, and what is in doubt.
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Door:
+    """Where the service is reached, and as whom.
 
-    Exit code 0: it is shown. 2: the options or a certificate cannot be used. 3: the service does not answer.
-
-    Parameters
+    Attributes
     ----------
     state
         Folder of `ccs up`, where no --url is given.
@@ -52,10 +45,35 @@ def recovering(
         An operator's certificate.
     key
         Its private key.
+    """
+
+    state: Path = Path("var")
+    url: str = ""
+    ca_file: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def client(self) -> "OperatorClient":
+        """An operator's client. Raises BadConfig, NotRunning."""
+        from admin.cli.machine_client import operator_client
+
+        return operator_client(self.state, self.url, self.ca_file, self.certificate, self.key)
+
+
+DOOR = Door()
+
+
+def recovering(*, door: Door = DOOR, json: Json = False) -> None:
+    """Show whether the ledger is recovering from a restore: who has reported, who has not, and what is in doubt.
+
+    Exit code 0: it is shown. 2: the options or a certificate cannot be used. 3: the service does not answer.
+
+    Parameters
+    ----------
     json
         One JSON object in place of tables.
     """
-    with operator_client(state, url, ca_file, certificate, key) as client:
+    with door.client() as client:
         found = client.call("GET", "/recovery")
     if json:
         print(json_text.dumps(found))
@@ -68,11 +86,7 @@ def go_live(
     apply: Flag = False,
     without: Names = (),
     reason: str = "",
-    state: Path = Path("var"),
-    url: str = "",
-    ca_file: Path | None = None,
-    certificate: Path | None = None,
-    key: Path | None = None,
+    door: Door = DOOR,
     json: Json = False,
 ) -> None:
     """End the recovery: nodes become current again. Without --apply only what would happen is shown.
@@ -88,20 +102,10 @@ def go_live(
         Go live in spite of a party that has not reported, by its client id, or of `untold-events`; repeatable.
     reason
         A code that says why, kept in the ledger; needed with --without.
-    state
-        Folder of `ccs up`, where no --url is given.
-    url
-        The machine listener of a real installation, https://host:port; with it the next three.
-    ca_file
-        Certificates of the authority that its certificate is from.
-    certificate
-        An operator's certificate.
-    key
-        Its private key.
     json
         One JSON object in place of words.
     """
-    with operator_client(state, url, ca_file, certificate, key) as client:
+    with door.client() as client:
         if not apply:
             rehearse(client.call("GET", "/recovery"), without, json=json)
             return
@@ -168,12 +172,3 @@ def rehearse(found: dict[str, Any], without: tuple[str, ...], *, json: bool) -> 
         )
     if not json:
         print("nothing speaks against it; add --apply")
-
-
-def operator_client(
-    state: Path, url: str, ca_file: Path | None, certificate: Path | None, key: Path | None
-) -> "OperatorClient":
-    """Calls as the sandbox's operator, or as the one that the options name. Raises BadConfig, NotRunning."""
-    from admin.cli import machine_client
-
-    return machine_client.operator_client(state, url, ca_file, certificate, key)
