@@ -54,6 +54,8 @@ BENCHES = (
     Bench("handshakes", ("--json",), ("--quick",)),
     Bench("bystanders", ("--json",), ("--quick",)),
     Bench("redis_lost", ("--json",), ("--quick",)),
+    Bench("pushes", ("--json",), ("--seconds", "2")),
+    Bench("guard", ("--json",), ("--seconds", "1")),
     Bench("negatives", ("--json",), ("--quick",)),
     Bench("worker", (), ("--requests", "20000")),
     Bench("listener", (), ("--requests", "20000")),
