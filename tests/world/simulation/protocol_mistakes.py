@@ -4,7 +4,8 @@ from typing import Any
 
 import trio
 
-from admin.ledger.instances import Member, View
+from admin.ledger.barrier import _Wait
+from admin.ledger.instances import Member, Membership, View
 from admin.ledger.presence import Presence
 from admin.ledger.questions import Questions
 from engine.feed.entries import Position
@@ -13,7 +14,7 @@ from engine.replica import reader
 from engine.replica.asking import Asked
 from engine.replica.follower import Follower
 from tests.world.simulation.ledger import Store
-from tests.world.simulation.mistake import Mistake, replaced
+from tests.world.simulation.mistake import Mistake, replaced, together
 from tests.world.simulation.nodes import Machine
 
 _take_answer, _has_applied = Follower.take_answer, Presence.has_applied
@@ -44,6 +45,13 @@ def _absent(self: Presence, member: Member, position: Position, head: int | None
 def _admits(self: View, question: Question) -> bool:
     member = self.members.get(question.instance)
     return member is not None and member.node_id == question.node_id
+
+
+_missing = _Wait._missing
+
+
+def _missing_of_those_in(self: _Wait, head: int) -> list[Member]:
+    return [member for member in _missing(self, head) if member.state is Membership.IN]
 
 
 _enter = reader.View.__enter__
@@ -90,8 +98,8 @@ MODEL = (
     ),
     Mistake(
         "strike",
-        "who is struck off still gets answers (`View.admits`)",
-        replaced(View, "admits", _admits),
+        "who is struck off still gets answers, and no write waits for it (`View.admits`, `_Wait._missing`)",
+        together(replaced(View, "admits", _admits), replaced(_Wait, "_missing", _missing_of_those_in)),
     ),
     Mistake(
         "worker",

@@ -29,8 +29,9 @@ class Wire:
         self._cut_until = [0.0, 0.0]  # there, back
 
     def cut(self, seconds: float, *, there: bool = True, back: bool = True) -> None:
-        until = trio.current_time() + seconds
-        self._cut_until = [until if there else self._cut_until[0], until if back else self._cut_until[1]]
+        """A cut that lasts longer already is not shortened by it."""
+        until, before = trio.current_time() + seconds, self._cut_until
+        self._cut_until = [max(until, before[0]) if there else before[0], max(until, before[1]) if back else before[1]]
 
     def heal(self) -> None:
         self._cut_until = [0.0, 0.0]
