@@ -48,12 +48,14 @@ from engine.events.facts import Change, ConsentFact, InitiatingEntity, PartyFact
 _ENTITIES: Final[dict[Initiator, InitiatingEntity]] = {
     Initiator.CONSUMER: InitiatingEntity.USER,
     Initiator.ATP: InitiatingEntity.SYSTEM,  # the ATP's own machine; `reason_code` says that it was the ATP
+    Initiator.EDP: InitiatingEntity.SYSTEM,  # it ends no consent today; a telling after a restore may come to that
     Initiator.OPERATOR: InitiatingEntity.ADMIN,
     Initiator.SYSTEM: InitiatingEntity.SYSTEM,
 }
 _WITHDRAWN_BY: Final[dict[Initiator, ReasonCode]] = {
     Initiator.CONSUMER: ReasonCode.CONSUMER_WITHDREW,
     Initiator.ATP: ReasonCode.ATP_WITHDREW,
+    Initiator.EDP: ReasonCode.ADMIN,
     Initiator.OPERATOR: ReasonCode.ADMIN,
     Initiator.SYSTEM: ReasonCode.ADMIN,
 }
