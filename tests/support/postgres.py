@@ -88,11 +88,14 @@ class PostgresServer:
     def crash(self) -> None:
         """SIGKILL the server and all of its processes, as if the power had gone. `start` brings it back."""
         assert self._process is not None
-        for one in self._pids():
+        self._process.send_signal(signal.SIGSTOP)  # so that it starts nobody while the others are counted
+        pids = self._pids()
+        for one in pids:
             with suppress(ProcessLookupError):
                 os.kill(one, signal.SIGKILL)
         self._process.wait(30)
         self._process = None
+        _wait_gone(pids)
 
     def pause(self) -> None:
         """SIGSTOP all of its processes: connections are taken by the kernel, and nobody answers."""
@@ -146,6 +149,23 @@ class PostgresServer:
                 return
             time.sleep(0.02)
         raise TimeoutError(self.log[-2000:])
+
+
+def _wait_gone(pids: list[int]) -> None:
+    """Until none of the processes holds the server's shared memory any more: with it no other can start."""
+    until = time.monotonic() + 30
+    while any(_is_alive(pid) for pid in pids):
+        if time.monotonic() > until:
+            raise TimeoutError("a killed process of PostgreSQL does not go away")
+        time.sleep(0.01)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"  # a zombie has given everything back
 
 
 def unpack(directory: Path) -> PostgresServer:
