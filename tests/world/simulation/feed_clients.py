@@ -12,7 +12,7 @@ from engine.decision.questions import ClaimResult
 from engine.errors import Fault
 from engine.feed.entries import Position
 from engine.feed.frames import FrameReader
-from engine.feed.https import READ, FeedUnavailable, _refusal
+from engine.feed.https import READ, FeedUnavailable, refusal_of
 from engine.feed.questions import Answer, Question
 from tests.world.simulation.wires import Lost, Wire, call
 
@@ -77,7 +77,7 @@ class MadeFeedClient:
         except Lost:
             raise FeedUnavailable("the feed service does not answer") from None
         except Fault as fault:
-            raise _refusal(STATUSES.get(fault.kind, HTTPStatus.INTERNAL_SERVER_ERROR), b"") from fault
+            raise refusal_of(STATUSES.get(fault.kind, HTTPStatus.INTERNAL_SERVER_ERROR), b"") from fault
 
 
 def _payloads(chunks: list[bytes]) -> list[bytes]:
