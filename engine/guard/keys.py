@@ -16,6 +16,7 @@ from engine.guard.retry import TOTAL
 from engine.tokens.keys import BadKeySet, KeySet
 
 MOST_OFTEN: Final = Seconds(60.0)
+AFTER_FAILURE: Final = Seconds(5.0)
 
 
 class AnswerKeys:
@@ -27,30 +28,37 @@ class AnswerKeys:
         self._issuer = issuer
         self._transport = transport
         self._now = now
-        self._fetched_at: float | None = None
+        self._not_before = float("-inf")
         self._turn = anyio.Lock()
         self.current: KeySet | None = None
 
     async def refresh(self) -> bool:
         """Fetch the set, unless that was done within the last minute; whether there is another one than before.
 
-        Takes as long as an attempt at most. A set that cannot be had or must not be used leaves the one before.
+        Takes as long as an attempt at most. A set that cannot be had or must not be used leaves the one before. One
+        that could not be had is asked for again after five seconds: without it no signed answer can be read.
         """
         before = self.current
         async with self._turn:
             now = self._now()
-            if self._fetched_at is not None and now - self._fetched_at < MOST_OFTEN:
+            if now < self._not_before:
                 return self.current is not before
-            self._fetched_at = now
+            self._not_before = now + AFTER_FAILURE
             with anyio.move_on_after(TOTAL):
-                await self._fetch()
+                if await self._fetch():
+                    self._not_before = now + MOST_OFTEN
         return self.current is not before
 
-    async def _fetch(self) -> None:
+    async def _fetch(self) -> bool:
+        """Whether the issuer gave a set, good or not."""
         call = Call(self._path, b"", b"keys", b"application/json", b"application/json", method=b"GET")
         try:
             reply = await self._transport.call(self._origin, call)
-            if reply.status == 200:
-                self.current = KeySet.from_jwks(reply.body, self._issuer)
-        except (CallFailed, BadKeySet):
-            return
+            if reply.status != 200:
+                return False
+            self.current = KeySet.from_jwks(reply.body, self._issuer)
+        except CallFailed:
+            return False
+        except BadKeySet:
+            return True
+        return True
