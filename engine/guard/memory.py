@@ -23,8 +23,11 @@ class MemoryFull(Fault):
 class Memory(Protocol):
     """What is known of tokens and consents. Every writing method may raise MemoryFull and changes nothing then."""
 
-    def remember(self, known: KnownToken) -> None:
-        """An active answer. Kept if it rests on a newer truth than what is kept; revives nothing that has ended."""
+    def remember(self, known: KnownToken) -> bool:
+        """An active answer. Kept if it rests on a newer truth than what is kept; revives nothing that has ended.
+
+        False: it rests on a truth from before this memory began, so that nothing can be said of it.
+        """
 
     def refuse(self, digest: bytes, as_of: UnixTime) -> None:
         """An inactive answer about a token: it replaces an active one and stays, whatever comes."""
@@ -44,6 +47,9 @@ class Memory(Protocol):
 
     def has_ended(self, consent_id: str) -> bool:
         """Whether an end of this consent has been heard of."""
+
+    def is_suspended(self, client_id: str) -> bool:
+        """Whether this ATP was stopped as a whole, as far as was heard."""
 
     def missing_since(self) -> UnixTime | None:
         """Since when pushed events are known to be missing; None: the chain is whole and its heartbeat sound.

@@ -99,17 +99,18 @@ class GuardStore:
                 self._table.sealed.table.close()
                 self._home.release()
 
-    def remember(self, known: KnownToken) -> None:
+    def remember(self, known: KnownToken) -> bool:
         """See `Memory.remember`."""
         with self._trusting():
-            kept = self._token(known.digest)
-            after = rules.remembered(kept, known, self._table.head.floor)
+            kept, floor = self._token(known.digest), self._table.head.floor
+            after = rules.remembered(kept, known, floor)
             if after is None:
-                return
+                return known.as_of > floor
             if self._inside or (kept is not None and kept.known is not None and shows_less(known, kept.known)):
                 self._write(lambda: self._put_active(after, known))
             else:
                 self._wait(known.digest, after)
+            return True
 
     def refuse(self, digest: bytes, as_of: UnixTime) -> None:
         """See `Memory.refuse`. Of a token that was never known as active it outlives kill -9, not a loss of power."""
@@ -162,6 +163,15 @@ class GuardStore:
             with self._trusting():
                 kept = self._consent(consent_id)
                 return kept is not None and kept.ended
+        except MemoryFull:
+            return False
+
+    def is_suspended(self, client_id: str) -> bool:
+        """See `Memory.is_suspended`. No, where the store turns out to be damaged."""
+        try:
+            with self._trusting():
+                kept = self._party(client_id)
+                return kept is not None and kept.suspended
         except MemoryFull:
             return False
 

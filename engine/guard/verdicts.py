@@ -120,7 +120,7 @@ class Verdicts:
         if covering is None:  # the guard's own comparison stands beside the service's
             return self.refusal(Reason.NOT_COVERED, evidence_id)
         is_in_force = before is not None and _shows(before, covering.consent_id)  # after all that was heard by now
-        if not is_in_force and self._is_over(digest, covering.consent_id, is_kept=is_kept, current=answer.is_current):
+        if not is_in_force and self._is_over(digest, answer, covering.consent_id, is_kept=is_kept):
             return self.refusal(Reason.NOT_ACTIVE, evidence_id)
         return Verdict(
             allowed=True,
@@ -132,11 +132,15 @@ class Verdicts:
             consent_version=members.ccs_consent_version,
         )
 
-    def _is_over(self, digest: bytes, consent_id: str, *, is_kept: bool, current: bool) -> bool:
+    def _is_over(self, digest: bytes, answer: Active, consent_id: str, *, is_kept: bool) -> bool:
         """Whether what was heard by push wins over this yes: an end always; a suspended ATP over a `last_known` one."""
         if self._memory.has_ended(consent_id):
             return True
-        if current or not is_kept:
+        if answer.is_current:
+            return False
+        if self._memory.is_suspended(answer.members.client_id):
+            return True
+        if not is_kept:  # then that memory knows nothing of the token says nothing
             return False
         known = self._memory.look(digest)
         return known is None or not _shows(known, consent_id)
@@ -171,10 +175,9 @@ class Verdicts:
             answer=answer.raw,
         )
         try:
-            self._memory.remember(known)
+            return self._memory.remember(known)
         except MemoryFull:
             return False  # the answer is good for this share all the same
-        return True
 
     def _is_as_good(self, before: KnownToken, answer: Active, shown: tuple[KnownConsent, ...]) -> bool:
         """Whether what is kept says the same and is nearly as new."""

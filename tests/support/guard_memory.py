@@ -17,11 +17,12 @@ class InMemory:
         self._parties: dict[str, rules.KeptParty] = {}
         self._missing_since: UnixTime | None = None
 
-    def remember(self, known: KnownToken) -> None:
+    def remember(self, known: KnownToken) -> bool:
         """See `Memory.remember`."""
         after = rules.remembered(self._tokens.get(known.digest), known, UnixTime(0))
         if after is not None:
             self._tokens[known.digest] = after
+        return True
 
     def refuse(self, digest: bytes, as_of: UnixTime) -> None:
         """See `Memory.refuse`."""
@@ -58,6 +59,11 @@ class InMemory:
         """See `Memory.has_ended`."""
         kept = self._consents.get(consent_id)
         return kept is not None and kept.ended
+
+    def is_suspended(self, client_id: str) -> bool:
+        """See `Memory.is_suspended`."""
+        kept = self._parties.get(client_id)
+        return kept is not None and kept.suspended
 
     def missing_since(self) -> UnixTime | None:
         """See `Memory.missing_since`."""

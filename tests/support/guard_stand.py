@@ -56,15 +56,20 @@ class Told:
         self.tokens: dict[bytes, KnownToken] = {}
         self.refused: list[bytes] = []
         self.ended: set[str] = set()
+        self.suspended: set[str] = set()
+        self.floor = UnixTime(0)
         self.missing: UnixTime | None = None
         self.is_full = False
-        self.is_suspended = False  # every ATP
+        self.all_suspended = False  # every ATP
         self.writes = 0
 
-    def remember(self, known: KnownToken) -> None:
+    def remember(self, known: KnownToken) -> bool:
         self._write()
+        if known.as_of <= self.floor:
+            return False
         if known.digest not in self.refused:
             self.tokens[known.digest] = known
+        return True
 
     def refuse(self, digest: bytes, as_of: UnixTime) -> None:  # noqa: ARG002 - the port's
         self._write()
@@ -82,13 +87,16 @@ class Told:
 
     def look(self, digest: bytes) -> KnownToken | None:
         known = self.tokens.get(digest)
-        if known is None or self.is_suspended:
+        if known is None or self.is_suspended(known.client_id):
             return None
         left = tuple(consent for consent in known.consents if consent.consent_id not in self.ended)
         return msgspec.structs.replace(known, consents=left) if left else None
 
     def has_ended(self, consent_id: str) -> bool:
         return consent_id in self.ended
+
+    def is_suspended(self, client_id: str) -> bool:
+        return self.all_suspended or client_id in self.suspended
 
     def missing_since(self) -> UnixTime | None:
         return self.missing

@@ -234,7 +234,7 @@ async def test_an_atp_suspended_meanwhile_is_refused_on_a_last_known_batch(autoj
             decide = decides(YES, freshness=freshness)
 
             def behave(call: Call, stand: Stand = stand, decide: Behaviour = decide) -> Any:
-                stand.memory.is_suspended = True
+                stand.memory.all_suspended = True
                 return decide(call)
 
             stand.nodes.all(behave)

@@ -387,6 +387,32 @@ async def test_a_last_known_answer_is_taken_where_no_node_has_a_better_one(autoj
         assert sorted(stand.nodes.asked) == [A, B]
 
 
+async def test_a_last_known_answer_from_before_the_memory_began_is_taken_and_not_kept(
+    autojump_clock: MockClock,
+) -> None:
+    stand = Stand(autojump_clock)
+    stand.memory.floor = UnixTime(NOW + 60)
+    async with stand.guard:
+        stand.nodes.all(answers(ccs_freshness="last_known"))
+        verdict = await stand.guard.check(share())
+        assert (verdict.allowed, verdict.reason, verdict.freshness) == (True, Reason.CONSENTED, "last_known")
+        assert stand.memory.tokens == {}
+        assert verdict.consent_id is not None
+        stand.memory.ended = {verdict.consent_id}
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+
+
+@pytest.mark.parametrize("floor", [NOW - 60, NOW + 60])
+async def test_a_suspended_atp_wins_over_a_last_known_answer(autojump_clock: MockClock, floor: int) -> None:
+    stand = Stand(autojump_clock)
+    stand.memory.floor = UnixTime(floor)
+    async with stand.guard:
+        stand.nodes.all(answers(ccs_freshness="last_known"))
+        assert (await stand.guard.check(share())).allowed
+        stand.memory.suspended = {"atp-1"}
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+
+
 async def test_a_last_known_answer_does_not_end_an_outage(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:
@@ -534,7 +560,7 @@ async def test_a_suspended_atp_is_refused_on_a_last_known_answer(
 ) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:
-        stand.memory.is_suspended = True
+        stand.memory.all_suspended = True
         stand.nodes.all(answers(ccs_freshness=freshness))
         assert (await stand.guard.check(share())).reason is reason
 

@@ -53,6 +53,21 @@ def aside_of(directory: Path) -> list[str]:
 class TestWhatOutlivesWhat:
     """Orderly stops and crashes."""
 
+    def test_a_new_memory_says_what_it_cannot_keep(self, tmp_path: Path) -> None:
+        wall = Wall()
+        wall.at = UnixTime(NOW)
+        store = GuardStore(store_settings(tmp_path), OWNER, wall)
+        try:
+            assert not store.remember(known_token(as_of=NOW))
+            assert store.look(known_token().digest) is None
+            assert store.remember(known_token(as_of=UnixTime(NOW + home.CLOCK_ERROR + 1)))
+            assert store.remember(known_token(as_of=UnixTime(NOW + home.CLOCK_ERROR + 1), answered_at=NOW))  # is known
+            assert not store.is_suspended("atp-1")
+            store.suspend("atp-1", 1, suspended=True)
+            assert store.is_suspended("atp-1")
+        finally:
+            store.close()
+
     def test_everything_outlives_a_stop(self, tmp_path: Path) -> None:
         with opened(tmp_path) as store:
             store.mark_whole()
