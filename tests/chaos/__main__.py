@@ -1,8 +1,9 @@
 """Break a real installation at random, by a seed, under load: `make chaos SECONDS=300 SEED=7`.
 
-Real processes on loopback only: admin, Redis, nodes, mutual TLS between all. They are killed, frozen and cut off from
-each other while EDPs ask and consents are granted and revoked; every answer is checked against what was known before it
-was asked. Exit code 0: no promise was broken. 1: one was. 2: wrong input. 3: the system did not come up. 130: Ctrl-C.
+Real processes on loopback only: admin, Redis, nodes, a pusher, guards, mutual TLS between all. They are killed, frozen
+and cut off from each other while EDPs ask and consents are granted and revoked; every answer is checked against what
+was known before it was asked. Exit code 0: no promise was broken. 1: one was. 2: wrong input. 3: the system did not
+come up. 130: Ctrl-C.
 """
 
 import argparse
@@ -86,14 +87,20 @@ def _read(argv: list[str]) -> tuple[Options, argparse.Namespace]:
     asked.add_argument("--seed", type=int, default=None, help="drawn and printed where none is given")
     asked.add_argument("--nodes", type=int, default=3)
     asked.add_argument("--rate", type=float, default=200.0, help="questions a second, over all nodes")
+    asked.add_argument(
+        "--circuit-pace",
+        type=float,
+        default=10.0,
+        help="the circuits of guards wait so much less than in a real outage",
+    )
     asked.add_argument("--postgres", action="store_true", help="the ledger in PostgreSQL, whose server is killed too")
     asked.add_argument("--report", type=Path, help="folder to write CHAOS.md and chaos.png to")
     asked.add_argument("--json", action="store_true", help="the results as one line of JSON on standard output")
     asked.add_argument("--directory", type=Path, help="a new folder for data and logs; it is kept")
     asked.add_argument("--keep", action="store_true", help="keep the folder also when nothing was wrong")
     chosen = asked.parse_args(argv)
-    if chosen.seconds < FEWEST_SECONDS or chosen.nodes < 2 or chosen.rate <= 0:
-        asked.error(f"at least {FEWEST_SECONDS:.0f} seconds, two nodes and some questions")
+    if chosen.seconds < FEWEST_SECONDS or chosen.nodes < 2 or chosen.rate <= 0 or chosen.circuit_pace < 1:
+        asked.error(f"at least {FEWEST_SECONDS:.0f} seconds, two nodes, some questions and a pace of 1")
     if chosen.directory is not None:
         if chosen.directory.exists() and any(chosen.directory.iterdir()):
             asked.error(f"{chosen.directory} holds something else")
@@ -101,7 +108,9 @@ def _read(argv: list[str]) -> tuple[Options, argparse.Namespace]:
         chosen.keep = True
     directory = chosen.directory or Path(tempfile.mkdtemp(prefix="ccs-chaos-"))
     seed = secrets.randbelow(2**31) if chosen.seed is None else chosen.seed
-    options = Options(chosen.seconds, seed, directory.absolute(), chosen.nodes, chosen.rate, chosen.postgres)
+    options = Options(
+        chosen.seconds, seed, directory.absolute(), chosen.nodes, chosen.rate, chosen.postgres, chosen.circuit_pace
+    )
     return options, chosen
 
 

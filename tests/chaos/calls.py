@@ -1,4 +1,4 @@
-"""One keep-alive connection over mutual TLS, on trio, small enough to make hundreds of calls a second."""
+"""One keep-alive connection, mostly over mutual TLS, on trio, small enough to make hundreds of calls a second."""
 
 import ssl
 
@@ -33,8 +33,8 @@ class Reply:
 class Caller:
     """A connection. Whoever gives up on a call in the middle of it ends the connection with `abandon`."""
 
-    def __init__(self, stream: "trio.SSLStream[trio.SocketStream]") -> None:
-        self._stream = stream
+    def __init__(self, stream: trio.abc.Stream, host: str = "localhost") -> None:
+        self._stream, self._host = stream, host
         self.used = False
 
     @classmethod
@@ -55,10 +55,18 @@ class Caller:
             raise
         return cls(stream)
 
+    @classmethod
+    async def reach_plain(cls, port: int) -> "Caller":
+        """Connect without TLS. Raises NoConnection."""
+        try:
+            return cls(await trio.open_tcp_stream(LOOPBACK, port), f"{LOOPBACK}:{port}")
+        except OSError as error:
+            raise NoConnection from error
+
     async def call(self, method: str, path: str, body: bytes, *headers: tuple[str, str]) -> Reply:
         """Send a request, read its answer. Raises BrokenOff."""
         head = "".join(f"{name}: {value}\r\n" for name, value in headers)
-        request = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n{head}\r\n"
+        request = f"{method} {path} HTTP/1.1\r\nHost: {self._host}\r\nContent-Length: {len(body)}\r\n{head}\r\n"
         received = b""
         try:
             await self._stream.send_all(request.encode() + body)

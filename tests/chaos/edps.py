@@ -1,7 +1,8 @@
 """EDPs that ask, some hundred times a second: kept connections, two seconds of patience, one try at another node.
 
 Questions come in an open loop: who waits for an answer holds up nobody else, as it is with callers who know nothing
-of each other. Every answer goes to the judge.
+of each other. Every answer goes to the judge. A part of the questions of EDPs that have a guard is asked both ways at
+once, so that what each way gives can be compared share by share.
 """
 
 import json
@@ -13,6 +14,7 @@ from urllib.parse import quote
 import trio
 
 from tests.chaos.calls import BrokenOff, Caller, NoConnection, Reply
+from tests.chaos.guarding import Guarding
 from tests.chaos.judge import LAST_KNOWN, Answer, Judge
 from tests.chaos.knowledge import Knowledge, Question, Token
 from tests.chaos.settings import EDPS, Edp
@@ -22,6 +24,7 @@ from tests.chaos.tally import ANSWERED, Asked, Outcome
 
 PATIENCE = 2.0  # seconds for one node, connecting included
 MOST_WAITING = 1_500  # questions at once; beyond, this process could not keep up and would measure itself
+BESIDE = 0.35  # share of such questions that the guard is asked too: it, and what it asks, run on the same machine
 MOST_LATE = 0.25  # seconds behind its time that a question is still asked
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 
@@ -29,9 +32,11 @@ FORM = ("Content-Type", "application/x-www-form-urlencoded")
 class Load:
     """All EDPs. rate: questions a second."""
 
-    def __init__(self, system: System, knowledge: Knowledge, judge: Judge, random: Random, rate: float) -> None:
+    def __init__(
+        self, system: System, knowledge: Knowledge, judge: Judge, guarding: Guarding, random: Random, rate: float
+    ) -> None:
         self._system, self._knowledge, self._judge, self._random = system, knowledge, judge, random
-        self._rate = rate
+        self._guarding, self._rate = guarding, rate
         self._edps = {edp.client_id: edp for edp in EDPS}
         self._contexts = {edp.client_id: system.context(edp.client_id) for edp in EDPS}
         self._idle: dict[tuple[str, str], list[Caller]] = {}
@@ -73,17 +78,34 @@ class Load:
     async def _ask(self, question: Question, at: float) -> None:
         self.waiting += 1
         try:
-            token, edp = question.token, self._edps[question.token.edp]
-            nodes = self._system.nodes
-            node = question.node or self._random.choice(nodes)
-            first, _ = await self.ask_one(token, node)
-            second = None
-            if first not in ANSWERED:
-                other = self._random.choice([one for one in nodes if one != node])
-                second, _ = await self.ask_one(token, other)
-            self.asked.append(Asked(at, edp.handles_last_known, node, first, second))
+            token = question.token
+            if not self._guarding.has(token.edp) or self._random.random() > BESIDE:
+                await self._ask_nodes(question, at)
+                return
+            answers: list[Answer | None] = []
+
+            async def beside() -> None:
+                answers.extend(await self._ask_nodes(question, at))
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(beside)
+                found = await self._guarding.ask(token)
+            self._guarding.note(token, at, (answers[0], answers[1]), found)
         finally:
             self.waiting -= 1
+
+    async def _ask_nodes(self, question: Question, at: float) -> tuple[Answer | None, Answer | None]:
+        """What the first node answered, and the last one asked."""
+        token, edp = question.token, self._edps[question.token.edp]
+        nodes = self._system.nodes
+        node = question.node or self._random.choice(nodes)
+        first, answer = await self.ask_one(token, node)
+        second, last = None, answer
+        if first not in ANSWERED:
+            other = self._random.choice([one for one in nodes if one != node])
+            second, last = await self.ask_one(token, other)
+        self.asked.append(Asked(at, edp.handles_last_known, node, first, second))
+        return answer, last
 
     async def _at(self, edp: Edp, token: Token, node: str) -> tuple[Outcome, Answer | None]:
         began = trio.current_time()

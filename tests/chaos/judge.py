@@ -19,7 +19,8 @@ NEVER = math.inf
 class Consent(msgspec.Struct):
     """What is known of a consent. revoking: when the first attempt to revoke it was sent.
 
-    recorded: when its revocation was known to stand in the ledger; effective: when it was reported so.
+    recorded: when its revocation was known to stand in the ledger; effective: when it was reported so. end_seq: its
+    position there, 0 = not known.
     """
 
     consent_id: str
@@ -28,6 +29,7 @@ class Consent(msgspec.Struct):
     recorded: float = NEVER
     recorded_wall: float = NEVER
     effective: float = NEVER
+    end_seq: int = 0
 
 
 class Answer(msgspec.Struct, frozen=True):

@@ -18,12 +18,14 @@ ENDED = 2_000
 
 
 class Token(msgspec.Struct, frozen=True):
-    """A token and the consent that it is of. expires_at: wall time."""
+    """A token and the consent that it is of. expires_at: wall time. atp, mpxn: whose it is, and of what."""
 
     token: str
     edp: str
     consent: Consent
     expires_at: float
+    atp: str = ""
+    mpxn: str = ""
 
 
 class Question(msgspec.Struct, frozen=True):

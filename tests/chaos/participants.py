@@ -6,7 +6,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from tests.chaos.settings import ATPS, DATASET, EDPS, Places
+from tests.chaos.settings import ATPS, DATASET, EDPS, GUARDS, Places
 
 LIMITS = {"max_connections": 10_000, "max_requests_per_second": 100_000}
 
@@ -28,6 +28,12 @@ def registrations(places: Places) -> list[dict[str, Any]]:
 
 
 def _form(places: Places, client: str, role: str) -> dict[str, Any]:
-    pem = (places.pki / f"{client}.pem").read_bytes()
-    der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
-    return {"client_id": client, "role": role, "certificates": [b64encode(der).decode()]}
+    """An EDP's guard takes events under a certificate of its own."""
+    names = [client, *(guard for guard, edp in GUARDS.items() if edp.client_id == client)]
+    certificates = [b64encode(der_of(places, name)).decode() for name in names]
+    return {"client_id": client, "role": role, "certificates": certificates}
+
+
+def der_of(places: Places, name: str) -> bytes:
+    """A certificate."""
+    return x509.load_pem_x509_certificate((places.pki / f"{name}.pem").read_bytes()).public_bytes(Encoding.DER)

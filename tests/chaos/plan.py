@@ -30,9 +30,15 @@ LINK_FAULTS = (What.REFUSE, What.BLACK_HOLE, What.DEAFEN, What.DELAY, What.CUT)
 STORE_FAULTS = (What.EMPTY, What.ROLL_BACK)
 CHILDREN = ("worker", "feeder")  # their supervisor starts them again, nobody else
 
+ALL_EDPS, ALL_NODES = "edps > every node", "every node"
+OUTAGE_WAYS = ((What.REFUSE, ALL_EDPS), (What.BLACK_HOLE, ALL_EDPS), (What.KILL, ALL_NODES), (What.FREEZE, ALL_NODES))
+
 QUIET_BEFORE = 5.0  # seconds of a healthy start, to compare with
 QUIET_AFTER = 3.0
 TOGETHER = 0.3  # share of faults that come with the one before
+OUTAGES = 0.1  # share of the run in which no EDP reaches any node
+OUTAGE_EVERY = 150.0  # seconds; and how long each is follows from that
+SHORTEST_OUTAGE = 4.0  # seconds; in a short run outages are a greater part of it
 PAUSE = 0.12  # share of faults that are waited for long
 LASTS = ((0.2, 1.0), (1.0, 4.0), (4.0, 9.0))  # below the silence that nodes bear, about it, and beyond striking off
 AWAY = (0.3, 3.0)  # seconds until what was killed is started again
@@ -85,6 +91,40 @@ def draw(seed: int, seconds: float, targets: Targets) -> tuple[Fault, ...]:
             plan.append(Fault(len(plan) + 1, round(at, 2), round(at + lasts, 2), *card, random.random()))
         at += _gap(random)
     return tuple(plan)
+
+
+def with_outages(plan: Sequence[Fault], seed: int, seconds: float) -> tuple[Fault, ...]:
+    """Outages of the whole service put into a plan, evenly; what would mend them before their time is left out.
+
+    They are cut links as often as stopped nodes, so that each way to fail comes first in some run.
+    """
+    random = Random(f"{seed} outages")  # noqa: S311 - as above
+    count = max(1, round(seconds / OUTAGE_EVERY))
+    lasts = max(SHORTEST_OUTAGE, OUTAGES * seconds / count)
+    room = seconds - QUIET_BEFORE - QUIET_AFTER
+    if room < lasts:
+        return tuple(plan)
+    slot = room / count
+    ways = random.sample(OUTAGE_WAYS, len(OUTAGE_WAYS))
+    outages = []
+    for number in range(count):
+        at = QUIET_BEFORE + number * slot + random.uniform(0.3, 0.7) * (slot - lasts)
+        outages.append(Fault(0, round(at, 2), round(at + lasts, 2), *ways[number % len(ways)], random.random()))
+    kept = [fault for fault in plan if not any(_meddles(fault, outage) for outage in outages)]
+    ordered = sorted([*kept, *outages], key=lambda fault: fault.at)
+    return tuple(msgspec.structs.replace(fault, number=number) for number, fault in enumerate(ordered, 1))
+
+
+def is_outage(fault: Fault) -> bool:
+    """Whether no EDP reaches any node meanwhile."""
+    return fault.target in (ALL_EDPS, ALL_NODES)
+
+
+def _meddles(fault: Fault, outage: Fault) -> bool:
+    """Whether a fault is of a node, or of the way to one, while all of them are away or come back."""
+    near, _, far = fault.target.partition(" > ")
+    of_nodes = near == "edps" if far else fault.target.startswith("node-")
+    return of_nodes and fault.at < outage.until + QUIET_AFTER and fault.until > outage.at - QUIET_AFTER
 
 
 def _next_free(deck: list[tuple[What, str]], broken: set[str]) -> tuple[What, str]:

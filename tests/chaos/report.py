@@ -6,8 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.results import Results
+from tests.chaos.pairs import Truth
+from tests.chaos.plan import is_outage
+from tests.chaos.results import Results, States
 from tests.chaos.tally import Effect, Outcome
+from tests.chaos.verdicts import Said
 
 COLOURS = {
     Outcome.CURRENT: "#00703c",
@@ -18,6 +21,21 @@ COLOURS = {
     Outcome.BROKEN: "#d4351c",
     Outcome.SILENT: "#942514",
     Outcome.UNREACHABLE: "#f499be",
+}
+SAID = {
+    Said.CONSENTED: "#00703c",
+    Said.LAST_KNOWN: "#85994b",
+    Said.DENIED: "#1d70b8",
+    Said.UNDECIDED: "#f47738",
+    Said.NOTHING: "#d4351c",
+}
+CIRCUITS = {
+    "closed": "#00703c",
+    "ramping": "#85994b",
+    "probing": "#ffdd00",
+    "buffering": "#f47738",
+    "suspended": "#d4351c",
+    "silent": "#b1b4b6",
 }
 STATES = {"current": "#00703c", "last_known": "#ffdd00", "blind": "#d4351c", "silent": "#b1b4b6"}
 
@@ -30,6 +48,8 @@ def figures(results: Results) -> list[tuple[str, str]]:
         ("wrong actives (must be 0)", f"{results.wrong_actives}"),
         ("lost events (must be 0)", f"{results.lost_events}"),
         ("wrong inactives (must be 0)", f"{results.wrong_inactives}"),
+        ("shares after the end had reached the guard (must be 0)", f"{results.shares_after_told}"),
+        ("shares on `current` after the end was effective, by guards (must be 0)", f"{results.shares_after_effect}"),
         ("violations of any kind (must be 0)", f"{len(results.violations)}"),
         ("questions", f"{asked.questions:,}"),
         ("answered by the first node asked", f"{asked.raw:.2%}"),
@@ -54,7 +74,47 @@ def figures(results: Results) -> list[tuple[str, str]]:
         ("consents asked about on every node at the end", f"{account.asked:,}"),
         ("processes that ended by themselves", f"{len(results.ended_by_themselves)}"),
         ("questions not asked: the tool could not keep up", f"{callers.not_asked:,}"),
+        *_guard_figures(results),
     ]  # fmt: skip
+
+
+def _guard_figures(results: Results) -> list[tuple[str, str]]:
+    """Rows about what EDPs got by their guards, beside what the same shares got of nodes."""
+    guards = results.guards
+    guarded, told = guards.guarded, guards.told
+    three = "of a node, with one retry, by the guard"
+    pushed = sum(told.pushed_late.values())
+    return [
+        ("shares checked both ways, raw and by a guard", f"{guarded.all.checks:,}"),
+        (f"true answers: {three}", _truth(guarded.all)),
+        ("… while nothing was done to the guard itself", _truth(guarded.unhurt)),
+        ("… of consents that stood", _of(guarded.standing)),
+        (f"… in planned outages, {guarded.outage_seconds:.0f} s", _of(guarded.outages)),
+        ("… of consents that stood, in planned outages", _of(guarded.standing_in_outages)),
+        *((f"verdicts: {said}", f"{count:,}") for said, count in guarded.said.items() if count),
+        *((f"… undecided: {reason}", f"{count:,}") for reason, count in sorted(guarded.reasons.items())),
+        ("shares in outages, by what was known", f"{guards.fallback_shares:,}"),
+        ("… of consents whose end was effective and had not reached the guard", f"{guards.exposed:,}"),
+        ("verdicts judged", f"{guards.judged:,}"),
+        ("… on shares whose end had reached the guard", f"{guards.asked_after_told:,}"),
+        ("seconds until each guard had every event", f"{_joined(told.back)}"),
+        ("ends in the ledger, in the guards' memories", f"{_counts(told.ends)}; {_counts(told.remembered)}"),
+        ("deliveries parked; polled, their push not due yet", f"{sum(told.parked.values())}; {pushed}"),
+        ("shares asked of guards at the end", f"{told.asked:,}"),
+        ("the guards' circuits wait a part of their time", f"1/{guards.pace:g}"),
+    ]  # fmt: skip
+
+
+def _truth(found: Truth) -> str:
+    return f"{found.raw:.2%}, {found.retried:.2%}, {found.guarded:.2%}"
+
+
+def _of(found: Truth) -> str:
+    return f"{_truth(found)} of {found.checks:,}"
+
+
+def _counts(found: dict[str, int]) -> str:
+    return ", ".join(f"{count:,}" for count in found.values())
 
 
 def write_report(results: Results, folder: Path) -> None:
@@ -74,15 +134,15 @@ def page(results: Results) -> str:
         "",
         f"Written by `{command} REPORT=bench` on {time.strftime('%Y-%m-%d')}: {platform.machine()},",
         f"{os.cpu_count()} cores shared with the load itself and with other work, CPython {platform.python_version()},",
-        f"{results.ledger}. {results.nodes} nodes, admin and Redis, real processes over mutual TLS, are killed,",
-        "frozen and cut off from each other by a plan that the seed gives; [chaos.md](../docs/chaos.md) says how to",
-        "read this.",
+        f"{results.ledger}. {results.nodes} nodes, admin, Redis, a pusher and guards, real processes over mutual TLS,",
+        "are killed, frozen and cut off from each other by a plan that the seed gives; [chaos.md](../docs/chaos.md)",
+        "says how to read this.",
         "",
         "| figure | value |",
         "|---|---|",
         *(f"| {name} | {value} |" for name, value in figures(results)),
         "",
-        "![answers over time, faults and states of the nodes](chaos.png)",
+        "![answers and verdicts over time, faults, states of nodes and guards](chaos.png)",
         "",
         *_violations(results),
         "## What each kind of fault did",
@@ -112,22 +172,41 @@ def draw(results: Results, chart: Path) -> None:
     from matplotlib import pyplot as plt
 
     rows = sorted({fault.target for fault in results.plan}, reverse=True)
-    figure, (above, middle, below) = plt.subplots(
-        3, 1, sharex=True, figsize=(14, 5 + 0.2 * len(rows) + 0.3 * results.nodes),
-        height_ratios=(20, max(3, len(rows)), 1.5 * results.nodes),
+    figure, (above, guarded, middle, below, circuits) = plt.subplots(
+        5, 1, sharex=True, figsize=(14, 9 + 0.2 * len(rows) + 0.5 * results.nodes),
+        height_ratios=(20, 14, max(3, len(rows)), 1.5 * results.nodes, 1.5 * len(results.guards.states)),
     )  # fmt: skip
     _draw_answers(above, results)
+    _draw_verdicts(guarded, results)
     for fault in results.plan:
         colour = "#d4351c" if fault.what.startswith(("kill", "lose", "roll")) else "#505a5f"
         middle.barh(rows.index(fault.target), max(0.4, fault.until - fault.at), left=fault.at, color=colour, height=0.7)
         above.axvline(fault.at, color="#0b0c0c", linewidth=0.4, alpha=0.5)
+        if is_outage(fault):
+            for axes in (above, guarded):
+                axes.axvspan(fault.at, fault.until, color="#b1b4b6", alpha=0.4)
     middle.set_yticks(range(len(rows)), rows, fontsize=7)
     middle.set_ylabel("broken (red: killed)")
-    _draw_states(below, results)
-    below.set_xlabel("seconds")
+    _draw_states(below, results.states, STATES, results.seconds)
+    _draw_states(circuits, results.guards.states, CIRCUITS, results.seconds)
+    circuits.set_xlabel("seconds")
     figure.tight_layout()
     figure.savefig(chart, dpi=90)
     plt.close(figure)
+
+
+def _draw_verdicts(axes: Any, results: Results) -> None:
+    lines = results.guards.guarded.by_second
+    shown = [said for said in Said if sum(lines[said.value])]
+    if shown:
+        axes.stackplot(
+            range(len(lines[shown[0].value])), *(lines[said.value] for said in shown),
+            labels=[said.value for said in shown], colors=[SAID[said] for said in shown], step="post",
+        )  # fmt: skip
+        axes.legend(loc="lower left", ncols=5, fontsize=8)
+    axes.set_ylabel("verdicts a second, by guards")
+    found = results.guards.guarded.all
+    axes.set_title(f"the same shares: true answers {_truth(found)} of a node, with one retry, by the guard")
 
 
 def _draw_answers(axes: Any, results: Results) -> None:
@@ -147,15 +226,15 @@ def _draw_answers(axes: Any, results: Results) -> None:
     )
 
 
-def _draw_states(axes: Any, results: Results) -> None:
-    for row, (_, states) in enumerate(results.states.items()):
-        ends = [at for at, _ in states[1:]] + [results.seconds]
+def _draw_states(axes: Any, all_states: States, colours: dict[str, str], seconds: float) -> None:
+    for row, (_, states) in enumerate(all_states.items()):
+        ends = [at for at, _ in states[1:]] + [seconds]
         for (start, state), end in zip(states, ends, strict=True):
-            axes.barh(row, end - start, left=start, color=STATES.get(state, "#000000"), height=0.8)
-    axes.set_yticks(range(len(results.states)), list(results.states), fontsize=8)
+            axes.barh(row, end - start, left=start, color=colours.get(state, "#000000"), height=0.8)
+    axes.set_yticks(range(len(all_states)), list(all_states), fontsize=8)
     axes.legend(
-        handles=[axes.barh(0, 0, color=colour, label=state) for state, colour in STATES.items()],
-        loc="upper left", bbox_to_anchor=(0.0, -0.35), ncols=4, fontsize=8,
+        handles=[axes.barh(0, 0, color=colour, label=state) for state, colour in colours.items()],
+        loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=7,
     )  # fmt: skip
 
 

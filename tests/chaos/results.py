@@ -6,6 +6,7 @@ import msgspec
 
 from tests.chaos.fates import Fates
 from tests.chaos.judge import Violation
+from tests.chaos.pairs import Guarded
 from tests.chaos.plan import Fault
 from tests.chaos.tally import Asked, Availability, Effect, availability, by_second, effects, outcomes, quiet
 
@@ -36,6 +37,37 @@ class Account(msgspec.Struct, frozen=True):
     asked: int
 
 
+class Told(msgspec.Struct, frozen=True):
+    """What the guards had when all was mended. back: seconds until each had the last event of its EDP.
+
+    pushed_late: deliveries that were fetched by poll, and still wait for their turn to be pushed. parked: that nobody
+    pushes any more. ends: in the ledger; remembered: of these in the guard's memory. asked: shares, of all guards.
+    """
+
+    back: dict[str, float]
+    pushed_late: dict[str, int]
+    parked: dict[str, int]
+    asked: int
+    ends: dict[str, int] = {}
+    remembered: dict[str, int] = {}
+
+
+class Guards(msgspec.Struct, frozen=True):
+    """The guards of a run. pace: of their circuits' waits. asked_after_told: verdicts that P4 is about.
+
+    exposed: shares after an effective end that had not reached the guard, in an outage, which is lawful.
+    """
+
+    pace: float
+    guarded: Guarded
+    states: States
+    judged: int
+    asked_after_told: int
+    fallback_shares: int
+    exposed: int
+    told: Told
+
+
 class Results(msgspec.Struct, frozen=True):
     """One run. asked_after_effect: answers that P1 is about; exposed: those active in `last_known`, which is lawful."""
 
@@ -53,13 +85,14 @@ class Results(msgspec.Struct, frozen=True):
     effective: dict[str, int]
     effective_ms: dict[str, float]
     account: Account
+    guards: Guards
     ended_by_themselves: list[str]
     violations: list[Violation]
 
     @property
     def wrong_actives(self) -> int:
         """Actives that nobody should have got."""
-        return sum(one.rule.startswith(("P1", "P2", "P6")) for one in self.violations)
+        return sum(one.rule.startswith(("P1", "P2", "P4 told", "P6")) for one in self.violations)
 
     @property
     def wrong_inactives(self) -> int:
@@ -68,8 +101,18 @@ class Results(msgspec.Struct, frozen=True):
 
     @property
     def lost_events(self) -> int:
-        """Of the ledger or of a replica."""
-        return sum(one.rule in ("P7 lost", "lost event") for one in self.violations)
+        """Of the ledger, of a replica or of a guard."""
+        return sum(one.rule in ("P7 lost", "lost event", "P4 arrived") for one in self.violations)
+
+    @property
+    def shares_after_told(self) -> int:
+        """By a guard that had the end of the consent."""
+        return sum(one.rule == "P4 told" for one in self.violations)
+
+    @property
+    def shares_after_effect(self) -> int:
+        """By a guard, on a `current` answer after the revocation was effective."""
+        return sum(one.rule == "P1 guard" for one in self.violations)
 
 
 def of_callers(

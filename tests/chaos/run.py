@@ -12,16 +12,19 @@ from typing import Any
 import msgspec
 import trio
 
-from tests.chaos.aftermath import ask_about_all, compare_replicas, read_ledger, wait_applied
+from tests.chaos.aftermath import Ledger, ask_about_all, compare_replicas, read_ledger, wait_applied
 from tests.chaos.edps import Load
 from tests.chaos.fates import settle
+from tests.chaos.guarding import Guarding
 from tests.chaos.judge import Judge, Violation
 from tests.chaos.knowledge import Knowledge
+from tests.chaos.pairs import guarded_by
 from tests.chaos.participants import registrations
-from tests.chaos.plan import Fault, draw
-from tests.chaos.results import Account, Results, States, of_callers, percentiles
-from tests.chaos.settings import Places
+from tests.chaos.plan import Fault, draw, with_outages
+from tests.chaos.results import Account, Guards, Results, States, Told, of_callers, percentiles
+from tests.chaos.settings import GUARDS, Places
 from tests.chaos.system import System, broken, running
+from tests.chaos.told import ask_guards_about_all, compare_memories, wait_told
 from tests.chaos.watching import Watching
 from tests.chaos.writer import Writers
 
@@ -30,7 +33,7 @@ FIRST_CONSENTS = 40  # before the load starts
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What to run. seconds: of load; directory: of everything that is written."""
+    """What to run. seconds: of load; directory: of everything that is written. pace: see `tests.chaos.paced_guard`."""
 
     seconds: float
     seed: int
@@ -38,6 +41,7 @@ class Options(msgspec.Struct, frozen=True):
     nodes: int = 3
     rate: float = 200.0
     postgres: bool = False
+    pace: float = 10.0
 
 
 class Run:
@@ -46,12 +50,14 @@ class Run:
     def __init__(self, options: Options, watching: Watching, ledger_url: str, *more: Any) -> None:
         self._options, self._watching = options, watching
         random = Random(options.seed)  # noqa: S311 - a run that can be made again, no secret
-        self._system = system = System(Places(options.directory), options.nodes, ledger_url, options.seed)
+        self._system = system = System(Places(options.directory), options.nodes, ledger_url, options.seed, options.pace)
         system.processes = {process.name: process for process in more} | system.processes
-        self._plan = draw(options.seed, options.seconds, system.targets(postgres=options.postgres))
+        plan = draw(options.seed, options.seconds, system.targets(postgres=options.postgres))
+        self._plan = with_outages(plan, options.seed, options.seconds)
         self._knowledge, self._judge = Knowledge(random), Judge()
         self._writers = Writers(system, self._knowledge, random)
-        self._load = Load(system, self._knowledge, self._judge, random, options.rate)
+        self._guarding = Guarding(system)
+        self._load = Load(system, self._knowledge, self._judge, self._guarding, random, options.rate)
         self._states: States = {}
         self._found: list[Violation] = []
 
@@ -61,12 +67,18 @@ class Run:
             self._watching.say(str(fault))
         async with running(self._system):
             await self._writers.register(registrations(self._system.places))
+            await self._guarding.start()
             await self._break_it()
             self._watching.say("mended; now everything is held to account")
-            account = await self._hold_to_account()
+            ledger = await read_ledger(self._system)
+            account = await self._hold_to_account(ledger)
+            told = await self._hold_guards_to_account(ledger)
             await self._load.close()
+            await self._guarding.close()
             await self._writers.close()
-        return self._results(account)
+        ends, remembered, wrong = compare_memories(self._system, self._knowledge, ledger)
+        self._found += wrong
+        return self._results(account, msgspec.structs.replace(told, ends=ends, remembered=remembered))
 
     async def _break_it(self) -> None:
         """Until the load is over and the fate of every write is known."""
@@ -77,10 +89,12 @@ class Run:
             self._load.signed.learn(await _published_keys(self._system))
             began = trio.current_time()
             watched = self._watching.over(self._system, self._load, self._judge, began)
-            async with watched as self._states, trio.open_nursery() as faults:
+            async with watched as self._states, trio.open_nursery() as followers, trio.open_nursery() as faults:
+                followers.start_soon(self._guarding.follow, began)
                 for fault in self._plan:
                     faults.start_soon(self._carry_out, fault, began)
                 await self._load.run(self._options.seconds)
+                followers.cancel_scope.cancel()
             self._writers.stop()
             nursery.cancel_scope.deadline = trio.current_time() + SETTLED_WITHIN
 
@@ -89,9 +103,20 @@ class Run:
         with broken(self._system, fault):
             await trio.sleep_until(began + fault.until)
 
-    async def _hold_to_account(self) -> Account:
+    async def _hold_guards_to_account(self, ledger: Ledger) -> Told:
+        back, receivers, late = await wait_told(self._guarding, self._writers)
+        asked, wrong = await ask_guards_about_all(self._guarding, self._knowledge, ledger)
+        self._found += [*late, *wrong]
+        numbers = {edp.client_id: receivers.get(edp.client_id, {}) for edp in GUARDS.values()}
+        return Told(
+            back=back,
+            pushed_late={edp: one.get("unsent", 0) for edp, one in numbers.items()},
+            parked={edp: one.get("parked", 0) for edp, one in numbers.items()},
+            asked=asked,
+        )
+
+    async def _hold_to_account(self, ledger: Ledger) -> Account:
         system, load = self._system, self._load
-        ledger = await read_ledger(system)
         back, late = await wait_applied(system, ledger.head)
         load.signed.learn(await _published_keys(system))
         asked, missing = await ask_about_all(system, load, self._knowledge, ledger)
@@ -106,7 +131,21 @@ class Run:
             self._found.append(Violation("signature", 0.0, f"{load.signed.unverified} by keys that nobody published"))
         return Account(fates, len(ledger.events), back, asked)
 
-    def _results(self, account: Account) -> Results:
+    def _guards(self, told: Told) -> Guards:
+        options, guarding = self._options, self._guarding
+        judge = guarding.judge
+        return Guards(
+            pace=options.pace,
+            guarded=guarded_by(guarding.pairs, self._plan, options.seconds),
+            states=guarding.states,
+            judged=judge.judged,
+            asked_after_told=judge.asked_after_told,
+            fallback_shares=judge.fallback_shares,
+            exposed=judge.exposed,
+            told=told,
+        )
+
+    def _results(self, account: Account, told: Told) -> Results:
         options, judge, load, effects = self._options, self._judge, self._load, self._writers.effects
         return Results(
             seconds=options.seconds,
@@ -123,8 +162,9 @@ class Run:
             effective=dict(Counter(how for how, _ in effects)),
             effective_ms=percentiles([seconds for _, seconds in effects]),
             account=account,
+            guards=self._guards(told),
             ended_by_themselves=[said for one in self._system.processes.values() for said in one.ended_by_itself],
-            violations=[*judge.violations, *self._found],
+            violations=[*judge.violations, *self._guarding.judge.violations, *self._found],
         )
 
 

@@ -19,6 +19,9 @@ class Edp(msgspec.Struct, frozen=True):
 
 
 EDPS = (Edp("edp-1"), Edp("edp-2", handles_last_known=False), Edp("edp-3", answers="signed"))
+PUSHER = "pusher"
+GUARDS = {"guard-1": EDPS[0], "guard-3": EDPS[2]}  # each EDP that has one asks it beside asking nodes itself
+POLL_EVERY = 20  # seconds between a guard's audits; a quarter of an hour would be longer than the run
 
 
 class Ports(msgspec.Struct, frozen=True):
@@ -37,6 +40,15 @@ class NodePorts(msgspec.Struct, frozen=True):
     status: int
     redis: int
     feed: int
+
+
+class GuardPorts(msgspec.Struct, frozen=True):
+    """A guard's own ports; pushed: of the link by which the pusher reaches it."""
+
+    receiver: int
+    status: int
+    sidecar: int
+    pushed: int
 
 
 class Places(msgspec.Struct, frozen=True):
@@ -64,9 +76,19 @@ class Places(msgspec.Struct, frozen=True):
         """Of a service: `admin`, `node-1`."""
         return self.root / f"{name}.toml"
 
+    def secret(self, guard: str) -> Path:
+        """What a guard's own programs show it."""
+        return self.keys / f"{guard}.secret"
 
-def admin_settings(places: Places, ports: Ports, ledger_url: str, redis_port: int, nodes: list[str]) -> str:
-    """redis_port: of the link to Redis."""
+    def store_key(self, guard: str) -> Path:
+        """Of a guard's memory."""
+        return self.keys / f"{guard}.key"
+
+
+def admin_settings(
+    places: Places, ports: Ports, ledger_url: str, redis_port: int, machine_port: int, nodes: list[str]
+) -> str:
+    """redis_port, machine_port: of the links to Redis, and by which guards reach the machine API."""
     text = f"""\
 introspection-endpoint = "https://localhost/introspect"
 
@@ -85,6 +107,7 @@ host = "{HOST}"
 public-port = {ports.public}
 machine-port = {ports.machine}
 console-port = {ports.console}
+machine-url = "https://localhost:{machine_port}"
 
 [web.tls]
 {_server(places)}
@@ -96,7 +119,7 @@ meter-key-file = "{places.keys / "meter.key"}"
 [redis]
 url = "redis://{HOST}:{redis_port}"
 """
-    for client, role in ((OPERATOR, "operator"), *((node, "node") for node in nodes)):
+    for client, role in ((OPERATOR, "operator"), (PUSHER, "pusher"), *((node, "node") for node in nodes)):
         text += f"""
 [[bootstrap]]
 client-id = "{client}"
@@ -145,6 +168,71 @@ directory = "{places.root / name / "answer-keys"}"
 [tokens]
 issuer = "https://localhost:{ports.public}"
 one-issuer = true
+"""
+
+
+def pusher_settings(places: Places, ports: Ports, status: int, feed: int) -> str:
+    """A pusher that knows the feed service by the port of its link."""
+    files = f"""\
+ca-file = "{places.pki / "ca.pem"}"
+certificate-file = "{places.pki / f"{PUSHER}.pem"}"
+key-file = "{places.pki / f"{PUSHER}.key"}"
+"""
+    return f"""\
+pusher-id = "{PUSHER}"
+issuer = "https://localhost:{ports.public}"
+event-key-files = ["{places.keys / "event.pem"}"]
+
+[feed]
+url = "https://localhost:{feed}/feed"
+{files}
+[outgoing]
+{files}allow-private-addresses = true
+
+[status]
+host = "{HOST}"
+port = {status}
+"""
+
+
+def guard_settings(
+    places: Places, ports: Ports, name: str, own: GuardPorts, nodes: list[int], machine_port: int
+) -> str:
+    """A guard as `ccs sandbox guard` sets it up. nodes, machine_port: of links."""
+    edp = GUARDS[name]
+    addresses = ", ".join(f'"https://localhost:{port}"' for port in nodes)
+    return f"""\
+client-id = "{edp.client_id}"
+issuer = "https://localhost:{ports.public}"
+answers = "{edp.answers}"
+
+[service]
+addresses = [{addresses}]
+machine-url = "https://localhost:{machine_port}"
+ca-file = "{places.pki / "ca.pem"}"
+certificate-file = "{places.pki / f"{edp.client_id}.pem"}"
+key-file = "{places.pki / f"{edp.client_id}.key"}"
+
+[store]
+directory = "{places.root / name}"
+key-file = "{places.store_key(name)}"
+
+[events]
+poll-interval = {POLL_EVERY}
+
+[events.receiver]
+host = "{HOST}"
+port = {own.receiver}
+public-url = "https://localhost:{own.pushed}/events"
+certificate-file = "{places.pki / f"{name}.pem"}"
+key-file = "{places.pki / f"{name}.key"}"
+client-ca-file = "{places.pki / "ca.pem"}"
+
+[sidecar]
+host = "{HOST}"
+port = {own.sidecar}
+secret-file = "{places.secret(name)}"
+status-port = {own.status}
 """
 
 

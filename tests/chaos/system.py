@@ -1,11 +1,12 @@
 """The whole system under test on this machine, of real processes, with a link of ours between any two of them.
 
-Whatever joins it later (a pusher, a guard, receivers) is one more process in `processes` or one more link in `links`:
-faults are drawn over what stands there.
+Whatever joins it is one more process in `processes` or one more link in `links`: faults are drawn over what stands
+there. Guards are started last, when the EDPs that they are of are registered.
 """
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -25,23 +26,31 @@ import trio
 from admin.cli import embedded_redis
 from admin.cli.children import STATE_MARK, end_left_over
 from admin.pki.authority import Authority
-from admin.pki.key_files import generate_secret
+from admin.pki.key_files import generate_secret, write_private
 from admin.pki.keys import generate_p256_key, generate_token_key
+from engine.clock import UnixTime
 from engine.consent.records import ClientId
+from engine.guard.config import load_guard_config
+from engine.guard.store import GuardStore
 from engine.telemetry.host import SystemClock
 from tests.chaos.links import Link
-from tests.chaos.plan import CHILDREN, Fault, Targets, What
+from tests.chaos.plan import ALL_EDPS, ALL_NODES, CHILDREN, Fault, Targets, What
 from tests.chaos.processes import Process, signal_to
 from tests.chaos.settings import (
     ATPS,
     EDPS,
+    GUARDS,
     HOST,
     OPERATOR,
+    PUSHER,
+    GuardPorts,
     NodePorts,
     Places,
     Ports,
     admin_settings,
+    guard_settings,
     node_settings,
+    pusher_settings,
     redis_settings,
 )
 
@@ -56,9 +65,9 @@ class NotReady(Exception):
 
 
 class System:
-    """Processes and links by name. draw: what the links draw from."""
+    """Processes and links by name. draw: what the links draw from. pace: see `tests.chaos.paced_guard`."""
 
-    def __init__(self, places: Places, nodes: int, ledger_url: str, seed: int) -> None:
+    def __init__(self, places: Places, nodes: int, ledger_url: str, seed: int, pace: float = 1.0) -> None:
         self.places = places
         self.nodes = [f"node-{number}" for number in range(1, nodes + 1)]
         self.environment = {**os.environ, STATE_MARK: str(places.root)}
@@ -67,26 +76,34 @@ class System:
         self.copy = places.root / "redis-copy"
         self._draw = Random(seed).random  # noqa: S311 - how bytes are cut, no secret
         self._status: dict[str, int] = {}
-        self._write(ledger_url, _free_ports(4 + nodes * 5 + 2))
+        self._sidecars: dict[str, int] = {}
+        self._pace = pace
+        self._write(ledger_url, _free_ports(4 + nodes * 5 + 5 + len(GUARDS) * 4))
 
     def targets(self, *, postgres: bool = False) -> Targets:
         """What the plan may break."""
         children = [f"{node}/{part}" for node in self.nodes for part in (*CHILDREN, "supervisor")]
-        single = ("admin", "redis", *(("postgres",) if postgres else ()))
+        single = ("admin", "redis", PUSHER, *(("postgres",) if postgres else ()))
         # What there is only one of has as many cards as what each node has.
         links = (*self.links, *(f"{node} > everybody" for node in self.nodes))
-        return Targets((*children, *single * len(self.nodes)), links, ("redis", "redis"))
+        return Targets((*children, *single * len(self.nodes), *GUARDS), links, ("redis", "redis"))
 
     def links_of(self, target: str) -> list[Link]:
         """The links that a name stands for; a node that hears from nobody has lost both of its own."""
         node, _, other = target.partition(" > ")
         if other == "everybody":
             return [self.links[f"{node} > redis"], self.links[f"{node} > admin"]]
+        if target == ALL_EDPS:
+            return [self.links[f"edps > {each}"] for each in self.nodes]
         return [self.links[target]] if target in self.links else []
 
     def introspection_port(self, node: str) -> int:
         """Where EDPs reach it."""
         return self.links[f"edps > {node}"].port
+
+    def sidecar_port(self, guard: str) -> int:
+        """Where the EDP's own programs reach its guard; no link leads there."""
+        return self._sidecars[guard]
 
     @property
     def machine_port(self) -> int:
@@ -108,13 +125,23 @@ class System:
         name, _, part = target.partition("/")
         if not part or part == "supervisor":
             return self.processes[name].pid
-        try:
-            pids = json.loads((self.places.root / name / "run" / "node.json").read_bytes())["pids"]
-        except (OSError, ValueError, KeyError):
-            return 0
-        workers = pids["workers"] or [0]
-        found = workers[int(share * len(workers))] if part == "worker" else pids[part]
+        if part == "worker":
+            workers = self.workers_of(name) or [0]
+            return workers[int(share * len(workers))]
+        found = self._children_of(name).get(part, 0)
         return found if _is_ours(found, str(self.places.root)) else 0
+
+    def workers_of(self, node: str) -> list[int]:
+        """The processes that answer there now."""
+        found = self._children_of(node).get("workers", [])
+        return [pid for pid in found if _is_ours(pid, str(self.places.root))]
+
+    def _children_of(self, node: str) -> dict[str, Any]:
+        try:
+            pids: dict[str, Any] = json.loads((self.places.root / node / "run" / "node.json").read_bytes())["pids"]
+        except (OSError, ValueError, KeyError):
+            return {}
+        return pids
 
     def roll_back(self) -> None:
         """Give Redis the data of an older moment; it is not running."""
@@ -151,7 +178,8 @@ class System:
         places.config("redis").write_text(redis_settings(places, ports.redis))
         self._add("redis", [str(embedded_redis.find_server()), str(places.config("redis"))])
         redis = self._link("admin > redis", next(free), ports.redis)
-        text = admin_settings(places, ports, ledger_url, redis, self.nodes)
+        told = self._link("guards > admin", next(free), ports.machine)
+        text = admin_settings(places, ports, ledger_url, redis, told, self.nodes)
         self._add_service("admin", "admin", text)
         self._link("writer > admin", next(free), ports.machine)
         for number, node in enumerate(self.nodes):
@@ -162,11 +190,24 @@ class System:
             self._status[node] = own.status
             text = node_settings(places, ports, node, own, workers=1 + number % 2)
             self._add_service(node, "node", text)
+        feed = self._link("pusher > admin", next(free), ports.machine)
+        self._add_service(PUSHER, PUSHER, pusher_settings(places, ports, next(free), feed))
+        for guard in GUARDS:
+            self._add_guard(guard, ports, GuardPorts(next(free), next(free), next(free), next(free)), told)
+
+    def _add_guard(self, guard: str, ports: Ports, own: GuardPorts, told: int) -> None:
+        self._link(f"pusher > {guard}", own.pushed, own.receiver)
+        self._sidecars[guard] = own.sidecar
+        nodes = [self.introspection_port(node) for node in self.nodes]
+        self._add_service(guard, "guard", guard_settings(self.places, ports, guard, own, nodes, told))
+        _age_memory(self.places.config(guard))
 
     def _add_service(self, name: str, command: str, text: str) -> None:
         self.places.config(name).write_text(text)
-        argv = [sys.executable, "-m", "admin.cli", command, "--config", str(self.places.config(name))]
-        self._add(name, argv)
+        module = ["admin.cli", command]
+        if command == "guard" and self._pace != 1.0:
+            module = ["tests.chaos.paced_guard", "--pace", str(self._pace)]
+        self._add(name, [sys.executable, "-m", *module, "--config", str(self.places.config(name))])
 
     def _add(self, name: str, argv: list[str]) -> None:
         self.processes[name] = Process(name, argv, self.places.logs / f"{name}.log", self.environment)
@@ -225,6 +266,8 @@ def end(system: System) -> None:
 
 async def _start(system: System) -> None:
     for name, process in system.processes.items():
+        if name in GUARDS:
+            continue
         process.start()
         if name == "admin":  # nodes that come before it wait longer than it takes
             await _wait_admin(system)
@@ -259,6 +302,13 @@ def _status(port: int) -> dict[str, Any]:
         return {}
 
 
+def _age_memory(config: Path) -> None:
+    """A guard that has been in use for an hour: a memory that has just begun takes no answers for a minute."""
+    settings = load_guard_config(config)
+    before = UnixTime(SystemClock().now() - 3_600)
+    GuardStore(settings.store, settings.client_id, lambda: before).close()
+
+
 def _is_ours(pid: int, mark: str) -> bool:
     """A pid may have become somebody else's meanwhile."""
     try:
@@ -271,13 +321,18 @@ def _make_identities(places: Places, nodes: list[str]) -> None:
     now = SystemClock().now()
     authority = Authority.create(places.pki, now)
     authority.issue_server(now).write(places.pki / "server.pem", places.pki / "server.key")
-    for client in (OPERATOR, *ATPS, *(edp.client_id for edp in EDPS), *nodes):
+    for client in (OPERATOR, *ATPS, *(edp.client_id for edp in EDPS), PUSHER, *nodes):
         issued = authority.issue_client(ClientId(client), now)
         issued.write(places.pki / f"{client}.pem", places.pki / f"{client}.key")
+    for guard in GUARDS:
+        authority.issue_server(now).write(places.pki / f"{guard}.pem", places.pki / f"{guard}.key")
+        generate_secret(places.store_key(guard))
+        write_private(places.secret(guard), secrets.token_hex(32).encode())
     for name in ("feed-mac.key", "meter.key", "person.key"):
         generate_secret(places.keys / name)
     generate_token_key(places.keys / "token.pem")
-    generate_p256_key(places.keys / "checkpoint.pem")
+    for name in ("checkpoint.pem", "event.pem"):
+        generate_p256_key(places.keys / name)
 
 
 def _free_ports(count: int) -> Iterator[int]:
@@ -300,6 +355,27 @@ def _free_ports(count: int) -> Iterator[int]:
 
 
 @contextmanager
+def _all_killed(system: System, fault: Fault) -> Iterator[None]:
+    """Their supervisors, whose children end with them; all stay away until the fault is over."""
+    for node in system.nodes:
+        system.processes[node].kill(fault.until - fault.at)
+    yield
+
+
+@contextmanager
+def _all_frozen(system: System) -> Iterator[None]:
+    """Every process of every node."""
+    parts = [f"{node}/{part}" for node in system.nodes for part in ("supervisor", "feeder")]
+    pids = [system.pid_of(part) for part in parts] + [pid for node in system.nodes for pid in system.workers_of(node)]
+    stopped = [pid for pid in pids if pid and signal_to(pid, signal.SIGSTOP)]
+    try:
+        yield
+    finally:
+        for pid in stopped:
+            signal_to(pid, signal.SIGCONT)
+
+
+@contextmanager
 def broken(system: System, fault: Fault) -> Iterator[None]:
     """Break something for the length of the block."""
     if links := system.links_of(fault.target):
@@ -310,6 +386,10 @@ def broken(system: System, fault: Fault) -> Iterator[None]:
         finally:
             for link in links:
                 link.restore()
+        return
+    if fault.target == ALL_NODES:
+        with _all_frozen(system) if fault.what is What.FREEZE else _all_killed(system, fault):
+            yield
         return
     pid = system.pid_of(fault.target, fault.share)
     if fault.what is What.FREEZE:

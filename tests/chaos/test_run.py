@@ -70,11 +70,27 @@ def test_there_was_something_to_break(results: dict[str, Any]) -> None:
     assert results["verified"] > 50
 
 
+def test_guards_were_asked_beside_and_shared_in_the_outage(results: dict[str, Any]) -> None:
+    guards = results["guards"]
+    guarded, told = guards["guarded"], guards["told"]
+    assert guarded["all"]["checks"] > 100
+    assert guarded["outages"]["checks"] > 10
+    assert guarded["outages"]["raw"] < 0.5
+    assert guards["fallback_shares"] > 10
+    assert guarded["outages"]["guarded"] > guarded["outages"]["raw"]
+    assert guards["asked_after_told"] > 10
+    assert told["asked"] > 20
+    assert set(told["back"]) == set(told["ends"]) == {"guard-1", "guard-3"}
+    assert all(told["remembered"][guard] >= count > 0 for guard, count in told["ends"].items())
+    assert set(told["parked"].values()) == {0}
+
+
 def test_the_report_says_it_all(run: tuple[subprocess.CompletedProcess[str], Path], results: dict[str, Any]) -> None:
     _, directory = run
     page = (directory.parent / "report" / "CHAOS.md").read_text()
     assert f"SEED={SEED}" in page
     assert "| wrong actives (must be 0) | 0 |" in page
+    assert "| shares after the end had reached the guard (must be 0) | 0 |" in page
     assert all(f"{fault['what']} {fault['target']}" in page for fault in results["plan"])
     assert (directory.parent / "report" / "chaos.png").read_bytes().startswith(b"\x89PNG")
 
@@ -82,7 +98,13 @@ def test_the_report_says_it_all(run: tuple[subprocess.CompletedProcess[str], Pat
 def test_nothing_is_left_running_and_logs_are_kept(run: tuple[subprocess.CompletedProcess[str], Path]) -> None:
     _, directory = run
     assert processes_of(directory) == []
-    assert {path.name for path in (directory / "log").iterdir()} >= {"admin.log", "node-1.log", "redis.log"}
+    assert {path.name for path in (directory / "log").iterdir()} >= {
+        "admin.log",
+        "node-1.log",
+        "redis.log",
+        "pusher.log",
+        "guard-1.log",
+    }
 
 
 @pytest.mark.timeout(WITHIN)

@@ -101,7 +101,8 @@ class Writers:
         consent = Consent(said["consent_id"], parse_utc(said["consent_expires_at"]))
         token = await self._token(consent, edp, atp)
         if token is not None:
-            self._knowledge.add(token)
+            mpxn = details["meter_points"][0]
+            self._knowledge.add(msgspec.structs.replace(token, atp=atp, mpxn=mpxn))
 
     async def _token(self, consent: Consent, edp: str, client: str) -> Token | None:
         """None: a consent of a few seconds may have ended before."""
@@ -125,6 +126,7 @@ class Writers:
         if said is None:
             return
         consent.recorded, consent.recorded_wall = trio.current_time(), time.time()
+        consent.end_seq = write.seq
         while said["state"] != "effective":
             path = f"/consents/{consent.consent_id}/revocation?wait={WAIT}"
             said = _decoded(await self._known(OPERATOR, "GET", path, None, PATIENCE + WAIT))

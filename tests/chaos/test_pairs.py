@@ -1,0 +1,47 @@
+"""Figures of made-up shares that were checked both ways."""
+
+import msgspec
+
+from tests.chaos.pairs import Pair, guarded_by, truth
+from tests.chaos.plan import ALL_NODES, Fault, What
+from tests.chaos.tally import AFTERWARDS
+from tests.chaos.verdicts import Said
+
+WELL = Pair(0.5, "guard-1", raw=True, retried=True, said=Said.CONSENTED, guarded=True)
+OUT = Pair(2.5, "guard-1", raw=False, retried=False, said=Said.LAST_KNOWN, guarded=True)
+NEW = Pair(2.6, "guard-1", raw=False, retried=False, said=Said.UNDECIDED, guarded=False, reason="unknown_in_outage")
+DEAD = Pair(9.0, "guard-3", raw=False, retried=True, said=Said.NOTHING, guarded=False)
+PLAN = (
+    Fault(1, 2.0, 4.0, What.KILL, ALL_NODES, 0.5),
+    Fault(2, 8.0, 9.0, What.KILL, "guard-3", 0.5),
+    Fault(3, 0.0, 9.0, What.REFUSE, "pusher > guard-1", 0.5),
+)
+
+
+def test_shares_of_true_answers_are_of_the_same_checks() -> None:
+    found = guarded_by([WELL, OUT, NEW, DEAD], PLAN, 10.0)
+    assert msgspec.structs.astuple(found.all) == (4, 0.25, 0.5, 0.5)
+    assert msgspec.structs.astuple(found.outages) == (2, 0.0, 0.0, 0.5)
+    assert msgspec.structs.astuple(found.unhurt) == (3, 1 / 3, 1 / 3, 2 / 3)
+    assert found.outage_seconds == 2.0
+    assert truth([]).guarded == 1.0
+
+
+def test_shares_of_consents_that_stand_are_told_apart() -> None:
+    found = guarded_by([WELL, OUT, msgspec.structs.replace(NEW, stands=False)], PLAN, 10.0)
+    assert msgspec.structs.astuple(found.standing) == (2, 0.5, 0.5, 1.0)
+    assert msgspec.structs.astuple(found.standing_in_outages) == (1, 0.0, 0.0, 1.0)
+
+
+def test_a_guard_is_hurt_until_shortly_after_and_no_other_one_is() -> None:
+    late = msgspec.structs.replace(DEAD, at=9.0 + AFTERWARDS)
+    other = msgspec.structs.replace(DEAD, guard="guard-1")
+    assert guarded_by([DEAD, late, other], PLAN, 12.0).unhurt.checks == 2
+
+
+def test_each_second_and_each_reason_is_counted() -> None:
+    found = guarded_by([WELL, OUT, NEW, msgspec.structs.replace(DEAD, at=10.9)], PLAN, 10.0)
+    assert found.by_second[Said.LAST_KNOWN][2] == 1
+    assert found.by_second[Said.NOTHING][10] == 1  # what comes late counts for the last one
+    assert found.said == {said.value: count for said, count in zip(Said, (1, 1, 0, 1, 1), strict=True)}
+    assert found.reasons == {"unknown_in_outage": 1}
