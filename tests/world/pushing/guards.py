@@ -1,0 +1,192 @@
+"""One EDP's machine: the real Guard and the real GuardEvents in a process that may die, over disks that stay."""
+
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from unittest import mock
+
+import anyio.to_thread
+import msgspec
+import trio
+from anyio.abc import TaskStatus
+
+from engine.clock import BootTime, UnixTime
+from engine.consent.records import ClientId
+from engine.guard import events as guard_events
+from engine.guard import rules
+from engine.guard.config import Events, GuardConfig, Policy, Receiver, Service, Store
+from engine.guard.events import GuardEvents
+from engine.guard.evidence_words import OutageEvidence
+from engine.guard.guard import Guard
+from engine.guard.receiver import PushReceiver
+from engine.listener.http1 import Response
+from tests.support.guard_memory import InMemory
+from tests.support.guard_stand import Recorded
+from tests.support.push_service import ISSUER
+from tests.world.pushing.network import Answering
+from tests.world.pushing.nodes import ADDRESSES, Nodes
+from tests.world.pushing.service import Service as AdminService
+from tests.world.simulation.machines import Process
+
+if TYPE_CHECKING:
+    from tests.world.pushing.world import World
+
+T = TypeVar("T")
+_TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+
+
+class Evidence(Recorded):
+    """Evidence on a disk that stays."""
+
+    def open_outage(self) -> float | None:
+        newest = self.outages[-1] if self.outages else None
+        return newest.began_at if isinstance(newest, OutageEvidence) and not newest.ended_at else None
+
+
+class CheckedMemory(InMemory):
+    """The rules, on a disk that stays; each word that changes something is told to the checker."""
+
+    def __init__(self, changed: Callable[[str, rules.KeptConsent | None, rules.KeptConsent | None], None]) -> None:
+        super().__init__()
+        self._changed = changed
+
+    def end(self, consent_id: str, version: int, at: UnixTime) -> None:
+        before = self._consents.get(consent_id)
+        super().end(consent_id, version, at)
+        self._changed(consent_id, before, self._consents.get(consent_id))
+
+    def change(self, consent_id: str, version: int, entry: bytes | None, expires_at: UnixTime | None) -> None:
+        before = self._consents.get(consent_id)
+        super().change(consent_id, version, entry, expires_at)
+        self._changed(consent_id, before, self._consents.get(consent_id))
+
+    def consent(self, consent_id: str) -> rules.KeptConsent | None:
+        return self._consents.get(consent_id)
+
+    def is_suspended(self, client_id: str) -> bool:
+        party = self._parties.get(client_id)
+        return party is not None and party.suspended
+
+
+class GuardMachine:
+    """Its disks: the file of events, the memory, the evidence. As `Clock`, it has the world's."""
+
+    def __init__(self, world: "World", client_id: ClientId, directory: Path) -> None:
+        self._world = world
+        self.client_id = client_id
+        self.memory = CheckedMemory(partial(world.checker.memory_changed, client_id))
+        self.evidence = Evidence()
+        self.process: Process | None = None
+        self.guard: Guard | None = None
+        self.events: GuardEvents | None = None
+        self.booted_at = 0.0
+        self._config = _config(client_id, directory, world.cap)
+
+    def now(self) -> UnixTime:
+        return self._world.wall()
+
+    def boot(self) -> BootTime:
+        return BootTime(self._world.now())
+
+    async def keep(self) -> None:
+        """For ever: a process, and after its death the next one."""
+        world = self._world
+        while True:
+            process = self.process = world.process(f"guard {self.client_id}")
+            gone = trio.Event()
+            process.at_death.append(gone.set)
+            world.nursery.start_soon(process.run, self._main)
+            await gone.wait()
+            self.guard = self.events = None
+            away = world.random.choice((0.5, 0.5, 3.0, 30.0, 240.0))
+            world.tell(f"{self.client_id} is gone for {away}")
+            await trio.sleep(0.5 if world.calm else away)
+
+    async def _main(self, process: Process) -> None:
+        """As `opening.open_parts`, on these disks."""
+        world, draw = self._world, self._world.random.random
+        transport, service = Nodes(world, self.client_id), AdminService(world, self.client_id)
+        guard = Guard(
+            self._config, memory=self.memory, evidence=self.evidence, transport=transport, clock=self, draw=draw
+        )
+        async with guard, GuardEvents(self._config, self.memory, self, jitter=draw, transmitter=service) as events:
+            process.at_death.append(events._store.close)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(_run, events)
+                self.guard, self.events, self.booted_at = guard, events, world.now()
+                world.tell(f"{self.client_id} is up")
+
+    # What comes to it.
+
+    def receive(self, content: bytes, answering: Answering) -> None:
+        """A push has arrived; nobody answers where no process runs."""
+        if self.process is not None and self.process.alive and self.events is not None:
+            self.process.start(self._take, self.events, content, answering)
+
+    async def _take(self, events: GuardEvents, content: bytes, answering: Answering) -> None:
+        receiver = events._receiver
+        assert receiver is not None
+        response: Response = await receiver._take(content)
+        self._world.count(f"push: {response.status}")
+        if response.status == 202:
+            self._world.checker.takes(self.client_id, content)
+        answering.answer(response)
+
+    def has_stored(self, jti: str) -> bool:
+        """Whether its file has it: what would be there after a loss of power."""
+        events = self.events
+        if events is None:
+            return False
+        return events._store._one("SELECT 1 FROM events WHERE jti = ?", jti) is not None
+
+
+async def _run(events: GuardEvents, *, task_status: TaskStatus[None]) -> None:
+    await events.run(task_status=task_status)
+
+
+@contextmanager
+def in_memory(world: "World") -> Iterator[None]:
+    """No sockets, no TLS files, no threads: the receiver is called, disks take simulated time and may be the last."""
+
+    async def in_line(function: Callable[..., T], *args: Any, **_: Any) -> T:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(world.random.uniform(0.0, 0.01))
+            await world.may_die("before it is stored")
+            result = function(*args)
+            await world.may_die("after it is stored")
+            await trio.sleep(world.random.uniform(0.0, 0.02))
+        return result
+
+    async def listen(_: PushReceiver, *, task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED) -> None:
+        task_status.started(0)
+        await trio.sleep_forever()
+
+    with ExitStack() as stack:
+        for target, name, value in (
+            (anyio.to_thread, "run_sync", in_line),
+            (guard_events, "service_tls", lambda _: _TLS),
+            (PushReceiver, "_context", lambda _: _TLS),
+            (PushReceiver, "run", listen),
+        ):
+            stack.enter_context(mock.patch.object(target, name, value))
+        yield
+
+
+def _config(client_id: ClientId, directory: Path, cap: float) -> GuardConfig:
+    nowhere = Path("nowhere")
+    receiver = Receiver(
+        certificate_file=nowhere, key_file=nowhere, client_ca_file=nowhere,
+        public_url=f"https://{client_id}.example/events",
+    )  # fmt: skip
+    service = Service(addresses=ADDRESSES, ca_file=nowhere, certificate_file=nowhere, key_file=nowhere)
+    return GuardConfig(
+        client_id=client_id,
+        issuer=ISSUER,
+        policy=msgspec.structs.replace(Policy(), outage_cap=cap),
+        service=service,
+        store=Store(directory=directory / client_id, key_file=nowhere),
+        events=Events(receiver=receiver),
+    )

@@ -1,0 +1,108 @@
+"""Engine nodes as a guard's calls find them: they answer from the ledger as of a moment, or not at all."""
+
+import hashlib
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qs
+
+import trio
+
+from engine.clock import UnixTime, format_utc, parse_utc
+from engine.consent.records import ClientId, ConsentId, ConsentRecord
+from engine.consent.states import State
+from engine.guard.calls import Call, CallFailed, Reply
+from engine.guard.evidence_words import Failure
+from tests.support.guard_answers import plain
+from tests.support.guard_stand import INACTIVE, A, B
+from tests.support.guard_words import NOW, entry
+
+if TYPE_CHECKING:
+    from tests.world.pushing.world import World
+
+ADDRESSES: Final = (A, B)
+CURRENT: Final = 2.0  # seconds that a node may be behind and still say `current`
+JSON: Final = b"application/json"
+
+
+class Node:
+    """behind_since: the feed does not reach it any more. down: how callers fail; None = it answers."""
+
+    def __init__(self) -> None:
+        self.behind_since: float | None = None
+        self.down: Failure | None = None
+
+
+class Nodes:
+    """`engine.guard.calls.Transport` of one guard."""
+
+    def __init__(self, world: "World", client_id: ClientId) -> None:
+        self._world = world
+        self._client_id = client_id
+
+    async def call(self, address: str, call: Call) -> Reply:
+        world, node = self._world, self._world.nodes[address]
+        await trio.sleep(world.latency * (1 + world.random.random()))
+        if node.down is not None:
+            return await self._fails(node.down, call)
+        if world.chance("answer slow", 0.02):
+            await trio.sleep(world.random.uniform(0.1, 3.0))
+        reply = self._answer(node, call)
+        await trio.sleep(world.latency)
+        if world.chance("answer lost", 0.02):
+            raise CallFailed(Failure.RESET)
+        return reply
+
+    async def aclose(self) -> None:
+        """Nothing is open."""
+
+    async def _fails(self, how: Failure, call: Call) -> Reply:
+        if how is Failure.TIMEOUT:
+            await trio.sleep(30.0)
+        if how is Failure.SERVER:
+            return Reply(503, request_id=call.request_id)
+        raise CallFailed(how)
+
+    def _answer(self, node: Node, call: Call) -> Reply:
+        world = self._world
+        now = world.now()
+        as_of = now - world.random.uniform(0.1, 1.5) if node.behind_since is None else node.behind_since
+        is_current = now - as_of < CURRENT
+        if now - as_of >= world.cap:
+            return Reply(503, request_id=call.request_id)
+        form = {name: values[0] for name, values in parse_qs(call.body.decode()).items()}
+        consent_id = world.consents_of.get(form["token"])
+        body = INACTIVE
+        if consent_id is not None:
+            record = world.ledger.at(consent_id, max(as_of, 0.0))
+            if record is not None and self._is_active(record, form, as_of):
+                body = self._yes(consent_id, record, int(as_of), is_current=is_current)
+                world.checker.said_yes(self._client_id, is_current=is_current)
+        return Reply(200, JSON, body, call.request_id)
+
+    def _is_active(self, record: ConsentRecord, form: dict[str, str], as_of: float) -> bool:
+        suspended = self._world.ledger.is_suspended(max(as_of, 0.0))
+        until = record.data_to
+        covered = until is None or parse_utc(form["ccs_to"]) <= until
+        live = record.state is State.ACTIVE and record.expires_at > self._world.wall()
+        return live and covered and not suspended and self._client_id in record.edps
+
+    def _yes(self, consent_id: ConsentId, record: ConsentRecord, as_of: int, *, is_current: bool) -> bytes:
+        now = self._world.wall()
+        until = None if record.data_to is None else format_utc(record.data_to)
+        shown = entry(
+            consent_id=consent_id, access_mode=record.access_mode.name.lower(),
+            consent_expires_at=format_utc(record.expires_at), data_from=format_utc(record.data_from), data_to=until,
+        )  # fmt: skip
+        return plain(
+            shown, now=now, aud=self._client_id, iat=now, exp=now + 300, ccs_consent_version=record.consent_version,
+            ccs_freshness="current" if is_current else "last_known", ccs_as_of=NOW + as_of,
+            ccs_last_known_until=UnixTime(NOW + as_of + int(self._world.cap)),
+        )  # fmt: skip
+
+
+def token_of(consent_id: ConsentId) -> str:
+    """One token for each consent."""
+    return f"token-{consent_id}"
+
+
+def digest_of(consent_id: ConsentId) -> bytes:
+    return hashlib.sha256(token_of(consent_id).encode()).digest()
