@@ -202,7 +202,9 @@ class Intake:
     def settle(self) -> Standing:
         """Tell the memory whether events are missing; what was not applied yet is. Raises MemoryFull."""
         now, chain = self._clock.boot(), self._store.chain
-        new_hole = self._watch.note(chain.last_seq, now, has_hole=chain.has_hole)
+        new_hole = self._watch.note(
+            chain.last_seq, now, has_hole=chain.has_hole, missing=chain.missing, newest=chain.newest
+        )
         standing = self._watch.standing(now, self._answered_at())
         marked = self._memory.missing_since()
         if standing is Standing.WHOLE and marked is not None and self._applied_of == self._kept:

@@ -32,6 +32,16 @@ class Chain(msgspec.Struct, frozen=True):
         """Whether something is known to be missing."""
         return bool(self.ahead)
 
+    @property
+    def missing(self) -> int:
+        """The highest position that an event has named and that has not come; 0: none."""
+        return max((prev for prev in self.ahead.values() if prev not in self.ahead), default=0)
+
+    @property
+    def newest(self) -> int:
+        """The highest position that has come."""
+        return max(self.ahead, default=self.last_seq)
+
     def place(self, seq: int, prev: int) -> Place:
         """Of an event; seq 0: it has no number."""
         if not seq:

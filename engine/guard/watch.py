@@ -60,6 +60,7 @@ class Watch:
         self._told = 0  # position of our newest event, as the service told
         self._heard_at = _NEVER  # when it told
         self._hole_at: BootTime | None = None  # since when something is known to be missing
+        self._missing = 0  # the highest position that is known to be
         self._asked_at: BootTime | None = None  # answered to the end
         self._refused = False  # the last time we asked, the service spoke and did not tell
         self._failures = 0
@@ -70,14 +71,21 @@ class Watch:
         self._told = max(self._told, newest)
         self._heard_at = at
 
-    def note(self, last_seq: int, now: BootTime, *, has_hole: bool) -> bool:
-        """How the chain stands now; returns whether something is missing that was not missing before."""
+    def note(self, last_seq: int, now: BootTime, *, has_hole: bool, missing: int = 0, newest: int = 0) -> bool:
+        """How the chain stands now; returns whether something is missing that was not missing before.
+
+        missing: the highest position that an event has named and that has not come; newest: of those that have. What
+        lies below one that was known to be missing before happened before that was known, so that it is no news.
+        """
         if not has_hole and last_seq >= self._told:
-            self._hole_at = None
-        elif self._hole_at is None:
+            self._hole_at, self._missing = None, 0
+            return False
+        highest = max(missing, self._told if self._told > max(newest, last_seq) else 0)
+        is_news = self._hole_at is None or highest > self._missing
+        self._missing = max(highest, self._missing)
+        if self._hole_at is None:
             self._hole_at = now
-            return True
-        return False
+        return is_news
 
     def standing(self, now: BootTime, answered_at: BootTime | None = None) -> Standing:
         """answered_at: when the service last answered an introspection with what is true now."""

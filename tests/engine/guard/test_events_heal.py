@@ -176,6 +176,25 @@ async def test_a_second_hole_moves_the_mark(path: Path) -> None:
     assert guard.memory.missing_since() == guard.clock.now()
 
 
+@pytest.mark.parametrize("way", ["push", "heartbeat"])
+async def test_a_second_hole_moves_the_mark_though_the_first_is_still_open(path: Path, way: str) -> None:
+    service = TellingService()
+    told = [service.change(number, Change.GRANTED) for number in range(4)]
+    guard = EventGuard(path, service)
+    await guard.push(told[1].compact)
+    first = guard.clock.now()
+    guard.clock.forward(60)
+    if way == "push":
+        await guard.push(told[3].compact)
+    else:
+        await guard.push(service.heartbeat(guard.clock.now()))
+    second = guard.clock.now()
+    assert guard.memory.missing_since() == second
+    guard.clock.forward(60)
+    await guard.push(told[2].compact)
+    assert guard.memory.missing_since() == second > first, "that one was known to be missing"
+
+
 async def test_first_start_knows_nothing_until_it_was_told(path: Path) -> None:
     service = TellingService()
     for number in range(7):
