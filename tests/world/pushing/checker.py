@@ -180,7 +180,7 @@ class Checker:
         if alone is not None and world.now() - alone > world.cap:
             self._wrong(client_id, "P6: beyond the cap of the outage", f"{who} after {world.now() - alone:.0f} s")
         as_of = 0 if verdict.as_of is None else verdict.as_of - NOW
-        if world.now() - as_of > world.cap + 1:
+        if world.now() - as_of > world.node_cap + 1:
             self._wrong(client_id, "P6: beyond the node's last-known-until", who)
         if any(at < settled and share.data_to > until for at, until in heard.cuts.get(consent_id, ())):
             self._wrong(client_id, "P6: beyond a cut that was heard of", who)

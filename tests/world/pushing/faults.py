@@ -20,13 +20,13 @@ class Faults:
             (3, "pusher killed", self._kill_pusher),
             (3, "pusher halted", self._halt_pusher),
             (4, "guard killed", self._kill_guard),
-            (4, "outage", self._outage),
+            (3, "outage", self._outage),
             (2, "one node away", self._one_away),
             (3, "nodes behind", self._behind),
             (3, "admin away", self._admin_away),
             (2, "receivers away", self._receivers_away),
             (1, "key rotated", self._rotate),
-            (1, "all away but pushes", self._all_but_pushes),
+            (5, "all away but pushes", self._all_but_pushes),
         ]
 
     async def run(self) -> None:
@@ -48,9 +48,10 @@ class Faults:
         await self._world.random.choice(self._world.pushers).process.kill()
 
     async def _halt_pusher(self) -> None:
-        machine = self._world.random.choice(self._world.pushers)
+        at_work = [one for one in self._world.pushers if one.epoch == self._world.side.epoch]
+        machine = self._world.random.choice(at_work or self._world.pushers)
         machine.process.halt()
-        await self._world.last(self._world.random.choice((1.0, 20.0, 30.0, 60.0)))
+        await self._world.last(self._world.random.choice((1.0, 20.0, 40.0, 60.0)))
         machine.process.resume()
 
     async def _kill_guard(self) -> None:
@@ -92,8 +93,14 @@ class Faults:
 
     async def _all_but_pushes(self) -> None:
         """Nobody can be asked, neither nodes nor listings; pushes come, with holes."""
-        self._world.start(self._outage)
-        await self._admin_away()
+        world, how = self._world, self._world.random.choice((Failure.CONNECT, Failure.SERVER))
+        for node in world.nodes.values():
+            node.down = how
+        world.admin_down, world.dropping = True, True
+        await world.last(world.random.choice((60.0, 120.0)))
+        world.admin_down, world.dropping = False, False
+        for node in world.nodes.values():
+            node.down = None
 
     async def _rotate(self) -> None:
         self._world.rotate()

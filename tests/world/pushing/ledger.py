@@ -137,7 +137,7 @@ class Ledger:
         edps = random.choice((EDPS, EDPS[:1], EDPS[1:]))
         record = ConsentRecord(
             State.ACTIVE, 1, ATP, DATASETS[0],
-            AccessMode.ONE_OFF if random.random() < 0.15 else AccessMode.ENDURING,
+            AccessMode.ONE_OFF if random.random() < 0.2 else AccessMode.ENDURING,
             now, UnixTime(now + random.choice((200, 500, 5 * DAY, 5 * DAY))), UnixTime(now - 3 * DAY), None,
             (b"d" * 16,), edps,
         )  # fmt: skip

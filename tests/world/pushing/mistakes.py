@@ -11,7 +11,6 @@ import trio
 from engine.guard import rules
 from engine.guard.event_keys import EventKeys
 from engine.guard.fallback import Outage
-from engine.guard.healing import Healing
 from engine.guard.intake import Intake
 from engine.guard.ordering import Chain, Place
 from engine.guard.outages import Outages
@@ -20,8 +19,7 @@ from engine.guard.shares import KnownConsent, KnownToken
 from engine.pusher import receiver
 from engine.pusher.lease import Tenure
 from engine.pusher.schedule import Attempt, Judgement, Trouble, judge
-from engine.pusher.service import Fate, Signed
-from engine.pusher.signing import Signing
+from engine.pusher.service import Fate
 from tests.world.pushing.guards import Evidence
 from tests.world.simulation.mistake import Mistake, Patch, replaced
 
@@ -74,17 +72,6 @@ def _no_clock(self: Outages, of: Any = Outages.now) -> Outage:
     return msgspec.structs.replace(outage, lasts=0.0)
 
 
-async def _noted_first(self: Intake) -> None:
-    while due := await self.on_disk(self._store.due):
-        done = [event.jti for event in due if event.jti not in self._challenges]
-        await self.on_disk(self._store.applied, done)
-        self._apply(due)
-        if not done:
-            break
-    self._applied_of = self._kept
-    self.settle()
-
-
 def _revived(
     kept: rules.KeptConsent | None, version: int, entry: bytes | None, expires_at: Any
 ) -> rules.KeptConsent | None:
@@ -93,27 +80,8 @@ def _revived(
     return rules.KeptConsent(version, ended=False, entry=entry, expires_at=expires_at)
 
 
-async def _own_bytes(self: Signing, fresh: list[Signed]) -> None:
-    await self._service.keep(self._tenure.epoch, fresh)
-    for one in fresh:
-        self._kept[one.number] = one.compact
-        self._finish(one.number, one.compact, None)
-
-
 def _done_anyway(attempt: Attempt) -> Judgement:
     return Judgement(Fate.DONE) if isinstance(attempt.result, Trouble) else judge(attempt)
-
-
-async def _known_first(self: Healing) -> int:
-    after = self._store.chain.last_seq
-    while True:
-        changes = await self._transmitter.changes(after, self._store.incarnation)
-        listed = [*(line.seq for line in changes.consents), *(line.seq for line in changes.parties)]
-        after = max(after, changes.as_of_seq)  # whatever `more` says
-        await self._intake.on_disk(self._store.known_to, after, changes.incarnation)
-        self._apply(changes.consents, changes.parties)
-        if not (changes.more and listed):
-            return after
 
 
 def _one_off_too(stack: ExitStack) -> None:
@@ -143,13 +111,8 @@ _ALL: Final[Sequence[tuple[str, str, Patch]]] = (
     ("despite a hole", "the fallback does not ask whether events are missing (`Outages.now`)",
      replaced(Outages, "now", _never_missing)),
     ("no fence", "a pusher does not ask whether its lease has ended (`Tenure.holds`, `.left`)", _no_fence),
-    ("own bytes", "what was kept before does not win (`Signing._keep`)", replaced(Signing, "_keep", _own_bytes)),
     ("done anyway", "a push that nobody answered counts as done (`schedule.judge`)",
      replaced(receiver, "judge", _done_anyway)),
-    ("noted first", "events are noted as applied before they are (`Intake.apply_due`)",
-     replaced(Intake, "apply_due", _noted_first)),
-    ("one page", "a listing's first page counts as all of it (`Healing._read_changes`)",
-     replaced(Healing, "_read_changes", _known_first)),
     ("revived", "a grant or renewal revives what has ended (`rules.changed`)", replaced(rules, "changed", _revived)),
     ("one-off too", "a one-off counts as any other consent (`verdicts._consents`)", _one_off_too),
     ("no cap", "an outage has no end (`Outages.now`)", replaced(Outages, "now", _no_clock)),

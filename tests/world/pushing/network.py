@@ -42,7 +42,7 @@ class Network:
         world, answering = self._world, Answering()
         assert target.host == f"{client_id}.example"
         world.checker.pushes(self._pusher.name, self._pusher.epoch, client_id, content)
-        if world.chance("push dropped", 0.08):
+        if world.chance("push dropped", 0.3 if world.dropping else 0.08):
             await trio.sleep(world.random.choice((0.01, WHOLE)))
             raise Unreached(Trouble.TIMEOUT)
         late = world.random.uniform(1.0, 25.0) if world.chance("push delayed", 0.06) else 0.0

@@ -66,7 +66,7 @@ class Nodes:
         now = world.now()
         as_of = now - world.random.uniform(0.1, 1.5) if node.behind_since is None else node.behind_since
         is_current = now - as_of < CURRENT
-        if now - as_of >= world.cap:
+        if now - as_of >= world.node_cap:
             return Reply(503, request_id=call.request_id)
         form = {name: values[0] for name, values in parse_qs(call.body.decode()).items()}
         consent_id = world.consents_of.get(form["token"])
@@ -95,7 +95,7 @@ class Nodes:
         return plain(
             shown, now=now, aud=self._client_id, iat=now, exp=now + 300, ccs_consent_version=record.consent_version,
             ccs_freshness="current" if is_current else "last_known", ccs_as_of=NOW + as_of,
-            ccs_last_known_until=UnixTime(NOW + as_of + int(self._world.cap)),
+            ccs_last_known_until=UnixTime(NOW + as_of + int(self._world.node_cap)),
         )  # fmt: skip
 
 

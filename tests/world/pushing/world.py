@@ -61,9 +61,10 @@ class World:
         self._processes: list[Process] = []
         self.latency = Seconds(self.random.choice((0.01, 0.04, 0.1)))
         self._loss = self.random.choice((0.3, 1.0, 2.0))
-        self.cap = Seconds(self.random.choice((100.0, 250.0, 86_400.0)))
+        self.cap = Seconds(self.random.choice((50.0, 100.0, 28_800.0)))  # of an outage, by the EDP's policy
+        self.node_cap = self.cap * 3  # of a node's word
         self.signers = [signers()[0]]
-        self.admin_down = self.receivers_down = False
+        self.admin_down = self.receivers_down = self.dropping = False
         self.nodes = {address: Node() for address in ADDRESSES}
         self.consents_of: dict[str, ConsentId] = {}
         self.checker = Checker(self)
@@ -196,7 +197,7 @@ class World:
     async def may_die(self, when: str) -> None:
         """The calling process is killed now and then, right here."""
         process = _owner.get()
-        if process is not None and process.alive and self.chance(f"guard killed {when}", 0.004):
+        if process is not None and process.alive and self.chance(f"guard killed {when}", 0.006):
             self.tell(f"{process.name} dies {when}")
             process.halt()
             self.start(process.kill)
@@ -211,7 +212,7 @@ class World:
 
     def call_fails(self, name: str, when: str) -> bool:
         """Whether a call of the pusher's is lost, or its answer."""
-        return self.admin_down or self.chance(f"{name} lost {when}", 0.02)
+        return (self.admin_down and not self.dropping) or self.chance(f"{name} lost {when}", 0.02)
 
     def draw(self) -> str:
         return f"{self.random.getrandbits(64):016x}"
