@@ -81,18 +81,21 @@ def read_changes(connection: sa.Connection, client_id: ClientId, after: int, lim
         raise TooOld("the ledger has no such position: take the snapshot")
     as_of = connection.execute(sa.select(outbox.c.seq)).scalar() or 0
     last = connection.execute(sa.select(receivers.c.last_seq).where(receivers.c.client_id == client_id)).scalar() or 0
-    told = _chained(connection.execute(changes_query(client_id, after, limit)), after)
+    told = _chained(connection.execute(changes_query(client_id, after, as_of, limit)), after)
     reached = told[-1].seq if told else after
     if not told and last > after:
         raise TooOld("the listing does not go back so far: take the snapshot")
     return Changes(as_of, tuple(told), more=last > reached)
 
 
-def changes_query(client_id: str, after: int, limit: int) -> sa.Select[Any]:
-    """A receiver's deliveries behind a position. Ordered by the index's own order, so that it is taken."""
+def changes_query(client_id: str, after: int, up_to: int, limit: int) -> sa.Select[Any]:
+    """A receiver's deliveries behind a position, without those written ahead of the outbox's own (`up_to`).
+
+    Ordered by the index's own order, so that it is taken.
+    """
     return (
         sa.select(deliveries.c.seq, deliveries.c.prev, deliveries.c.fact)
-        .where(_TOLD, of_receiver(client_id), deliveries.c.seq > after)
+        .where(_TOLD, of_receiver(client_id), deliveries.c.seq > after, deliveries.c.seq <= up_to)
         .order_by(deliveries.c.client_id, deliveries.c.seq)
         .limit(limit)
     )

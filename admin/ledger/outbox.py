@@ -85,6 +85,16 @@ class Book:
         self._issuer = issuer
         self._rows_from = rows_from
         self._makes = True  # deliveries, and not only chains
+        self._left_out: Lane | None = None
+
+    def fork(self, *, left_out: Lane) -> "Book":
+        """A copy to run ahead with, which makes no deliveries of a lane; their events move its chains all the same."""
+        ahead = Book(self._issuer, self.seq, self.roster_seq, self._rows_from)
+        ahead.members = {name: Member(one.record, one.last_seq) for name, one in self.members.items()}
+        for stream in self.streams.values():
+            ahead.put(stream)
+        ahead._left_out = left_out
+        return ahead
 
     def settle(self) -> None:
         """What has changed so far is kept."""
@@ -117,10 +127,11 @@ class Book:
     def _of_fact(self, stored: StoredEvent, fact: ConsentFact | PartyFact) -> list[Draft]:
         drafts = []
         lane = self._lane(fact)
+        makes = self._makes and lane is not self._left_out
         for client_id in self._receivers(fact):
             member = self.members[client_id]
             push, poll = self._ways(client_id)
-            if self._makes and (push is Push.PENDING or poll is Poll.OPEN):
+            if makes and (push is Push.PENDING or poll is Poll.OPEN):
                 jti = sets.event_jti(fact, self._issuer, client_id)
                 drafts.append(_draft(stored, fact, member.record, jti, lane, push, poll, (self.seq, member.last_seq)))
             member.last_seq = self.seq

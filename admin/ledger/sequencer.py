@@ -3,6 +3,7 @@
 What follows from a batch is worked out beside the database; the transaction then writes it only if the outbox still
 stands where the batch began. So a second sequencer, here or in another process, doubles nothing: whoever comes second
 reads what the first one wrote. Killed in the middle, a batch is there as a whole or not at all.
+With more than a batch to go, what must be told now is written ahead (`admin.ledger.lookahead`).
 """
 
 import enum
@@ -16,6 +17,7 @@ from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from admin.ledger.deliveries import FRAMEWORK
+from admin.ledger.lookahead import Lookahead
 from admin.ledger.outbox import Book, Draft, Member, Push, is_pushable
 from admin.ledger.schema import deliveries, outbox, receivers, streams
 from admin.ledger.signal import Signal
@@ -92,6 +94,7 @@ class Sequencer:
         self._state = SequencerState.STARTING
         self._made = 0
         self._last_fault = ""
+        self._lookahead = Lookahead(ledger.database, self._write_ahead)
 
     def statistics(self) -> SequencerStatistics:
         """As of now."""
@@ -122,6 +125,8 @@ class Sequencer:
         book = self._book if self._book is not None else await self._open()
         self._book = None  # until this step has come to its end: a book that ran ahead is of no use
         events = await self._ledger.events(book.seq, self._batch)
+        if len(events) == self._batch and await self._lookahead.look(book):
+            self._news.ring()
         before, drafts = book.seq, _drafts(book, events)
         if events:
             wall = self._wall()
@@ -145,6 +150,10 @@ class Sequencer:
         if book is None:
             raise Overtaken("the outbox was taken away as soon as it was there")
         return book
+
+    def _write_ahead(self, connection: sa.Connection, position: int, drafts: Sequence[Draft]) -> None:
+        first = take_numbers(connection, len(drafts), position)
+        insert_drafts(connection, drafts, first, self._wall())
 
     async def _look(self, book: Book) -> None:
         """Ring for whatever is new: ours, another sequencer's, or a verification that somebody asked for."""
@@ -182,13 +191,19 @@ def read_book(connection: sa.Connection, issuer: str) -> Book | None:
     return book
 
 
-def take_numbers(connection: sa.Connection, count: int) -> int:
+def take_numbers(connection: sa.Connection, count: int, position: int | None = None) -> int:
     """Reserve numbers of deliveries; returns the first. Until the transaction is over nobody else gets any.
 
-    So whoever sees a number sees all those below it.
+    So whoever sees a number sees all those below it. Raises Overtaken where the outbox stands at another position
+    than the one that is asked for.
     """
     raised = sa.update(outbox).values(numbered=outbox.c.numbered + count).returning(outbox.c.numbered)
-    return int(connection.execute(raised).scalar_one()) - count + 1
+    if position is not None:
+        raised = raised.where(outbox.c.seq == position)
+    numbered = connection.execute(raised).scalar()
+    if numbered is None:
+        raise Overtaken("another sequencer has led the outbox on")
+    return int(numbered) - count + 1
 
 
 def insert_drafts(connection: sa.Connection, drafts: Sequence[Draft], first: int, wall: float) -> None:

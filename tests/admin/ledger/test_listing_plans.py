@@ -15,7 +15,7 @@ __all__ = ["house"]
 async def test_a_listing_reads_no_more_than_its_own_lines(house: House) -> None:
     def plans(connection: sa.Connection) -> dict[str, str]:
         return {
-            "chain": plan_of(connection, changes_query("edp-1", 0, 100)),
+            "chain": plan_of(connection, changes_query("edp-1", 0, 1_000, 100)),
             "parked": plan_of(connection, left_query("edp-1", PARKED)),
             "open": plan_of(connection, left_query("edp-1", polling.OPEN)),
         }

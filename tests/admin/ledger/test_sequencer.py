@@ -19,6 +19,8 @@ from structlog.testing import capture_logs
 from admin.ledger import sequencer as module
 from admin.ledger.backup.shipping import Shipper
 from admin.ledger.database import Database
+from admin.ledger.events import UnreadableEvent
+from admin.ledger.listings import read_changes
 from admin.ledger.outbox import Poll, Push
 from admin.ledger.outbox_service import NoSuchStream
 from admin.ledger.schema import deliveries, outbox, receivers, streams
@@ -259,6 +261,85 @@ async def test_an_event_that_cannot_be_read_stops_it_loudly_and_loses_nothing(
     assert await house.outbox.fresh(Lane.ORDINARY, 0, 10, Seconds(0.0)) == []
 
 
+async def test_what_cannot_be_read_yet_keeps_nothing_that_is_before_it_from_being_told(small_house: House) -> None:
+    house = small_house
+    for _ in range(3):
+        await house.grant()
+    await house.ledger.append([silent_event()])
+    sequencer = stepping(house, batch=1)
+    for _ in range(3):
+        assert await sequencer.step()
+    with pytest.raises(UnreadableEvent):
+        await sequencer.step()
+    assert len(await house.outbox.fresh(Lane.ORDINARY, 0, 10, Seconds(0.0))) == 6
+
+
+def stepping(house: House, batch: int) -> Sequencer:
+    return Sequencer(house.ledger, ISSUER, house.news, wall=house.clock.wall, jitter=lambda: 0.5, batch=batch)
+
+
+async def flood(house: House, count: int) -> None:
+    """A stopped ATP's consents end, with one of another ATP's behind them; the suspension is sequenced already."""
+    await house.register("atp-2", Role.ATP)
+    granted = [house.granting() for _ in range(count)]
+    other = house.granting(atp="atp-2")
+    await house.write(*granted, other)
+    await house.suspend("atp-1")
+    await house.settle()
+    await house.write(*(house.revoking(one.consent_id) for one in granted))
+    await house.revoke(other.consent_id)
+
+
+async def test_an_end_behind_a_flood_is_told_before_it_and_all_is_as_without(house: House) -> None:
+    await flood(house, 20)
+    sequencer = stepping(house, batch=3)
+    await sequencer.step()
+    [told] = [one for one in await house.outbox.fresh(Lane.ENDS, 0, 99, Seconds(0.0)) if one.seq > 0 and one.prev > 0
+              and one.seq > sequencer.statistics().position]  # fmt: skip
+    bulk = await house.outbox.backlog(ClientId("edp-1"), Lane.BULK, 0, 99)
+    assert (told.client_id, len(bulk)) == ("edp-1", 3)
+    assert told.prev == told.seq - 1  # the last of the flood, which has no row yet
+    listed = await house.ledger.database.read(lambda c: read_changes(c, ClientId("edp-1"), bulk[0].prev, 99))
+    assert [one.seq for one in listed.told] == [one.seq for one in bulk]
+    while await sequencer.step():
+        pass
+    ahead = await rows(house)
+    await empty(house)
+    await house.ledger.database.run(lambda connection: module.begin(connection, 0))
+    house.sequencer = stepping(house, batch=1_000)
+    await house.settle()
+    assert await rows(house) == ahead
+
+
+async def test_a_change_of_streams_is_not_overtaken(small_house: House) -> None:
+    house = small_house
+    await flood(house, 9)
+    stream = await house.push_stream("edp-3", Role.EDP)
+    await house.grant(atp="atp-2", edps=("edp-3",))
+    sequencer = stepping(house, batch=3)
+    while (await sequencer.step()) and not await of(house, "edp-3"):
+        pass
+    known = await house.ledger.database.read(lambda c: c.execute(sa.select(streams.c.stream_id)).scalars().all())
+    assert stream.stream_id in known
+
+
+async def of(house: House, client_id: str) -> Any:
+    return [row for row in await _named(house) if row.client_id == client_id]
+
+
+async def test_whoever_was_overtaken_writes_nothing_ahead(small_house: House) -> None:
+    house = small_house
+    await flood(house, 9)
+    late, other = stepping(house, batch=3), stepping(house, batch=3)
+    await late.step()
+    await other.step()
+    await house.write(house.granting(atp="atp-2"))
+    before = len(await rows(house))
+    with pytest.raises(Overtaken):
+        await late.step()
+    assert len(await rows(house)) == before
+
+
 async def test_a_delivery_says_by_which_ways_it_goes(small_house: House) -> None:
     await small_house.grant(edps=("edp-1", "edp-2", "edp-3"))
     await small_house.settle()
@@ -334,7 +415,8 @@ async def _fill_and_derive(directory: Path) -> list[tuple[Any, ...]]:
     """What a sequencer that is left alone makes; the outbox is emptied again."""
     async with house_in(directory) as house:
         await house.furnish()
-        await write_many(house, 60)
+        await write_many(house, 40)
+        await flood(house, 20)
         await house.settle()
         made = await rows(house)
         await empty(house)
