@@ -55,6 +55,7 @@ BENCHES = (
     Bench("bystanders", ("--json",), ("--quick",)),
     Bench("redis_lost", ("--json",), ("--quick",)),
     Bench("pushes", ("--json",), ("--seconds", "2")),
+    Bench("flood", ("--json",), ("--quick",)),
     Bench("guard", ("--json",), ("--seconds", "1")),
     Bench("negatives", ("--json",), ("--quick",)),
     Bench("worker", (), ("--requests", "20000")),

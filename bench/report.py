@@ -111,6 +111,10 @@ TARGETS = (
            lambda r: r["pushes"]["first_attempt_ms"]["p50"]),
     Target("commit to first attempt, 200 receivers, p95", "ms", 5_000, 500,
            lambda r: r["pushes"]["first_attempt_ms"]["p95"]),
+    Target("an ATP stopped, told to all EDPs", "s", 5, 1, lambda r: r["flood"]["suspended_at_all_seconds"]),
+    Target("pushes of others while its consents end, p95 by that before", "x", 2, 1.2,
+           lambda r: r["flood"]["p95_ratio"]),
+    Target("events lost while its consents end", "", 0, 0, lambda r: r["flood"]["lost"]),
 )  # fmt: skip
 
 

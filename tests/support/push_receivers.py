@@ -32,7 +32,9 @@ async def accept(_path: str, _content: bytes) -> bytes:
 async def receiving(context: ssl.SSLContext, answer: Answer = accept) -> AsyncIterator[Receiving]:
     """On a free port of 127.0.0.1. An answer of no bytes ends the connection."""
     listeners = await trio.open_ssl_over_tcp_listeners(0, context, host="127.0.0.1", https_compatible=True)
-    running = Receiving(listeners[0].transport_listener.socket.getsockname()[1])
+    bound = listeners[0].transport_listener
+    assert isinstance(bound, trio.SocketListener)
+    running = Receiving(bound.socket.getsockname()[1])
     async with trio.open_nursery() as nursery:
         nursery.start_soon(partial(trio.serve_listeners, partial(_serve, running, answer), listeners))
         yield running
@@ -74,7 +76,7 @@ async def _request(
     while True:
         event = connection.next_event()
         if event is h11.NEED_DATA:
-            connection.receive_data(await stream.receive_some(65_536))
+            connection.receive_data(bytes(await stream.receive_some(65_536)))
         elif isinstance(event, h11.Request):
             request = event
         elif isinstance(event, h11.Data):
