@@ -34,14 +34,24 @@ _tokens: Final = msgspec.msgpack.Decoder(KeptToken)
 
 
 class BoundedTable:
-    """A sealed table that keeps within `max_tokens` of ranks 0 and 1, and within the pages of its file."""
+    """A sealed table that keeps within `max_tokens` of ranks 0 and 1, and within the pages of its file.
 
-    def __init__(self, sealed: SealedTable, max_tokens: int, wall: Callable[[], UnixTime]) -> None:
+    on_change: hears of every record that is put or taken away, though its transaction may fail yet.
+    """
+
+    def __init__(
+        self,
+        sealed: SealedTable,
+        max_tokens: int,
+        wall: Callable[[], UnixTime],
+        on_change: Callable[[Sort, bytes], None] = lambda _sort, _name: None,
+    ) -> None:
         self.sealed = sealed
         self.get = sealed.get
         self.rank = sealed.rank
         self._max_tokens = max_tokens
         self._wall = wall
+        self._on_change = on_change
         self._reserve = min(_RESERVE, sealed.table.max_pages // 8)
         self._until_sweep = 0
         self.counts = {rank: sealed.table.count(rank) for rank in (GARBAGE, ACTIVE, GUARDING)}
@@ -67,6 +77,7 @@ class BoundedTable:
 
     def put(self, sort: Sort, name: bytes, record: bytes, *, rank: int, due: int) -> None:
         """Keep a record in place of what stands under its name. Within `writing`."""
+        self._on_change(sort, name)
         before = self.sealed.put(sort, name, record, rank=rank, due=due)
         if before is not None:
             self.counts[before] -= 1
@@ -116,7 +127,8 @@ class BoundedTable:
 
     def _take_away(self, row: Row) -> None:
         """A row that was kept here and stands where it was put; else its due date may have been forged."""
-        _, _, record = self.sealed.opened(row, Sort.TOKEN, Sort.CONSENT)
+        sort, name, record = self.sealed.opened(row, Sort.TOKEN, Sort.CONSENT)
+        self._on_change(sort, name)
         floor = self.head.floor
         if row.place.rank == GARBAGE:
             floor = max(floor, _read(record).refused_at)

@@ -41,12 +41,13 @@ class Recent(Generic[T]):
     def keep(self, name: bytes, record: T, weight: int = 1) -> None:
         """As it was read."""
         self.drop(name)
-        while weight > self._left and self._kept:
+        if weight > self._room:
+            return
+        while weight > self._left:
             for oldest in list(islice(self._kept, 1 + len(self._kept) // _EIGHTH)):
                 self.drop(oldest)
-        if weight <= self._left:
-            self._kept[name] = record, weight
-            self._left -= weight
+        self._kept[name] = record, weight
+        self._left -= weight
 
     def drop(self, name: bytes) -> None:
         """It is not what it was."""

@@ -19,6 +19,7 @@ from engine.guard.bounded_table import ACTIVE, GARBAGE, GUARDING, NO_END, Bounde
 from engine.guard.config import Store as Settings
 from engine.guard.home import Habits, StoreHome
 from engine.guard.memory import MemoryFull
+from engine.guard.recall import Recall, Unread, weight_of
 from engine.guard.rules import KeptConsent, KeptParty, KeptToken
 from engine.guard.sealed_table import SealedTable
 from engine.guard.sealing import Sort, StoreKey, Unsealed
@@ -32,7 +33,6 @@ FILE: Final = "memory.db"
 USE: Final = "memory"  # of the key
 LAZY_COUNT: Final = 64  # answers that wait to be written together
 LAZY_SECONDS: Final = 1
-_MAX_PARTIES: Final = 10_000  # remembered as decoded
 
 _encode: Final = msgspec.msgpack.Encoder().encode
 _tokens: Final = msgspec.msgpack.Decoder(KeptToken)
@@ -78,10 +78,10 @@ class GuardStore:
             raise
 
     def _begin(self, sealed: SealedTable) -> None:
-        self._table = BoundedTable(sealed, self._max_tokens, self._wall)
+        self._recall = Recall()
+        self._table = BoundedTable(sealed, self._max_tokens, self._wall, self._recall.drop)
         self._waiting: dict[bytes, KeptToken] = {}
         self._waiting_since = self._wall()
-        self._suspensions: dict[str, KeptParty | None] = {}
         self._marked_at = self._wall()
         self._wants_mark = False
         self._inside = False
@@ -143,7 +143,6 @@ class GuardStore:
         with self._trusting():
             after = rules.suspended(self._party(client_id), version, suspended)
             if after is not None:
-                self._suspensions.pop(client_id, None)
                 self._write(lambda: self._put(Sort.PARTY, client_id.encode(), after, GUARDING, NO_END))
 
     def look(self, digest: bytes) -> KnownToken | None:
@@ -203,9 +202,11 @@ class GuardStore:
                     yield
                     if self._failed:
                         raise MemoryFull("the guard's store did not take all of it")
+            except BaseException:
+                self._recall.clear()  # what was read inside may be what was taken back
+                raise
             finally:
                 self._inside = False
-                self._suspensions.clear()
             self._mark_if_due()
 
     def flush(self) -> None:
@@ -222,23 +223,36 @@ class GuardStore:
             )
 
     def _token(self, digest: bytes) -> KeptToken | None:
-        waiting = self._waiting.get(digest)
+        waiting = self._waiting.get(digest) if self._waiting else None
         if waiting is not None:
             return waiting
+        kept = self._recall.tokens.find(digest)
+        if not isinstance(kept, Unread):
+            return kept
         record = self._table.get(Sort.TOKEN, digest)
-        return None if record is None else _read(_tokens, record)
+        if record is None:  # not remembered: a flood of made-up tokens would drive out those that are known
+            return None
+        read = _read(_tokens, record)
+        self._recall.tokens.keep(digest, read, weight_of(read))
+        return read
 
     def _consent(self, consent_id: str) -> KeptConsent | None:
-        record = self._table.get(Sort.CONSENT, consent_id.encode())
-        return None if record is None else _read(_consents, record)
+        name = consent_id.encode()
+        kept = self._recall.consents.find(name)
+        if isinstance(kept, Unread):
+            record = self._table.get(Sort.CONSENT, name)
+            kept = None if record is None else _read(_consents, record)
+            self._recall.consents.keep(name, kept)
+        return kept
 
     def _party(self, client_id: str) -> KeptParty | None:
-        if client_id not in self._suspensions:
-            if len(self._suspensions) >= _MAX_PARTIES:
-                self._suspensions.clear()
-            record = self._table.get(Sort.PARTY, client_id.encode())
-            self._suspensions[client_id] = None if record is None else _read(_parties, record)
-        return self._suspensions[client_id]
+        name = client_id.encode()
+        kept = self._recall.parties.find(name)
+        if isinstance(kept, Unread):
+            record = self._table.get(Sort.PARTY, name)
+            kept = None if record is None else _read(_parties, record)
+            self._recall.parties.keep(name, kept)
+        return kept
 
     def _wait(self, digest: bytes, after: KeptToken) -> None:
         now = self._wall()
@@ -267,11 +281,15 @@ class GuardStore:
             self._mark_if_due()
 
     def _write_once(self, put: Callable[[], None], *, durable: bool) -> None:
-        with self._table.writing(durable=durable):
-            for kept in self._waiting.values():
-                if kept.known is not None:
-                    self._put_active(kept, kept.known)
-            put()
+        try:
+            with self._table.writing(durable=durable):
+                for kept in self._waiting.values():
+                    if kept.known is not None:
+                        self._put_active(kept, kept.known)
+                put()
+        except BaseException:
+            self._recall.clear()
+            raise
         self._waiting.clear()
 
     def _put_inside(self, put: Callable[[], None]) -> None:
@@ -282,6 +300,7 @@ class GuardStore:
             put()
         except Fault:
             self._failed = True
+            self._recall.clear()
             raise
 
     def _put_active(self, kept: KeptToken, known: KnownToken) -> None:

@@ -24,7 +24,7 @@ from engine.guard.shares import KnownConsent, KnownToken, Reason, Share, Verdict
 
 # A token that is asked about again and again is written down anew this often, or at once where consents differ: what
 # is known is older by as much at most, which shortens its use in an outage and nothing else.
-REMEMBER_EVERY: Final = 10  # seconds
+REMEMBER_EVERY: Final = 60  # seconds
 _NOES: Final = 4_096
 
 # What a refusal by status means; every other 4xx, and a redirect, is the operator's business.
