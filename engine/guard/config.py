@@ -90,7 +90,7 @@ class Events(Base, frozen=True, kw_only=True):
     receiver: Receiver | None = None
     poll_interval: PositiveSeconds = Seconds(900.0)
     reorder_wait: PositiveSeconds = Seconds(5.0)  # before a hole in what was pushed is filled by poll
-    silence_limit: PositiveSeconds = Seconds(180.0)  # without a heartbeat: degraded
+    silence_limit: PositiveSeconds = Seconds(180.0)  # without a heartbeat, then the service is asked
 
 
 class Sidecar(Base, frozen=True, kw_only=True):

@@ -15,7 +15,7 @@ from types import TracebackType
 import anyio
 import msgspec
 
-from engine.clock import Clock
+from engine.clock import BootTime, Clock
 from engine.guard.asking import Asking
 from engine.guard.batches import Batches
 from engine.guard.calls import Transport
@@ -132,6 +132,10 @@ class Guard:
         (`service.introspect-first`), and so is what could not be told from the token's digest.
         """
         return await self._batches.check(shares)
+
+    def answered_at(self) -> BootTime | None:
+        """When the service last answered with what was true then, by the boot clock; see `GuardEvents`."""
+        return self._outages.current_at
 
     def status(self) -> GuardStatus:
         """A frozen record of now."""

@@ -52,13 +52,13 @@ class Memory(Protocol):
         """Whether this ATP was stopped as a whole, as far as was heard."""
 
     def missing_since(self) -> UnixTime | None:
-        """Since when pushed events are known to be missing; None: the chain is whole and its heartbeat sound.
+        """Since when pushed events are known to be missing; None: none are.
 
         While it is set, only what was confirmed by an answer after it may be used in an outage.
         """
 
     def mark_missing(self, since: UnixTime) -> None:
-        """Events are missing, or no heartbeat came for three minutes. The earliest mark stands."""
+        """Events are missing: see `engine.guard.watch`. The earliest mark stands."""
 
     def mark_whole(self) -> None:
         """Nothing is missing any more."""

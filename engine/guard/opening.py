@@ -134,7 +134,7 @@ async def open_parts(config: GuardConfig, clock: Clock) -> AsyncIterator[Parts]:
     with _opened(config, clock) as (store, evidence):
         async with (
             Guard(config, memory=store, evidence=evidence, clock=clock) as guard,
-            GuardEvents(config, store, clock, jitter=random.random) as events,
+            GuardEvents(config, store, clock, jitter=random.random, answered_at=guard.answered_at) as events,
             Reports(config, clock) as reports,
         ):
             yield Parts(config, store, evidence, guard, events, reports)

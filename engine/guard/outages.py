@@ -10,7 +10,7 @@ from typing import Final
 
 import anyio
 
-from engine.clock import Clock, Seconds, UnixTime
+from engine.clock import BootTime, Clock, Seconds, UnixTime
 from engine.guard.circuit import Circuit, CircuitStatus
 from engine.guard.config import Policy
 from engine.guard.evidence_words import Attempt, Evidence, OutageEvidence
@@ -42,6 +42,7 @@ class Outages:
         self.attempts: tuple[Attempt, ...] = ()
         self.since: float | None = evidence.open_outage()
         self._since_boot = float(clock.boot())
+        self.current_at: BootTime | None = None  # the newest `current` answer, by the boot clock
 
     def admits(self) -> bool:
         """Whether a share may be asked about."""
@@ -60,6 +61,8 @@ class Outages:
 
     def answered(self, *, current: bool) -> None:
         """A node answered. An outage ends with a `current` answer once the circuit is closed, and not before."""
+        if current:
+            self.current_at = self._clock.boot()
         if self.since is None or not current or not self.is_closed:
             return
         self._record(OutageEvidence(self.since, float(self._clock.now()), self.attempts, self._shares))

@@ -608,3 +608,18 @@ async def test_a_full_disk_stops_no_share_that_was_answered(autojump_clock: Mock
         assert (await stand.guard.check(share())).allowed
         stand.nodes.all(says(INACTIVE))
         assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+
+
+async def test_the_last_current_answer_is_known_by_its_time(autojump_clock: MockClock) -> None:
+    """Whoever follows events needs to know whether the service speaks (decision 0027)."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        assert stand.guard.answered_at() is None
+        await stand.guard.check(share())
+        first = stand.clock.boot()
+        assert stand.guard.answered_at() == first
+        await trio.sleep(5)
+        for says_nothing_new in (answers(ccs_freshness="last_known"), says(INACTIVE), fails(Failure.CONNECT)):
+            stand.nodes.all(says_nothing_new)
+            await stand.guard.check(share())
+            assert stand.guard.answered_at() == first

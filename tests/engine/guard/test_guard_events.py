@@ -9,13 +9,16 @@ import anyio
 import msgspec
 import pytest
 
+from admin.pki.key_files import write_private
 from engine.config import BadConfig
 from engine.events.facts import Change
 from engine.guard.config import Events, GuardConfig, Receiver, Service, Store
 from engine.guard.events import EventsStatus, GuardEvents, push_url_of, service_tls
+from engine.guard.opening import open_parts
 from engine.guard.transmitter import NoSuchStream, NotTold, TooOld, Unreachable
 from engine.guard.transmitter_https import HttpsTransmitter
 from engine.guard.watch import Standing
+from engine.telemetry.host import SystemClock
 from tests.support.event_pushes import EVENT, exchange
 from tests.support.event_service import EventService
 from tests.support.events import EDP
@@ -259,3 +262,17 @@ def test_settings_that_do_not_hold(authority: Authority, tmp_path: Path) -> None
 def test_address_by_itself_is_made_of_host_and_port() -> None:
     settings: dict[str, Any] = {name: Path("x") for name in ("certificate_file", "key_file", "client_ca_file")}
     assert push_url_of(Receiver(**settings, host="127.0.0.1", port=8460)) == "https://127.0.0.1:8460/events"
+
+
+async def test_an_open_guard_tells_its_events_part_when_the_service_answered(
+    authority: Authority, tmp_path: Path
+) -> None:
+    config = config_of(authority, tmp_path, "https://localhost:1")
+    write_private(config.store.key_file, bytes(32))
+    async with open_parts(config, SystemClock()) as parts:
+        told = parts._events._intake._answered_at
+        assert told() is None
+        parts.guard._outages.answered(current=False)
+        assert told() is None
+        parts.guard._outages.answered(current=True)
+        assert told() == parts.guard.answered_at() is not None
