@@ -1,78 +1,220 @@
-"""The receivers' guide as its reader meets it: its own commands, in their order, against a running sandbox."""
+"""The receivers' guide as its reader meets it: its own commands and its own receiver, against a running sandbox.
 
+The pusher pushes, the receiver is stopped and comes back, and in the end it knows what the ledger knows.
+"""
+
+import base64
 import json
+import os
 import re
-from collections.abc import Callable
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
-from admin.ledger.events import StreamChanged, decode
-from tests.support.sandbox import ROOT, Running, eventually
+from engine.consent.records import ConsentRecord
+from engine.events.sets import wire_state
+from engine.events.signing import EVENT_TYPE
+from engine.feed.entries import EntryKind
+from tests.support.sandbox import ROOT, SOON, Running, eventually
 from tests.world import test_front_door
 from tests.world.test_front_door import checkout, run_as_written, shell_blocks
 
 __all__ = ["checkout"]
 PAGE = "docs/receivers.md"
+EDP = "edp-2"
+MISSING = "SOMETHING IS MISSING"
 
 
-def challenge_of(sandbox: Running, stream_id: str) -> str:
-    """What was sent to a stream's address, as the ledger has it."""
-    engine = sa.create_engine(f"sqlite:///{sandbox.state / 'ledger/ledger.db'}")
-    with engine.connect() as connection:
-        query = sa.text("SELECT body FROM events WHERE subject = :subject ORDER BY seq DESC LIMIT 1")
-        event = decode(connection.execute(query, {"subject": f"stream:{stream_id}"}).scalar_one())
-    engine.dispose()
-    assert isinstance(event, StreamChanged)
-    return event.stream.challenge
+class Reader:
+    """Whoever follows the guide, with the sandbox's own ports in place of the default ones."""
+
+    def __init__(self, sandbox: Running, folder: Path) -> None:
+        self.sandbox = sandbox
+        self.folder = folder
+        self.log = folder / "receiver.log"
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self._port = str(free.getsockname()[1])
+        python = folder / ".venv/bin/python"
+        python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+        python.chmod(0o755)
+
+    def run(self, block: str) -> str:
+        return run_as_written(block.replace("9443", self._port), self.sandbox, self.folder)
+
+    def save_the_receiver(self) -> None:
+        (program,) = re.findall(r"^```python\n(.*?)^```", (ROOT / PAGE).read_text(), re.MULTILINE | re.DOTALL)
+        assert 'ISSUER, CLIENT_ID, PORT = "https://localhost:8450", "edp-2", 9443' in program
+        program = program.replace("https://localhost:8450", self.sandbox.about["issuer"]).replace("9443", self._port)
+        (self.folder / "var/receiver.py").write_text(program)
+
+    @contextmanager
+    def receiving(self, block: str) -> Iterator[None]:
+        """The receiver runs; Ctrl-C stops it."""
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                ["bash", "-c", f"exec {block.strip()}"], cwd=self.folder, stdout=log, stderr=log,
+                env={**os.environ, "PYTHONPATH": str(ROOT)}, process_group=0,
+            )  # fmt: skip
+        try:
+            eventually(lambda: self._listens() or process.poll() is not None)
+            assert process.poll() is None, self.log.read_text()
+            yield
+        finally:
+            process.send_signal(signal.SIGINT)
+            process.wait(SOON)
+
+    def _listens(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(self._port))) == 0
+
+    def told(self) -> list[str]:
+        """What the receiver said of each event."""
+        return [line for line in self.log.read_text().splitlines() if line.startswith(("new ", "repeated "))]
+
+    def truth(self) -> dict[str, tuple[int, str]]:
+        """The EDP's consents as the ledger has them: version and state."""
+        engine = sa.create_engine(f"sqlite:///{self.sandbox.state / 'ledger/ledger.db'}")
+        with engine.connect() as connection:
+            query = sa.text("SELECT key, record FROM feed_records WHERE kind = :kind")
+            rows = connection.execute(query, {"kind": int(EntryKind.CONSENT)}).all()
+        engine.dispose()
+        found = [(row.key, msgspec.msgpack.decode(row.record, type=ConsentRecord)) for row in rows]
+        return {id_of(key): (one.consent_version, wire_state(one.state)) for key, one in found if EDP in one.edps}
 
 
-def test_the_receivers_guides_commands_work_when_pasted_in_their_order(
+def id_of(key: bytes) -> str:
+    return re.sub(r"(.{8})(.{4})(.{4})(.{4})(.{12})", r"\1-\2-\3-\4-\5", key.hex())
+
+
+def test_the_receivers_guide_followed_to_its_end_leaves_a_healed_receiver(
     sandbox: Running, checkout: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(test_front_door.DOCUMENTED, "localhost:8450", "admin_url")
-    discover, poll_stream, push_stream, confirm, verify, poll, ack, snapshot, changes, operators = shell_blocks(PAGE)
+    (
+        discover, certificate, serve, poll_stream, push_stream, challenge, confirm, verify, changes, snapshot,
+        happen, show, poll, leave, operators,
+    ) = shell_blocks(PAGE)  # fmt: skip
+    reader = Reader(sandbox, checkout)
+    run = reader.run
 
-    def run(block: str) -> str:
-        return run_as_written(block, sandbox, checkout)
+    def shown() -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(run(show))
+        return found
 
     found = json.loads(run(discover))
     assert (found["issuer"], found["delivery_methods_supported"][0]) == (sandbox.about["issuer"], "urn:ietf:rfc:8935")
     assert found["configuration_endpoint"] == f"{sandbox.about['admin_mtls_url']}/ssf/streams"
-    made = json.loads(run(poll_stream))
-    assert made["delivery"]["endpoint_url"] == f"{sandbox.about['admin_mtls_url']}/ssf/poll/{made['stream_id']}"
-    push = json.loads(run(push_stream))
-    assert (push["aud"], push["delivery"]["method"]) == ("edp-2", "urn:ietf:rfc:8935")
-    (checkout / "var/challenge").write_text(challenge_of(sandbox, push["stream_id"]))
-    assert json.loads(run(confirm)) == {"stream_id": push["stream_id"], "status": "enabled"}
-    assert json.loads(run(verify)) == {"stream_id": made["stream_id"], "status": "enabled"}
-    assert set(json.loads(run(poll))) == {"sets", "moreAvailable"}
-    assert json.loads(run(ack)) == {"sets": {}, "moreAvailable": False}
-    assert run(snapshot).startswith('{"incarnation":')
-    listed = json.loads((sandbox.state / "snapshot.json").read_text())
-    assert {line["state"] for line in listed["consents"]} >= {"active"}
-    told = heard(lambda: json.loads(run(changes)), lambda view: view["as_of_seq"] >= listed["as_of_seq"])
-    assert (told["consents"], told["more"]) == ([], False)
-    (minted,) = sandbox.tokens(1, "--edp", "edp-2")
-    consents = heard(lambda: json.loads(run(changes)), lambda view: len(view["consents"]) > 0)["consents"]
-    assert (consents[-1]["consent_id"], consents[-1]["state"]) == (minted["consent_id"], "active")
+    assert found["jwks_uri"] == f"{sandbox.about['issuer']}/event-jwks"
+    run(certificate)
+    reader.save_the_receiver()
+    with reader.receiving(serve):
+        made = json.loads(run(poll_stream))
+        assert made["delivery"]["endpoint_url"] == f"{sandbox.about['admin_mtls_url']}/ssf/poll/{made['stream_id']}"
+        push = json.loads(run(push_stream))
+        assert (push["aud"], push["delivery"]["method"]) == (EDP, "urn:ietf:rfc:8935")
+        assert pushed_word(lambda: run(challenge).strip())
+        assert json.loads(run(confirm)) == {"stream_id": push["stream_id"], "status": "enabled"}
+        eventually(lambda: any(f"new stream-updated {push['stream_id']}" in line for line in reader.told()))
+        assert json.loads(run(verify)) == {"stream_id": push["stream_id"], "status": "enabled"}
+        eventually(lambda: shown()["state"] == "round-1")
+
+        assert run(changes).splitlines() == ["410", "take the snapshot"]
+        assert run(snapshot).splitlines()[-1] == "whole"
+        begun = shown()
+        assert not begun["missing"]
+        assert known(begun) == reader.truth()
+        assert "active" in {state for _, state in known(begun).values()}
+
+        run(happen)
+        consent_id = consent_of(sandbox)
+        eventually(lambda: known(shown()).get(consent_id) == (2, "revoked"))
+        eventually(lambda: shown()["place"] > begun["place"] and not shown()["missing"])
+        granted, revoked = (line for line in reader.told() if consent_id in line)
+        assert granted.startswith("new consent-granted ")
+        assert revoked.startswith("new consent-revoked ")
+        assert revoked.rsplit(" after ")[1].split()[0] == granted.rsplit(" after ")[0].split()[-1]  # a chain
+
+    before = shown()
+    run(happen)
+    missed = consent_of(sandbox)
+    with reader.receiving(serve):
+        (minted,) = sandbox.tokens(1, "--edp", EDP)
+        eventually(lambda: any(minted["consent_id"] in line and MISSING in line for line in reader.told()))
+        assert shown()["missing"]
+        assert shown()["place"] == before["place"]
+
+        polled: dict[str, dict[str, Any]] = {}
+        eventually(
+            lambda: {"consent-granted", "consent-revoked"} <= types_of(missed, polled | more(reader, poll, polled))
+        )
+        assert {consent_id, missed, minted["consent_id"]} <= {claims["sub_id"]["id"] for claims in polled.values()}
+        assert json.loads(run(poll)) == {"sets": {}, "moreAvailable": False}
+        assert more(reader, poll, polled) == {}  # all of it was acknowledged
+        healed = shown()
+        assert not healed["missing"]
+        assert known(healed)[missed] == (2, "revoked")
+        assert run(changes).splitlines() == ["200", "whole"]
+        assert known(shown()) == reader.truth()
+        assert shown()["place"] >= healed["place"]
+
+        run(leave)
+    streams = sandbox.machine(EDP).call("GET", "/ssf/streams")[1]
+    assert [one["stream_id"] for one in streams] == [made["stream_id"]]
     said = run(operators)
-    for word in ("edp-2", made["stream_id"], push["stream_id"], "is paused", "is enabled"):
+    for word in (EDP, made["stream_id"], "is paused", "is enabled"):
         assert word in said
 
 
-def heard(ask: Callable[[], Any], enough: Callable[[Any], bool]) -> Any:
-    """The answer, once the outbox has come as far as the ledger."""
-    answers: list[Any] = []
+def more(reader: Reader, poll: str, polled: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Poll once; the claims of what came, by `jti`, which was not polled before."""
+    assert json.loads(reader.run(poll)) == {"sets": {}, "moreAvailable": False}
+    sets: dict[str, str] = json.loads((reader.folder / "var/polled.json").read_text())["sets"]
+    assert not sets.keys() & polled.keys()
+    acknowledged = json.loads((reader.folder / "var/acknowledged.json").read_text())
+    assert acknowledged == {"maxEvents": 0, "ack": list(sets), "setErrs": {}}
+    came = {jti: opened(compact) for jti, compact in sets.items()}
+    polled.update(came)
+    return came
 
-    def once_more() -> bool:
-        answers.append(ask())
-        return enough(answers[-1])
 
-    eventually(once_more)
-    return answers[-1]
+def opened(compact: str) -> dict[str, Any]:
+    """The claims; who made them, the guide's receiver has looked at."""
+    header, claims = (
+        json.loads(base64.urlsafe_b64decode(part + "=" * (-len(part) % 4))) for part in compact.split(".")[:2]
+    )
+    assert (header["typ"], header["alg"], claims["aud"]) == (EVENT_TYPE, "ES256", EDP)
+    found: dict[str, Any] = claims
+    return found
+
+
+def types_of(consent_id: str, polled: dict[str, dict[str, Any]]) -> set[str]:
+    return {
+        next(iter(one["events"])).rpartition("/")[2] for one in polled.values() if one["sub_id"]["id"] == consent_id
+    }
+
+
+def known(shown: dict[str, Any]) -> dict[str, tuple[int, str]]:
+    return {consent_id: (version, state) for consent_id, version, state in shown["consents"]}
+
+
+def consent_of(sandbox: Running) -> str:
+    (line,) = (sandbox.state / "token-2.jsonl").read_text().splitlines()
+    consent_id: str = json.loads(line)["consent_id"]
+    return consent_id
+
+
+def pushed_word(ask: Callable[[], str]) -> str:
+    eventually(lambda: bool(ask()))
+    return ask()
 
 
 def test_the_codes_that_the_guide_names_are_the_services_own() -> None:
