@@ -1,11 +1,12 @@
 """The ledger's side of pushes in memory, with its exact semantics: the model that simulations run the pusher against.
 
-Lease epochs, writes fenced by them, bytes that were kept first win, what is done stays done, parked ones freed in
-portions, roster versions that count streams' and directory's changes only.
+Lease epochs, writes fenced by them, bytes that were kept first win, what is done stays done, roster versions that count
+streams' and directory's changes only. It is held to the contract of the real ones, `tests/contracts/push_service.py`.
+Parked ones are freed in portions, as the real one's are when it breaks off in the middle.
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Final
 
@@ -17,6 +18,7 @@ from engine.consent.records import ClientId, Role, Thumbprint
 from engine.errors import Fault, Kind
 from engine.events.facts import ConsentFact, Fact, PartyFact, StreamFact, VerificationFact
 from engine.events.sets import drawn_jti, event_jti
+from engine.events.signing import read_event_key_statement
 from engine.pusher.service import (
     Checkpoint,
     Delivery,
@@ -31,11 +33,14 @@ from engine.pusher.service import (
     Signed,
 )
 from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
+from engine.tokens.keys import Jwk
 
 LEASE: Final = Seconds(3.0)
 AT_ONCE: Final = Seconds(0.0)
 FREED: Final = 100  # parked deliveries of one call
 ISSUER: Final = "https://ccs.example"
+PUSHER: Final = "pusher-1"
+KEPT_FOR: Final = 8 * 86_400  # seconds that an event key is published after it was stated
 CHECKPOINT: Final = Checkpoint("a" * 32, 7, "hash", "kid", "signature")
 
 
@@ -46,12 +51,13 @@ class Unreachable(Fault):
 
 
 class Row(msgspec.Struct):
-    """One delivery with what has become of it."""
+    """One delivery with what has become of it. pushed: its receiver had a push stream for it."""
 
     delivery: Delivery
     fate: Fate = Fate.AGAIN
     error: str = ""
     told: int = 0
+    pushed: bool = True
 
 
 def push_stream_of(client_id: str, role: Role, **fields: object) -> StreamRecord:
@@ -86,6 +92,8 @@ class MemoryPushService:
         self.seq = 10
         self.calls: dict[str, int] = {}
         self.first_bytes: dict[int, bytes] = {}
+        self.checkpoint = CHECKPOINT
+        self.published: dict[Jwk, int] = {}  # event keys, and until when
         self._holder: str | None = None
         self._epoch = 0
         self._ends_at = 0.0
@@ -123,15 +131,15 @@ class MemoryPushService:
         return made
 
     def _row(self, fact: Fact, client_id: ClientId, lane: Lane, *, framework: bool) -> Delivery:
-        self._number += 1
         receiver = self.receivers[client_id]
+        number = self._number + 1
         jti = (
             event_jti(fact, ISSUER, client_id)
             if isinstance(fact, ConsentFact | PartyFact)
-            else drawn_jti(self._number.to_bytes(16))
+            else drawn_jti(number.to_bytes(16))
         )
         made = Delivery(
-            number=self._number,
+            number=number,
             client_id=client_id,
             role=receiver.role,
             lane=lane,
@@ -142,12 +150,28 @@ class MemoryPushService:
             fact=fact,
             committed_at=self._wall(),
         )
-        self.rows[made.number] = Row(made)
-        for key in ((lane, None), (lane, client_id)):
-            self._numbers.setdefault(key, []).append(made.number)
+        self.write(made)
         if not framework:
             self.receivers[client_id] = msgspec.structs.replace(receiver, last_seq=self.seq)
         return made
+
+    def write(self, made: Delivery, *, pushed: bool = True) -> None:
+        """One delivery, under the next number; whoever waits is woken by `follow` or `commit`."""
+        self._number += 1
+        assert made.number == self._number
+        self.rows[made.number] = Row(made, pushed=pushed)
+        for key in ((made.lane, None), (made.lane, made.client_id)):
+            self._numbers.setdefault(key, []).append(made.number)
+
+    @property
+    def next_number(self) -> int:
+        return self._number + 1
+
+    def follow(self, receivers: Iterable[Receiver], version: int, checkpoint: Checkpoint) -> None:
+        """All possible receivers as a ledger has them at a position, and the roster's version there."""
+        self.receivers = {one.client_id: one for one in receivers}
+        self.version, self.checkpoint = version, checkpoint
+        self._wake()
 
     def _change(self) -> None:
         self.version += 1
@@ -164,7 +188,7 @@ class MemoryPushService:
 
     @property
     def pending(self) -> list[int]:
-        return [number for number, row in self.rows.items() if row.fate is Fate.AGAIN]
+        return [number for number, row in self.rows.items() if row.fate is Fate.AGAIN and row.pushed]
 
     # The port.
 
@@ -173,10 +197,10 @@ class MemoryPushService:
         if epoch is not None:
             if epoch != self._epoch or holder != self._holder:
                 raise LeaseLost("the lease has passed on")
-        elif self._holder not in (None, holder) and self._wall() < self._ends_at:
-            raise LeaseHeld("another pusher works")
-        else:
+        elif self._wall() >= self._ends_at:
             self._epoch += 1
+        elif self._holder != holder:
+            raise LeaseHeld("another pusher works")
         self._holder, self._ends_at = holder, self._wall() + self.lease_seconds
         lease = Lease(self._epoch, self.lease_seconds)
         await self._answered("lease")
@@ -185,14 +209,15 @@ class MemoryPushService:
     async def release(self, epoch: int) -> None:
         await self._called("release")
         if epoch == self._epoch:
-            self._holder, self._ends_at = None, 0.0
+            self._ends_at = 0.0
 
     async def roster(self, after: int, wait: Seconds) -> Roster | None:
         await self._called("roster")
         await self._wait(lambda: self.version > after, wait)
         if self.version <= after:
             return None
-        return Roster(self.version, tuple(self.receivers.values()), CHECKPOINT)
+        with_streams = [self.receivers[one] for one in sorted(self.receivers) if self.receivers[one].streams]
+        return Roster(self.version, tuple(with_streams), self.checkpoint)
 
     async def fresh(self, lane: Lane, after: int, limit: int, wait: Seconds) -> Sequence[Delivery]:
         await self._called("fresh")
@@ -218,7 +243,8 @@ class MemoryPushService:
                 row.delivery = msgspec.structs.replace(row.delivery, signed=one.compact)
                 self.first_bytes[one.number] = one.compact
         await self._answered("keep")
-        standing = [(one.number, self.rows[one.number].delivery.signed) for one in signed if one.number in self.rows]
+        there = sorted(one.number for one in signed if one.number in self.rows)
+        standing = [(number, self.rows[number].delivery.signed) for number in there]
         return [Signed(number, compact) for number, compact in standing if compact is not None]
 
     async def unsigned(self, after: int, limit: int, wait: Seconds) -> Sequence[Delivery]:
@@ -236,7 +262,7 @@ class MemoryPushService:
         self._fence(epoch)
         for one in outcomes:
             row = self.rows.get(one.number)
-            if row is None or row.fate is Fate.DONE:
+            if row is None or row.fate is Fate.DONE or not row.pushed:
                 continue
             row.fate, row.error, row.told = one.fate, one.error, row.told + 1
             row.delivery = msgspec.structs.replace(row.delivery, attempts=one.attempts, next_at=one.next_at)
@@ -251,22 +277,26 @@ class MemoryPushService:
             row.delivery = msgspec.structs.replace(row.delivery, attempts=0, next_at=float(at))
         return len(rows[:FREED])
 
-    async def register_event_key(self, _statement: bytes) -> tuple[str, int]:
+    async def register_event_key(self, statement: bytes) -> tuple[str, int]:
         await self._called("register_event_key")
-        return "kid", int(self._wall()) + 30 * 86_400
+        now = UnixTime(int(self._wall()))
+        stated = read_event_key_statement(statement, pusher_id=PUSHER, issuer=ISSUER, now=now)
+        key = msgspec.convert(msgspec.to_builtins(stated.key), Jwk)
+        self.published[key] = min(stated.exp, stated.iat + KEPT_FOR)
+        return stated.key.kid, self.published[key]
 
     def _pending(self, lane: Lane, after: int, client_id: ClientId | None = None) -> Iterator[Delivery]:
         numbers = self._numbers.get((lane, client_id), [])
         for number in numbers[bisect_right(numbers, after) :]:
             row = self.rows[number]
-            if row.fate is Fate.AGAIN:
+            if row.fate is Fate.AGAIN and row.pushed:
                 yield row.delivery
 
     def _is_for_now(self, delivery: Delivery) -> bool:
-        streams = self.receivers[delivery.client_id].streams
         if isinstance(delivery.fact, VerificationFact | StreamFact):
             return True
-        return any(one.is_usable and one.status is StreamStatus.ENABLED for one in streams)
+        pushes = [one for one in self.receivers[delivery.client_id].streams if one.delivery is DeliveryMethod.PUSH]
+        return any(one.is_usable and one.status is StreamStatus.ENABLED for one in pushes)
 
     def _fence(self, epoch: int) -> None:
         if epoch != self._epoch:

@@ -116,9 +116,8 @@ async def test_every_call_of_a_guards_about_events_is_one_that_the_service_answe
         (minted,) = await in_thread(sandbox.tokens, "1", "--edp", EDP)
         pushed = await told.find(lambda event: event.subject == minted["consent_id"])
         assert (pushed.change, pushed.seq > page.as_of_seq) == (Change.GRANTED, True)
-        listed = await until(
-            partial(service.changes, page.as_of_seq, page.incarnation), lambda view: bool(view.consents)
-        )
+        ask = partial(service.changes, page.as_of_seq, page.incarnation)
+        listed = await until(ask, lambda view: bool(view.consents))
         (line,) = (line for line in listed.consents if line.consent_id == minted["consent_id"])
         assert (line.seq, line.state, listed.incarnation) == (pushed.seq, "active", page.incarnation)
         with pytest.raises(TooOld):
