@@ -623,3 +623,19 @@ async def test_the_last_current_answer_is_known_by_its_time(autojump_clock: Mock
             stand.nodes.all(says_nothing_new)
             await stand.guard.check(share())
             assert stand.guard.answered_at() == first
+
+
+async def test_an_answer_that_says_the_same_is_written_once_a_minute(autojump_clock: MockClock) -> None:
+    """At once where it says something else, or while events are missing: then its time counts."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        for wait, writes in ((0, 1), (30, 1), (29, 1), (1, 2), (59, 2)):
+            await trio.sleep(wait)
+            await stand.guard.check(share())
+            assert stand.memory.writes == writes
+        stand.nodes.all(answers(entry(), ccs_consent_version=4))
+        await stand.guard.check(share())
+        assert stand.memory.writes == 3
+        stand.memory.mark_missing(NOW)
+        await stand.guard.check(share())
+        assert stand.memory.writes == 4
