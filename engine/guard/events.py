@@ -8,7 +8,6 @@ Runs on trio and on asyncio. Without a `receiver` in the settings it lives on po
 
 import ssl
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
 from typing import Final
 
@@ -19,7 +18,6 @@ from anyio.abc import TaskStatus
 from engine.clock import BootTime, Clock, UnixTime
 from engine.config import BadConfig
 from engine.consent.records import ClientId
-from engine.errors import Fault
 from engine.guard.config import GuardConfig, Receiver
 from engine.guard.event_keys import EventKeys
 from engine.guard.event_store import EventStore
@@ -103,9 +101,6 @@ class GuardEvents:
         self._receiver = None if receiver is None else PushReceiver(receiver, self._intake, keys, clock)
 
     async def __aenter__(self) -> "GuardEvents":
-        """What was acknowledged before a crash counts before the first question is taken."""
-        with suppress(Fault):  # memory has no room: `run` tries again, and says so
-            await self._intake.apply_due()
         return self
 
     async def __aexit__(

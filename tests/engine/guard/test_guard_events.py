@@ -12,10 +12,8 @@ import pytest
 from admin.pki.key_files import write_private
 from engine.config import BadConfig
 from engine.events.facts import Change
-from engine.events.verification import read_kept_event
 from engine.guard.config import Events, GuardConfig, Receiver, Service, Store
-from engine.guard.event_store import Arrival, EventStore
-from engine.guard.events import FILE, EventsStatus, GuardEvents, push_url_of, service_tls
+from engine.guard.events import EventsStatus, GuardEvents, push_url_of, service_tls
 from engine.guard.opening import open_parts
 from engine.guard.transmitter import NoSuchStream, NotTold, TooOld, Unreachable
 from engine.guard.transmitter_https import HttpsTransmitter
@@ -23,7 +21,7 @@ from engine.guard.watch import Standing
 from engine.telemetry.host import SystemClock
 from tests.support.event_pushes import EVENT, exchange
 from tests.support.event_service import EventService
-from tests.support.events import EDP, NOW
+from tests.support.events import EDP
 from tests.support.guard_memory import InMemory
 from tests.support.mutual_tls import Authority, thumbprint_of
 from tests.support.told import HandClock, TellingService, consent_id
@@ -250,24 +248,6 @@ def test_nobody_there_is_unreachable_and_a_wrong_certificate_is_not(
         await transmitter.aclose()
 
     anyio.run(run, backend=backend)
-
-
-def test_what_was_acknowledged_before_a_crash_counts_before_the_first_question(
-    authority: Authority, tmp_path: Path, backend: str
-) -> None:
-    telling, memory = TellingService(), InMemory()
-    told = [telling.change(1, Change.GRANTED), telling.change(1, Change.REVOKED)]
-    config = config_of(authority, tmp_path, "https://localhost:1")
-    config.store.directory.mkdir(parents=True, exist_ok=True)
-    store = EventStore(config.store.directory / FILE)
-    store.keep([Arrival(read_kept_event(one.compact), one.compact, early=True) for one in told], NOW)
-    store.close()
-
-    async def opened() -> None:
-        async with GuardEvents(config, memory, HandClock(), jitter=lambda: 0.5):
-            assert memory.has_ended(consent_id(1))
-
-    anyio.run(opened, backend=backend)
 
 
 def test_settings_that_do_not_hold(authority: Authority, tmp_path: Path) -> None:
