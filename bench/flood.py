@@ -195,11 +195,12 @@ class Stand:
 
     def call(self, client: str, method: str, path: str, body: object = None) -> dict[str, Any]:
         if client not in self._callers:
-            self._callers[client] = Caller(self._url, self._sandbox.context(client))
-        status, said = self._callers[client].call(method, path, body, {"idempotency-key": str(uuid.uuid4())})
-        assert status in (200, 201), (path, status, said)
-        found: dict[str, Any] = said
-        return found
+            self._callers[client] = self.caller(client)
+        return said_by(self._callers[client], method, path, body)
+
+    def caller(self, client: str) -> Caller:
+        """A new connection of a client's."""
+        return Caller(self._url, self._sandbox.context(client))
 
     def forget(self) -> None:
         """Close connections: the service is stopped."""
@@ -254,11 +255,19 @@ class Stand:
             connection.close()
 
 
+def said_by(caller: Caller, method: str, path: str, body: object) -> dict[str, Any]:
+    """The answer to a call that must succeed."""
+    status, said = caller.call(method, path, body, {"idempotency-key": str(uuid.uuid4())})
+    assert status in (200, 201), (path, status, said)
+    found: dict[str, Any] = said
+    return found
+
+
 class Trickle:
     """Revokes consents of the other ATP, one each EVERY seconds, in a thread."""
 
     def __init__(self, stand: Stand) -> None:
-        self._stand = stand
+        self._operator = stand.caller("operator-1")  # a connection of its own: the main thread calls meanwhile
         self._stop = threading.Event()
         self.called: list[tuple[float, float, str, str]] = []  # begun, answered, EDP, consent
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -267,7 +276,7 @@ class Trickle:
     def _run(self) -> None:
         for number in range(TRICKLE):
             begun, name = time.time(), consent_id(OTHER, number)
-            self._stand.call("operator-1", "POST", f"/consents/{name}/revoke", {"reason": "withdrawn"})
+            said_by(self._operator, "POST", f"/consents/{name}/revoke", {"reason": "withdrawn"})
             self.called.append((begun, time.time(), EDPS[number % len(EDPS)], name))
             if self._stop.wait(max(0.0, EVERY - (time.time() - begun))):
                 return

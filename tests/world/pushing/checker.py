@@ -184,13 +184,30 @@ class Checker:
             self._wrong(client_id, "P6: beyond the node's last-known-until", who)
         if any(at < settled and share.data_to > until for at, until in heard.cuts.get(consent_id, ())):
             self._wrong(client_id, "P6: beyond a cut that was heard of", who)
-        if any(since < settled and as_of <= int(since) for since in heard.missing.values()):
-            since = max(since for since in heard.missing.values() if as_of <= int(since))
+        missing = [since for seq, since in heard.missing.items() if not self._has(client_id, seq)]
+        if any(since < settled and as_of <= int(since) for since in missing):
+            since = max(since for since in missing if as_of <= int(since))
             detail = f"{who} as of {as_of}, missing since {since:.1f}: {sorted(heard.missing)}"
             self._wrong(client_id, "P6: by fallback although events are known to be missing", detail)
         parties = [party for party in heard.parties if party[0] < settled]
-        if parties and max(heard.parties, key=lambda party: party[1])[2] and max(parties, key=lambda p: p[1])[2]:
+        newest = max((version for _, version, _ in heard.parties), default=0)
+        is_stopped = bool(parties) and max(parties, key=_version)[2] and max(heard.parties, key=_version)[2]
+        if is_stopped and not self._knows_newer_party(client_id, newest):
             self._wrong(client_id, "P6: by fallback for an ATP that was heard to be suspended", who)
+
+    def _has(self, client_id: ClientId, seq: int) -> bool:
+        """Whether a guard has stored an event that it has not acknowledged yet: a poll's acks come with the next."""
+        told = next((one for one in self._world.side.told[client_id] if one.seq == seq), None)
+        return told is not None and self._world.guards[client_id].has_stored(told.jti)
+
+    def _knows_newer_party(self, client_id: ClientId, version: int) -> bool:
+        """Whether a guard has stored a newer word about the ATP, likewise."""
+        return any(
+            isinstance(one.fact, PartyFact)
+            and one.fact.version > version
+            and (one.seq <= self.heard[client_id].listed_to or self._has(client_id, one.seq))
+            for one in self._world.side.told[client_id]
+        )
 
     # The end.
 
@@ -223,6 +240,10 @@ class Checker:
 
     def _wrong(self, who: str, promise: str, detail: str) -> None:
         self._world.wrong(who, promise, detail)
+
+
+def _version(party: tuple[float, int, bool]) -> int:
+    return party[1]
 
 
 def _claims(content: bytes) -> dict[str, Any]:
