@@ -45,7 +45,9 @@ def test_nothing_that_should_happen_is_rare(worlds: list[Played]) -> None:
         *(f"verdict: {name}" for name in ("consented", "last_known", "degraded", "outage_too_long", "one_off")),
         *(f"listing: {name}" for name in ("changes", "snapshot page")),
     ]
-    assert {name: counted[name] for name in named if counted[name] < SEEDS // 16} == {}
+    # A listing of changes is asked for seldom, so that it is refused in fewer worlds than the rest happens in.
+    least = {"fault: changes refused": SEEDS // 16}
+    assert {name: counted[name] for name in named if counted[name] < least.get(name, SEEDS // 8)} == {}
 
 
 @pytest.mark.timeout(300)
