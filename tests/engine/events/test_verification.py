@@ -169,6 +169,7 @@ def test_any_value_of_any_member_is_taken_or_refused(name: str, inner: str | Non
         b" " + SIGNED,
         SIGNED + b"\n",
         SIGNED + b"=",
+        SIGNED[:-1] + bytes([SIGNED[-1] + 1]),  # the same bytes by another spelling
         b"A" * (MAX_EVENT_BYTES + 1),
         sealed(b"not json"),
         sealed([1]),
@@ -188,6 +189,16 @@ def test_any_value_of_any_member_is_taken_or_refused(name: str, inner: str | Non
 )
 def test_row_5_what_is_no_set(raw: bytes) -> None:
     assert (refused(raw).err, refused(raw).is_security) == (ErrorCode.INVALID_REQUEST, False)
+
+
+def test_64_kib_are_taken_and_not_a_byte_more() -> None:
+    """Row 4 where nothing before has counted: a set that came by poll."""
+    room = (MAX_EVENT_BYTES - len(sealed({**good(), "x": ""}))) * 3 // 4  # of base64url
+    found = {len(raw): raw for raw in (sealed({**good(), "x": "x" * n}) for n in range(room - 3, room + 4))}
+    largest, above = max(n for n in found if n <= MAX_EVENT_BYTES), min(n for n in found if n > MAX_EVENT_BYTES)
+    assert above - largest <= 2
+    assert verified(found[largest]).jti == good()["jti"]
+    assert refused(found[above]).err is ErrorCode.INVALID_REQUEST
 
 
 # Row 6: another kind of JWT
@@ -353,8 +364,35 @@ def test_a_party_event_is_about_its_own_subject() -> None:
 
 
 def test_clocks_may_differ_a_little_and_age_does_not_matter() -> None:
-    assert verified(SIGNED, now=NOW - 60)
+    assert verified(sealed({**good(), "iat": NOW + 60}))
     assert verified(SIGNED, now=NOW + 30 * 86_400)
+
+
+def test_the_first_step_that_fails_is_told() -> None:
+    """One defect after the other is mended, from the last step's backwards to none: each time another one shows."""
+    kid, stranger = FORGER.public.kid, signer().public.kid
+    head, bad = {"typ": "secevent+jwt", "alg": "ES256", "kid": kid}, {**good(), "iat": NOW + 61}
+    steps = [
+        ({**head, "typ": "JWT", "alg": "none", "kid": "nobody's"}, {"iss": "x", "aud": "x", "sub": "x"}),
+        ({**head, "alg": "none", "kid": "nobody's"}, {"iss": "x", "aud": "x", "sub": "x"}),
+        ({**head, "kid": "nobody's"}, {"iss": "x", "aud": "x", "sub": "x"}),
+        ({**head, "kid": stranger}, {"iss": "x", "aud": "x", "sub": "x"}),
+        (head, {"iss": "x", "aud": "x", "sub": "x"}),
+        (head, {"aud": "x", "sub": "x"}),
+        (head, {"sub": "x"}),
+        (head, {}),
+    ]
+    told = [refused(sealed({**bad, **members}, header)) for header, members in steps]
+    assert [(one.err.value, one.text) for one in told] == [
+        ("invalid_request", "typ must be secevent+jwt"),
+        ("authentication_failed", "alg must be ES256"),
+        ("invalid_key", "no event key has this kid"),
+        ("authentication_failed", "the signature did not verify"),
+        ("invalid_issuer", "this issuer's events are not taken here"),
+        ("invalid_audience", "the event is another receiver's"),
+        ("invalid_request", "an event has neither sub nor exp"),
+        ("invalid_request", "the event is of a time to come"),
+    ]
 
 
 def test_the_refusal_names_the_place_and_not_the_value() -> None:

@@ -4,27 +4,30 @@ import json
 import ssl
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.abc
 import anyio.streams.tls
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from engine.config import BadConfig
 from engine.consent.records import ConsentId
 from engine.errors import Fault
 from engine.events.facts import Change
+from engine.events.sets import EventClaims
 from engine.events.signing import PemEventSigner, new_event_key
 from engine.guard.config import Receiver
 from engine.guard.event_store import StoreDown
 from engine.guard.memory import MemoryFull
+from engine.guard.ordering import Chain
 from engine.guard.receiver import PushReceiver, pins_of
 from engine.guard.transmitter import Unreachable
 from tests.support.event_guards import EventGuard
 from tests.support.event_pushes import EVENT, Answer, exchange
-from tests.support.events import claims_of, consent_fact, jwks, signer
+from tests.support.events import CONSENT, claims_of, consent_fact, jwks, members_of, signer
 from tests.support.guard_memory import InMemory
 from tests.support.mutual_tls import Authority, thumbprint_of
 from tests.support.told import TellingService
@@ -172,7 +175,36 @@ def test_rows_5_to_11_what_is_no_event_for_us(play: Play) -> None:
     play(scenario)
 
 
-def test_rows_12_to_14_and_16_what_is_kept(play: Play) -> None:
+def test_rows_12_and_13_what_is_not_known_is_stored_and_told(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        first = served.service.change(1, Change.GRANTED)
+        assert (await served.push(first.compact))[0] == 202
+        claims = members_of(claims_of(consent_fact(), seq=first.seq + 1, prev=first.seq))
+        unknown = {**claims, "jti": "c9.new", "events": {"https://x.example/new": {"a": 1}}}
+        with capture_logs() as logs:
+            assert (await served.push(signed(unknown)))[0] == 202  # row 12
+        (alert,) = [line for line in logs if line["event"] == "event_of_unknown_type"]
+        assert (alert["type"], alert["jti"], alert["log_level"]) == ("https://x.example/new", "c9.new", "warning")
+        more = members_of(claims_of(consent_fact(Change.GRANTED, 1), seq=first.seq + 2, prev=first.seq + 1))
+        (payload,) = more["events"].values()
+        payload["later"] = more["toe"] = 1
+        assert (await served.push(signed(more)))[0] == 202  # row 13
+        counts = served.guard.intake.statistics()
+        assert (counts.taken, counts.unknown, counts.refused, counts.security_events) == (3, 1, {}, 0)
+        await served.guard.intake.apply_due()
+        assert served.guard.store.chain == Chain(first.seq + 2), "an event that nobody knows has its place"
+        assert isinstance(served.guard.memory, InMemory)
+        assert CONSENT in served.guard.memory._consents
+
+    play(scenario)
+
+
+def signed(members: dict[str, Any]) -> bytes:
+    """By the key that is published, whatever it says."""
+    return signer().sign_event(cast("EventClaims", members))
+
+
+def test_rows_14_and_16_what_is_kept(play: Play) -> None:
     async def scenario(served: Served) -> None:
         end = served.service.change(1, Change.REVOKED)  # row 14: nobody has heard of this consent
         assert (await served.push(end.compact))[0] == 202
@@ -184,7 +216,8 @@ def test_rows_12_to_14_and_16_what_is_kept(play: Play) -> None:
         assert (await served.push(again))[0] == 202
         await served.guard.intake.apply_due()
         assert isinstance(served.guard.memory, InMemory)
-        assert served.guard.memory._consents[ConsentId(served.service.states().popitem()[0])].ended
+        kept = served.guard.memory._consents[ConsentId(served.service.states().popitem()[0])]
+        assert (kept.version, kept.ended) == (1, True)
 
     play(scenario)
 
