@@ -210,10 +210,14 @@ class Intake:
         if standing is Standing.WHOLE and marked is not None and self._applied_of == self._kept:
             self._memory.mark_whole()
         elif standing is Standing.MISSING and (marked is None or new_hole):
-            with self._memory.together():  # what is missing happened before now: an answer from before does not know it
-                self._memory.mark_whole()
-                self._memory.mark_missing(self._clock.now())
+            self._move_mark(self._clock.now())
         return standing
+
+    def _move_mark(self, to: UnixTime) -> None:
+        """What is missing happened before that: an answer from before does not know it, whenever the first hole was."""
+        with self._memory.together():
+            self._memory.mark_whole()
+            self._memory.mark_missing(to)
 
     def standing(self) -> Standing:
         """What is known of pushed events now."""
@@ -259,7 +263,7 @@ class Intake:
         """Whatever came while this process was not there is unknown until the service has been asked."""
         sound_at, now = self._store.sound_at, self._clock.now()
         if sound_at is None or not sound_at <= now < sound_at + self._watch.limits.silence:
-            self._memory.mark_missing(UnixTime(now))
+            self._move_mark(now)
 
     def _remember_challenge(self, event: VerifiedEvent) -> None:
         if event.challenge is not None:

@@ -284,6 +284,20 @@ async def test_restart_within_three_minutes_is_no_hole_and_after_that_it_is(path
     assert_agrees(guard, service)
 
 
+async def test_an_absence_moves_a_mark_that_stood_before_it(path: Path) -> None:
+    """What was confirmed after the first hole may have ended while the guard was away."""
+    service, clock = TellingService(), HandClock()
+    told = [service.change(number, Change.GRANTED) for number in range(2)]
+    guard = EventGuard(path, service, clock=clock)
+    await guard.push(told[1].compact)
+    assert guard.memory.missing_since() == clock.now()
+    guard.close()
+    clock.forward(3_600)
+    guard = EventGuard(path, service, memory=guard.memory, clock=clock)
+    assert guard.memory.missing_since() == clock.now()
+    guard.close()
+
+
 @pytest.mark.parametrize("way", ["changes", "snapshot"])
 async def test_stopped_atp_is_learnt_from_each_listing(path: Path, way: str) -> None:
     service = TellingService()
