@@ -67,11 +67,12 @@ class Kept(msgspec.Struct, frozen=True):
 
 
 class StreamIds(msgspec.Struct, frozen=True, array_like=True):
-    """The streams that the service has for us; "" = none yet."""
+    """The streams that the service has for us; "" = none yet. confirmed: the push stream was seen enabled once."""
 
     push: str = ""
     poll: str = ""
     poll_url: str = ""
+    confirmed: bool = False
 
 
 class _Facts(msgspec.Struct, frozen=True, array_like=True):

@@ -107,7 +107,9 @@ class Following:
     async def _ask(self, why: Why) -> None:
         try:
             if why in {Why.START, Why.AUDIT} or not self._store.streams.poll:
-                await self._ensure_streams()
+                await self._unless_refused(self._subscribing.ensure)
+            elif why is Why.SILENCE:
+                await self._unless_refused(self._subscribing.look)
             await self._healing.heal(must_list=why in {Why.START, Why.SILENCE})
             while await self._intake.on_disk(self._store.forget, self._clock.now()):
                 pass
@@ -119,10 +121,10 @@ class Following:
         else:
             self.asked_at = float(self._clock.now())
 
-    async def _ensure_streams(self) -> None:
+    async def _unless_refused(self, step: Callable[[], Awaitable[None]]) -> None:
         """Whatever keeps the service from taking our address must not keep us from asking."""
         try:
-            await self._subscribing.ensure()
+            await step()
         except NotTold as fault:
             _log.error("streams_not_set_up", text=fault.text, detail=fault.detail)
 

@@ -20,7 +20,7 @@ from engine.guard.applying import apply_event, may_go_before_others
 from engine.guard.event_keys import EventKeys
 from engine.guard.event_store import Arrival, EventStore, Kept, StoreDown
 from engine.guard.memory import Memory, MemoryFull
-from engine.guard.watch import Standing, Watch
+from engine.guard.watch import HELD_AHEAD, Standing, Watch
 from engine.telemetry import logs
 from engine.telemetry.floods import Floods
 
@@ -94,6 +94,8 @@ class Intake:
         self._taken = self._repeated = self._unknown = self._security_events = 0
         self._refused: dict[str, int] = {}
         self._memory_full = False
+        self._status_at = UnixTime(0)  # of the newest event on how our push stream stands, by the service's clock
+        self.status_events = 0  # so many
         self._kept, self._applied_of = 1, 0  # rounds of keeping; what an earlier life left undone counts as one
         self.heartbeat_at: UnixTime | None = None
         self._mark_if_down_for_long()
@@ -209,15 +211,28 @@ class Intake:
         marked = self._memory.missing_since()
         if standing is Standing.WHOLE and marked is not None and self._applied_of == self._kept:
             self._memory.mark_whole()
-        elif standing is Standing.MISSING and (marked is None or new_hole):
-            self._move_mark(self._clock.now())
+        elif standing is Standing.MISSING:
+            self._mark(marked, new_hole=new_hole)
         return standing
+
+    def _mark(self, marked: UnixTime | None, *, new_hole: bool) -> None:
+        now = self._clock.now()
+        if self._watch.holds_back:
+            if marked is None or marked < now + HELD_AHEAD // 2:
+                self._move_mark(UnixTime(now + HELD_AHEAD))
+        elif marked is None or new_hole:
+            self._move_mark(now)
 
     def _move_mark(self, to: UnixTime) -> None:
         """What is missing happened before that: an answer from before does not know it, whenever the first hole was."""
         with self._memory.together():
             self._memory.mark_whole()
             self._memory.mark_missing(to)
+
+    def push_stream_is(self, status: str) -> None:
+        """How our push stream stands, as the service says now. Raises MemoryFull."""
+        self._watch.holds_back = status != "enabled"
+        self.settle()
 
     def standing(self) -> Standing:
         """What is known of pushed events now."""
@@ -274,7 +289,26 @@ class Intake:
         self._repeated += not is_new
         if is_new:
             self._hear(event)
+            self._heed(event)
             self._say(event)
+
+    def _heed(self, event: VerifiedEvent) -> None:
+        """How our push stream stands: said, or told by a heartbeat, which comes on an enabled one alone.
+
+        Of two words of one second that which holds back counts: which came first is not known.
+        """
+        if event.subject != self._store.streams.push:
+            return
+        if isinstance(event.payload, StreamPayload):
+            is_enabled = event.payload.status == "enabled"
+        elif event.last_seq is not None:
+            is_enabled = True
+        else:
+            return
+        if event.issued_at > self._status_at or (event.issued_at == self._status_at and not is_enabled):
+            self._status_at = event.issued_at
+            self.status_events += 1
+            self._watch.holds_back = not is_enabled
 
     def _say(self, event: VerifiedEvent) -> None:
         if event.payload is None:

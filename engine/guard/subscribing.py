@@ -6,6 +6,8 @@ over mutual TLS. After that a verification event of our own asking shows that ev
 
 import secrets
 
+import msgspec
+
 from engine.clock import Clock
 from engine.guard.event_store import EventStore, StreamIds
 from engine.guard.intake import Challenge, Intake
@@ -29,15 +31,23 @@ class Subscribing:
         self.push_status = ""  # as the service said last
 
     async def ensure(self) -> None:
-        """Make or mend our streams. Raises the transmitter's faults, StoreDown."""
+        """Make or mend our streams. Raises the transmitter's faults, StoreDown, MemoryFull."""
         found = await self._transmitter.streams()
         polls, pushes = [one for one in found if not one.is_push], [one for one in found if one.is_push]
         poll = polls[0] if polls else await self._transmitter.create_stream(None)
-        await self._keep(StreamIds(self._store.streams.push, poll.stream_id, poll.endpoint_url))
+        known = self._store.streams
+        await self._keep(StreamIds(known.push, poll.stream_id, poll.endpoint_url, known.confirmed))
         if self._push_url is not None:  # last: the service may not take it
             push = await self._push(pushes, self._push_url)
-            await self._keep(StreamIds(push.stream_id, poll.stream_id, poll.endpoint_url))
+            is_known = push in pushes and push.stream_id == known.push
+            confirmed = is_known and known.confirmed
+            await self._keep(StreamIds(push.stream_id, poll.stream_id, poll.endpoint_url, confirmed))
             await self._look_at(push.stream_id)
+
+    async def look(self) -> None:
+        """See how our push stream stands, if there is one. Raises the transmitter's faults, StoreDown, MemoryFull."""
+        if self._push_url is not None and self._store.streams.push:
+            await self._look_at(self._store.streams.push)
 
     async def answer_challenges(self) -> None:
         """Say back what was sent to our address. Raises Unreachable, StoreDown."""
@@ -57,9 +67,20 @@ class Subscribing:
 
     async def _look_at(self, stream_id: str) -> None:
         """A push stream that does not run, with nothing of ours to wait for, may have lost its challenge: ask anew."""
-        self.push_status = await self._transmitter.status(stream_id)
+        events = self._intake.status_events
+        self.push_status = status = await self._transmitter.status(stream_id)
+        if events == self._intake.status_events:  # else something newer has been told meanwhile
+            await self._note_status(status)
         if self.push_status == "paused" and not self._intake.challenges():
             await self._transmitter.verify(stream_id, None)
+
+    async def _note_status(self, status: str) -> None:
+        """What is paused before its address was ever confirmed holds nothing back: events come by poll until then."""
+        streams, is_enabled = self._store.streams, status == "enabled"
+        if is_enabled or streams.confirmed:
+            self._intake.push_stream_is(status)  # before anything is waited for: what is told meanwhile is newer
+        if is_enabled and not streams.confirmed:
+            await self._keep(msgspec.structs.replace(streams, confirmed=True))
 
     async def _answer(self, challenge: Challenge) -> None:
         try:
@@ -68,6 +89,7 @@ class Subscribing:
             _log.warning("challenge_not_taken", stream_id=challenge.stream_id, text=fault.text, detail=fault.detail)
         else:
             self.push_status = "enabled"
+            await self._note_status("enabled")
             _log.info("push_stream_confirmed", stream_id=challenge.stream_id)
             await self._verify(challenge.stream_id)
         await self._intake.confirmed(challenge)

@@ -6,6 +6,7 @@
     no heartbeat for three minutes                   ask now, and again each minute
     all is well                                      ask every quarter of an hour, which is a cheap audit
     asking failed                                    ask again after a wait that doubles, up to a minute
+    our push stream is paused or disabled            missing, until it is enabled
 
 Silence alone does not say that events are missing: in an outage heartbeats stop, and the fallback is for outages. It
 says so where the service speaks to us otherwise: it refuses to tell, or it answers introspections while it cannot be
@@ -23,6 +24,9 @@ from engine.clock import BootTime, Seconds
 
 AGAIN: Final = Seconds(60.0)  # while there is no heartbeat, asking may bring what a push does not
 BACKOFF: Final = Backoff(first=Seconds(1.0), limit=Seconds(60.0))
+HELD_AHEAD: Final = (
+    60  # seconds that the mark lies ahead while events are held back, so that nothing is confirmed after it
+)
 _NEVER: Final = BootTime(float("-inf"))
 
 
@@ -65,6 +69,7 @@ class Watch:
         self._refused = False  # the last time we asked, the service spoke and did not tell
         self._failures = 0
         self._not_before = _NEVER
+        self.holds_back = False  # the service has told that it pushes nothing for now
 
     def told(self, newest: int, at: BootTime) -> None:
         """The service said which event is our newest."""
@@ -89,7 +94,7 @@ class Watch:
 
     def standing(self, now: BootTime, answered_at: BootTime | None = None) -> Standing:
         """answered_at: when the service last answered an introspection with what is true now."""
-        if self._hole_at is not None:
+        if self._hole_at is not None or self.holds_back:
             return Standing.MISSING
         limit = self._heard_at + self.limits.silence
         if now < limit:

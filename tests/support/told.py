@@ -9,7 +9,7 @@ from engine.clock import BootTime, UnixTime
 from engine.consent.records import ConsentId, Role
 from engine.consent.states import ENDED, State
 from engine.errors import Fault
-from engine.events.facts import Change, ConsentFact, Fact, PartyFact, VerificationFact
+from engine.events.facts import Change, ConsentFact, Fact, PartyFact, StreamFact, VerificationFact
 from engine.events.sets import event_claims, event_jti, heartbeat_claims, wire_state
 from engine.events.signing import PemEventSigner
 from engine.events.verification import RefusedEvent
@@ -111,6 +111,11 @@ class TellingService:
 
     def verification(self, state: str | None = None, challenge: str | None = None, stream_id: str = "push") -> bytes:
         fact = VerificationFact(stream_id, NOW, state, challenge)
+        claims = event_claims(fact, receiver=EDP, role=Role.EDP, issuer=self.issuer, jti=self._draw())
+        return self.signer.sign_event(claims)
+
+    def stream_updated(self, status: str, at: UnixTime, stream_id: str = "push") -> bytes:
+        fact = StreamFact(stream_id, status, at, "maintenance")
         claims = event_claims(fact, receiver=EDP, role=Role.EDP, issuer=self.issuer, jti=self._draw())
         return self.signer.sign_event(claims)
 

@@ -7,6 +7,7 @@ from typing import Any
 import anyio
 import pytest
 
+from engine.clock import UnixTime
 from engine.events.facts import Change
 from engine.guard.event_store import StreamIds
 from engine.guard.memory import MemoryFull
@@ -14,7 +15,7 @@ from engine.guard.transmitter import NotTold, Stream, Unreachable
 from engine.guard.watch import Limits, Standing
 from tests.support.event_guards import EventGuard
 from tests.support.guard_memory import InMemory
-from tests.support.told import TellingService, consent_id
+from tests.support.told import HandClock, TellingService, consent_id
 
 PUSH_URL = "https://edp-7.example/events"
 Play = Callable[..., None]
@@ -248,6 +249,87 @@ def test_service_that_refuses_to_tell_degrades(play: Play) -> None:
         await until(lambda: run.guard.memory.missing_since() == run.clock.now())
 
     play(scenario)
+
+
+async def confirmed_stream(run: Running) -> None:
+    await run.asked()
+    assert await run.guard.push(run.service.verification(challenge="prove it"))
+    await until(lambda: run.guard.store.streams.confirmed and not run.guard.intake.challenges())
+    assert run.guard.memory.missing_since() is None
+
+
+def nothing_is_usable(run: Running) -> bool:
+    """Not even what is confirmed at this moment, or in the half minute that follows."""
+    marked = run.guard.memory.missing_since()
+    return marked is not None and marked >= run.clock.now() + 30
+
+
+@pytest.mark.parametrize("status", ["paused", "disabled"])
+def test_while_our_push_stream_is_held_back_nothing_is_usable(play: Play, status: str) -> None:
+    async def scenario(run: Running) -> None:
+        await confirmed_stream(run)
+        run.service.push_status = status
+        assert await run.guard.push(run.service.stream_updated(status, run.clock.now()))
+        assert nothing_is_usable(run)
+        for _ in range(5):  # whatever is asked and told meanwhile
+            run.clock.forward(60)
+            run.guard.following.wake()
+            await until(lambda: nothing_is_usable(run))
+        assert run.guard.store.chain.last_seq >= run.service.last_seq
+        run.service.push_status = "enabled"
+        late = run.service.stream_updated(status, UnixTime(run.clock.now() - 1))
+        assert await run.guard.push(run.service.stream_updated("enabled", run.clock.now()))
+        await until(lambda: run.guard.memory.missing_since() is None)
+        assert await run.guard.push(late)  # it was overtaken
+        assert run.guard.memory.missing_since() is None
+
+    play(scenario, push_url=PUSH_URL)
+
+
+def test_a_pause_that_nobody_told_of_is_seen_with_the_silence(play: Play) -> None:
+    """The EDP's own people pause it: the service says nothing of that, and heartbeats stop."""
+
+    async def scenario(run: Running) -> None:
+        await confirmed_stream(run)
+        run.service.push_status = "paused"
+        run.clock.forward(180)
+        run.guard.following.wake()
+        await until(lambda: nothing_is_usable(run))
+        run.service.push_status = "enabled"  # and they enable it, which the next heartbeat shows
+        run.clock.forward(1)
+        assert await run.guard.push(run.service.heartbeat(run.clock.now()))
+        await until(lambda: run.guard.memory.missing_since() is None)
+
+    play(scenario, push_url=PUSH_URL)
+
+
+def test_a_pause_of_another_stream_and_an_address_that_is_not_confirmed_hold_nothing_back(play: Play) -> None:
+    async def scenario(run: Running) -> None:
+        await run.asked()
+        assert run.service.push_status == "paused"
+        assert run.guard.memory.missing_since() is None
+        assert await run.guard.push(run.service.stream_updated("paused", run.clock.now(), "poll"))
+        assert run.guard.memory.missing_since() is None
+
+    play(scenario, push_url=PUSH_URL)
+
+
+async def test_a_pause_is_still_known_after_a_restart(tmp_path: Path) -> None:
+    service, clock = TellingService(), HandClock()
+    service.push_status = "enabled"
+    guard = EventGuard(tmp_path / "events.sqlite", service, clock=clock, push_url=PUSH_URL, set_up=False)
+    await guard.subscribing.ensure()
+    await guard.healing.heal(must_list=True)
+    assert guard.memory.missing_since() is None
+    service.push_status = "paused"
+    guard.close()
+    guard = EventGuard(
+        tmp_path / "events.sqlite", service, clock=clock, memory=guard.memory, push_url=PUSH_URL, set_up=False
+    )
+    await guard.subscribing.ensure()
+    await guard.healing.heal(must_list=True)
+    assert guard.memory.missing_since() == clock.now() + 60
+    guard.close()
 
 
 def test_audit_acknowledges_what_was_pushed(play: Play) -> None:
