@@ -13,6 +13,7 @@ from engine.guard.intake import Intake
 from engine.guard.memory import Memory
 from engine.guard.polling import Polling
 from engine.guard.subscribing import Subscribing
+from engine.guard.transmitter import Transmitter
 from engine.guard.watch import Limits, Watch
 from tests.support.events import EDP, ISSUER
 from tests.support.guard_memory import InMemory
@@ -32,21 +33,26 @@ class EventGuard:
         limits: Limits | None = None,
         push_url: str | None = None,
         set_up: bool = True,
+        issuer: str = ISSUER,
+        client_id: str = EDP,
+        asks: Transmitter | None = None,
     ) -> None:
+        """asks: whom it asks in place of the service in memory."""
+        transmitter = service if asks is None else asks
         self.service = service
         self.memory = InMemory() if memory is None else memory
         self.clock = HandClock() if clock is None else clock
         self.store = EventStore(path)
         self.watch = Watch(Limits() if limits is None else limits)
         self.intake = Intake(
-            self.store, self.memory, self.watch, self.clock, issuer=ISSUER, client_id=ClientId(EDP),
+            self.store, self.memory, self.watch, self.clock, issuer=issuer, client_id=ClientId(client_id),
             on_change=self._wake, answered_at=lambda: self.answered_at,
         )  # fmt: skip
         self.answered_at: BootTime | None = None
-        self.keys = EventKeys(ISSUER, service.event_keys, self._keep_keys, self.store.keys, self.clock)
-        self.polling = Polling(service, self.store, self.intake, self.keys)
-        self.healing = Healing(service, self.store, self.intake, self.polling, self.memory, self.watch, self.clock)
-        self.subscribing = Subscribing(service, self.store, self.intake, self.clock, push_url=push_url)
+        self.keys = EventKeys(issuer, transmitter.event_keys, self._keep_keys, self.store.keys, self.clock)
+        self.polling = Polling(transmitter, self.store, self.intake, self.keys)
+        self.healing = Healing(transmitter, self.store, self.intake, self.polling, self.memory, self.watch, self.clock)
+        self.subscribing = Subscribing(transmitter, self.store, self.intake, self.clock, push_url=push_url)
         self.following = Following(
             self.store, self.intake, self.watch, self.healing, self.subscribing, self.clock, lambda: 0.5
         )

@@ -55,6 +55,10 @@ async def sign_and_push(house: House) -> None:
     await house.door.tell(epoch, [Outcome(one.number, fates[one.number % 3], 2, 0.5, 0.0, "tls") for one in made])
 
 
+def test_a_set_is_offered_for_a_week_its_payload_kept_for_ninety_days() -> None:
+    assert (POLL_DAYS, PAYLOAD_DAYS, RESULT_DAYS) == (7, 90, 396)
+
+
 async def test_nothing_is_due_early(house: House) -> None:
     house.clock.time += POLL_DAYS * DAY
     assert await prune(house) == 0

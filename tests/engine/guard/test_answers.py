@@ -142,6 +142,12 @@ def test_the_audience_may_be_an_array() -> None:
     assert isinstance(in_plain(plain(aud=["x", EDP])), Active)
 
 
+def test_an_answer_has_64_kib_at_most() -> None:
+    room = 65_536 - len(plain(sub=""))
+    assert isinstance(in_plain(plain(sub="s" * room)), Active)
+    assert in_plain(plain(sub="s" * (room + 1))) == NoAnswer(Doubt.SHAPE)
+
+
 def test_times_of_an_answer_are_taken_up_to_their_bounds() -> None:
     assert isinstance(in_signed(jwt(envelope(iat=NOW + 10))), Active)
     assert isinstance(in_signed(jwt(envelope(iat=NOW - 60))), Active)

@@ -69,6 +69,7 @@ def test_ids_are_remembered_for_seven_days_and_what_is_unapplied_for_ever(path: 
     store = EventStore(path)
     store.keep([arrival(told[0]), arrival(told[2])], NOW)
     store.applied([told[0].jti])
+    assert KEEP == 7 * 86_400
     assert store.forget(UnixTime(NOW + KEEP)) == 0
     assert store.keep([arrival(told[0])], NOW)[0].place is None
     assert store.forget(UnixTime(NOW + KEEP + 1)) == 1

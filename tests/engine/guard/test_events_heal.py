@@ -348,6 +348,24 @@ async def test_polled_events_are_acknowledged_after_they_were_kept(path: Path) -
     assert_agrees(guard, service)
 
 
+async def test_events_are_fetched_by_the_hundred_until_there_are_no_more(path: Path) -> None:
+    service = TellingService(page=1_000)
+    for number in range(230):
+        service.change(number, Change.GRANTED)
+    guard = EventGuard(path, service)
+    poll, pages = service.poll, list[tuple[int, int]]()
+
+    async def counted(poll_url: str, ack: Any, max_events: int, errors: Any) -> Any:
+        polled = await poll(poll_url, ack, max_events, errors)
+        pages.append((max_events, len(polled.sets)))
+        return polled
+
+    service.poll = counted
+    assert await guard.polling.drain(POLL_URL) == 230
+    assert pages == [(100, 100), (100, 100), (100, 30), (0, 0)], "and in the end they are acknowledged"
+    assert not service.unacknowledged
+
+
 async def test_event_that_is_refused_for_good_is_told_and_does_not_come_again(path: Path) -> None:
     service = TellingService()
     told = service.change(1, Change.GRANTED)
