@@ -1,14 +1,19 @@
 """Marked values go through every journey, and then everything that the service left behind is searched for them.
 
 Persons and meter points stand in the ledger as ciphertext alone, purpose and reference in the ledger alone, tokens
-nowhere at all. What must be found (the consent's own key) shows that the search reaches every place it names.
+nowhere at all: neither in what is pushed and polled, nor in a guard's store and logs. What must be found (the consent's
+own key) shows that the search reaches every place it names.
 """
 
 import contextlib
 import http.client
 import json
+import re
 import secrets
-from base64 import b64encode
+import socket
+import subprocess
+import sys
+from base64 import b64encode, urlsafe_b64decode
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -24,7 +29,7 @@ from engine.consent.records import ConsentId, consent_key
 from engine.consent.windows import midnight_before, months_after
 from engine.telemetry.host import SystemClock
 from tests.support.canary import contents_of, disguises, files_below, found, redis_values, search
-from tests.support.sandbox import SOON, Caller, Running, eventually
+from tests.support.sandbox import ROOT, SOON, Caller, Running, eventually
 
 
 def drawn(kind: str) -> str:
@@ -160,10 +165,103 @@ def pages(running: Running) -> Iterator[tuple[str, bytes]]:
             yield f"console {path}", answer.read()
 
 
+class Guard:
+    """The EDP's guard beside the sandbox, as `ccs sandbox guard` sets it up, with all that it can log."""
+
+    def __init__(self, running: Running, log: Path) -> None:
+        done = running.ccs("sandbox", "guard", "edp-1", "--port", "0", "--receiver-port", "0", "--status-port", "0")
+        assert done.returncode == 0, done.stderr
+        self.home = running.state / "guard/edp-1"
+        settings = self.home / "guard.toml"
+        settings.write_text('log-level = "debug"\n' + settings.read_text())
+        self.status_port = int(re.findall(r"^status-port = (\d+)$", settings.read_text(), re.MULTILINE)[0])
+        command = [sys.executable, "-m", "admin.cli", "guard", "--config", str(settings)]
+        with log.open("wb") as output:
+            self.process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=output, stderr=output, process_group=0
+            )
+
+    def call(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+        connection = http.client.HTTPConnection("guard", timeout=SOON)
+        with contextlib.closing(connection):
+            connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            connection.sock.settimeout(SOON)
+            connection.sock.connect(str(self.home / "guard.sock"))
+            raw = None if body is None else json.dumps(body)
+            connection.request(method, path, raw, {"content-type": "application/json"})
+            answer = connection.getresponse()
+            return answer.status, json.loads(answer.read())
+
+    def events(self) -> dict[str, Any]:
+        try:
+            found: dict[str, Any] = self.call("GET", "/v1/status")[1]["events"]
+        except OSError:
+            assert self.process.poll() is None
+            return {"push_status": "", "last_seq": 0, "missing_since": "not there"}
+        return found
+
+    def metrics(self) -> bytes:
+        connection = http.client.HTTPConnection("127.0.0.1", self.status_port, timeout=SOON)
+        with contextlib.closing(connection):
+            connection.request("GET", "/metrics")
+            return connection.getresponse().read()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        assert self.process.wait(SOON) == 0
+
+
+def shares(guard: Guard, running: Running, marks: Marks, token: str, detail: dict[str, Any]) -> None:
+    """What an EDP's own programs ask its guard: right, outside, with a wrong certificate, wrongly, as garbage."""
+    share = {
+        "token": token,
+        "certificate": (running.state / "pki/atp-1.pem").read_text(),
+        "dataset_id": detail["dataset_id"],
+        "mpxn": f"mpan:{marks.mpan}",
+        "from": detail["data_from"],
+        "to": format_utc(UnixTime(parse_utc(detail["data_from"]) + 1_800)),
+    }
+    asked = [
+        (share, "consented"),
+        ({**share, "share_id": marks.asked}, "consented"),
+        ({**share, "from": "2001-01-01T00:00:00Z"}, "not_active"),
+        ({**share, "certificate": (running.state / "pki/atp-2.pem").read_text()}, "wrong_certificate"),
+        ({**share, "token": marks.garbage}, "not_active"),
+    ]
+    for question, reason in asked:
+        status, verdict = guard.call("POST", "/v1/check", question)
+        assert (status, verdict["reason"]) == (200, reason)
+    for wrong in ({**share, "dataset_id": 7}, {**share, marks.name: marks.address}, {**share, "mpxn": marks.mpan[:9]}):
+        assert guard.call("POST", "/v1/check", wrong)[0] == 400
+    assert guard.call("POST", "/v1/check-many", {"shares": [share, share]})[0] in (200, 400)
+
+
+def polled(running: Running, client_id: str, stream: dict[str, Any], consent_id: str) -> bytes:
+    """What the client is told of the consent: its beginning, its renewal and its end, each as it was signed."""
+    path = urlsplit(stream["delivery"]["endpoint_url"]).path
+    found: dict[str, str] = {}
+
+    def whole() -> bool:
+        sets = told(running.machine(client_id), "POST", path, {"returnImmediately": True})["sets"]
+        found.update({jti: one for jti, one in sets.items() if consent_id.encode() in claims_of(one)})
+        return len(found) >= 3
+
+    eventually(whole)
+    return "\n".join(found.values()).encode() + b"".join(map(claims_of, found.values()))
+
+
+def claims_of(compact: str) -> bytes:
+    part = compact.split(".")[1]
+    return urlsafe_b64decode(part + "=" * (-len(part) % 4))
+
+
 def test_nothing_that_was_marked_is_left_where_it_does_not_belong(tmp_path: Path) -> None:
     marks = Marks()
     running = Running(tmp_path / "var", 'log-level = "debug"\n', consents=3, workers=1).start()
+    guard = Guard(running, tmp_path / "guard.log")
     try:
+        stream = told(running.machine("atp-1"), "POST", "/ssf/streams", {})
+        eventually(lambda: guard.events()["push_status"] == "enabled" and not guard.events()["missing_since"])
         granted = told(running.machine("atp-1"), "POST", "/consents", marks.grant_form("hh-electricity-import"))
         path = f"/consents/{granted['consent_id']}/tokens"
         token = told(running.machine("atp-1"), "POST", path, {"edp": "edp-1"})["token"]
@@ -171,17 +269,34 @@ def test_nothing_that_was_marked_is_left_where_it_does_not_belong(tmp_path: Path
         eventually(lambda: caller.introspect(token)[1].get("active") is True)
         (detail,) = caller.introspect(token)[1]["authorization_details"]
         introspections(running, marks, token, detail)
+        shares(guard, running, marks, token, detail)
         administration(running, marks, granted["consent_id"])
         eventually(lambda: caller.introspect(token) == (200, {"active": False}))
         told(running.machine("atp-1"), "POST", path, {"edp": "edp-1"}, 409)
         key = consent_key(ConsentId(granted["consent_id"]))
-        live = [*pages(running), *redis_values(running.about["redis_url"]), *files_below(running.state)]
+        head = running.node_status()["applied"]
+        eventually(lambda: guard.events()["last_seq"] >= head)
+        wire = polled(running, "atp-1", stream, granted["consent_id"])
+        assert b"consent-revoked" in wire
+        pages_of_guard = [("guard /metrics", guard.metrics())]
+        guard.stop()
+        live = [
+            ("wire", wire),
+            *pages_of_guard,
+            *pages(running),
+            *redis_values(running.about["redis_url"]),
+            *files_below(running.state),
+        ]
         assert any(key in contents for place, contents in live if place.startswith("redis b"))
     finally:
+        if guard.process.poll() is None:
+            guard.process.kill()
         assert running.stop() == 0, running.output.read_text()
 
-    places = [*live, *files_below(running.state), ("ccs up", contents_of(running.output))]
-    for where in ("ledger/ledger.db", "redis/", "replica/", "log/node.log", "log/admin.log"):
+    guards_log = ("guard.log", contents_of(tmp_path / "guard.log"))
+    places = [*live, *files_below(running.state), ("ccs up", contents_of(running.output)), guards_log]
+    searched = ("ledger/ledger.db", "redis/", "replica/", "log/node.log", "log/admin.log", "log/pusher.log")
+    for where in (*searched, "guard/edp-1/store/", "guard.log"):
         assert any(place.startswith(where) and contents for place, contents in places), f"{where} was not searched"
     for where in ("ledger/", "redis/", "replica/"):
         assert any(place.startswith(where) and key in contents for place, contents in places), where
