@@ -15,9 +15,13 @@ from engine.guard.decisions import MAX_DECISIONS, Decisions
 from engine.guard.keys import AnswerKeys
 from engine.guard.questions import EVALUATIONS, FORM, INTROSPECT, JSON, batch, introspection, probe
 from engine.guard.shares import Share
+from engine.telemetry import logs
+from engine.telemetry.floods import Floods
 from engine.telemetry.guard_calls import ALARMS
 
 _UNKNOWN_KEY: Final = NoAnswer(Doubt.KEY)
+
+_log = logs.logger("guard")
 
 
 class Introspected(msgspec.Struct, frozen=True):
@@ -42,6 +46,7 @@ class Asking:
         self._client = client
         self._clock = clock
         self._new_id = new_id
+        self._floods = Floods()
         self._is_signed = config.answers is AnswerForm.SIGNED
         point = config.service.decision_point
         self._decision_points = (point,) if point else config.service.addresses
@@ -63,7 +68,7 @@ class Asking:
             if read == _UNKNOWN_KEY and await self._keys.refresh():
                 read = self._read_decisions(reply, len(shares), body)
             if isinstance(read, NoAnswer):
-                ALARMS.labels(read.doubt).inc()
+                self._raise_alarm(read.doubt)
                 return None
             return Judged(read, Worth.CURRENT if read.context.is_current else Worth.LAST_KNOWN)
 
@@ -92,7 +97,7 @@ class Asking:
             if outcome == _UNKNOWN_KEY and await self._keys.refresh():
                 outcome = self._read(reply, asked)
             if isinstance(outcome, NoAnswer):
-                ALARMS.labels(outcome.doubt).inc()
+                self._raise_alarm(outcome.doubt)
                 return None
             answer = Introspected(outcome, reply.request_id.decode())
             if isinstance(outcome, Active) and not outcome.is_current:
@@ -100,6 +105,13 @@ class Asking:
             return Judged(answer, Worth.CURRENT)
 
         return judge
+
+    def _raise_alarm(self, doubt: Doubt) -> None:
+        """What came was no answer: somebody may sit on the line."""
+        ALARMS.labels(doubt).inc()
+        left_out = self._floods.admit(doubt, self._clock.boot())
+        if left_out is not None:
+            _log.warning("security_event", kind=f"answer_{doubt}", left_out=left_out)
 
     def _read(self, reply: Reply, asked: Asked) -> Outcome:
         now = self._clock.now()

@@ -262,8 +262,10 @@ def config(
 class Stand:
     """All of it. draw: jitter and the ramp's choice; 0.5 unless a test says otherwise."""
 
-    def __init__(self, ticking: Ticking, *origins: str, before: float | None = None, **settings: Any) -> None:
-        self.nodes = Nodes(*origins)
+    def __init__(
+        self, ticking: Ticking, *origins: str, before: float | None = None, nodes: Nodes | None = None, **settings: Any
+    ) -> None:
+        self.nodes = Nodes(*origins) if nodes is None else nodes
         self.memory = Told()
         self.evidence = Recorded(before)
         self.clock = MovedClock(ticking)
