@@ -347,3 +347,37 @@ async def test_the_outbox_knows_every_stream(site: Site) -> None:
                 break
             await trio.sleep(0.02)
     assert {one.endpoint_url for one in mine[0].streams} == {"", "https://events.edp1.example/ccs"}
+
+
+BAD_CALLS: list[tuple[str, dict[str, Any], str]] = [
+    ("/ssf/status", {"status": "asleep"}, "#/status"),
+    ("/ssf/status", {"status": "paused", "until": 1}, "#/until"),
+    ("/ssf/status", {"status": "paused", "reason": 5}, "#/reason"),
+    ("/ssf/status", {}, "#/status"),
+    ("/ssf/verify", {"state": 5}, "#/state"),
+    ("/ssf/verify", {"state": "x" * 1_025}, "#/state"),
+    ("/ssf/verify", {"subject": {}}, "#/subject"),
+    ("/ssf/confirm", {}, "#/challenge"),
+    ("/ssf/confirm", {"challenge": ""}, "#/challenge"),
+]
+
+
+async def test_a_call_that_breaks_a_rule_changes_nothing(site: Site) -> None:
+    stream_id = (await created(site, POLL))["stream_id"]
+    before = await site.ledger.head()
+    for path, members, pointer in BAD_CALLS:
+        status, problem = await site.call("edp-1", "POST", path, {"stream_id": stream_id, **members})
+        assert (status, [error["pointer"] for error in problem["errors"]]) == (400, [pointer]), members
+    for path in ("/ssf/status", "/ssf/verify", "/ssf/confirm"):
+        status, problem = await site.call("edp-1", "POST", path, [])
+        assert (status, problem["code"]) == (400, "invalid_fields")
+    assert await site.ledger.head() == before
+    assert (await site.call("edp-1", "POST", "/ssf/verify", {"stream_id": stream_id}))[0] == 204
+
+
+async def test_there_are_no_calls_for_subjects(site: Site) -> None:
+    """A receiver hears of its own consents, all of them; nothing is added or removed."""
+    stream_id = (await created(site, POLL))["stream_id"]
+    for path in ("/ssf/subjects:add", "/ssf/subjects:remove"):
+        subject = {"stream_id": stream_id, "subject": {"format": "opaque", "id": "x"}}
+        assert (await site.call("edp-1", "POST", path, subject))[0] == 404

@@ -193,6 +193,7 @@ def test_row_5_what_is_no_set(raw: bytes) -> None:
 
 def test_64_kib_are_taken_and_not_a_byte_more() -> None:
     """Row 4 where nothing before has counted: a set that came by poll."""
+    assert MAX_EVENT_BYTES == 64 * 1024
     room = (MAX_EVENT_BYTES - len(sealed({**good(), "x": ""}))) * 3 // 4  # of base64url
     found = {len(raw): raw for raw in (sealed({**good(), "x": "x" * n}) for n in range(room - 3, room + 4))}
     largest, above = max(n for n in found if n <= MAX_EVENT_BYTES), min(n for n in found if n > MAX_EVENT_BYTES)
