@@ -19,6 +19,7 @@ ROWS = {
     "Loss and healing": range(1, 11),
     "How a guard checks a signed answer": range(1, 13),
     "How a guard asks": range(1, 14),
+    "What a share is asked about": range(1, 7),
     "When nobody answers": range(1, 12),
     "What must not be lost, doubled or told": range(1, 6),
     "All of it together": range(1, 13),

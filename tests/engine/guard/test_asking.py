@@ -147,3 +147,16 @@ async def test_a_flood_of_what_is_no_answer_is_counted_and_not_written(autojump_
                     nursery.start_soon(stand.guard.check, share())
         assert len(stand.nodes.calls) > 500
         assert 0 < len([line for line in logs if line["event"] == "security_event"]) < 100
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 406, 409, 410, 415, 422, 431, 451])
+async def test_no_other_4xx_is_retried_or_an_outage(autojump_clock: MockClock, status: int) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        stand.nodes.calls.clear()
+        stand.nodes.all(says(b'{"error":"invalid_request"}', status))
+        verdict = await stand.guard.check(share())
+        assert (verdict.allowed, len(stand.nodes.calls)) == (False, 1)
+        assert verdict.reason in (Reason.REFUSED_CALLER, Reason.BAD_REQUEST)
+        assert (stand.guard.status().circuit, stand.evidence.entries) == ("closed", [])

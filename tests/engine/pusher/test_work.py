@@ -356,6 +356,26 @@ async def test_a_paused_stream_is_left_alone_and_gets_everything_when_it_goes_on
     assert len(receivers.pushed) == 399
 
 
+@pytest.mark.parametrize("status", [StreamStatus.PAUSED, StreamStatus.DISABLED])
+async def test_a_stream_that_is_held_back_is_told_so_and_hears_nothing_more_not_even_a_heartbeat(
+    service: MemoryPushService,
+    receivers: Receivers,
+    nursery: trio.Nursery,
+    autojump_clock: MockClock,
+    status: StreamStatus,
+) -> None:
+    """A receiver takes a heartbeat for a sign that its stream is enabled."""
+    service.lease_seconds = LONG
+    service.enrol("edp-1", stream=push_stream_of("edp-1", Role.EDP, status=status))
+    stream = push_stream_of("edp-1", Role.EDP)
+    [told] = service.commit(StreamFact(stream.stream_id, status.value, UnixTime(AT)), "edp-1")
+    [held] = service.commit(ended(1, "edp-1"), "edp-1")
+    nursery.start_soon(pusher(service, receivers).run)
+    await trio.sleep(600)
+    assert [one.content for one in receivers.pushed] == [service.first_bytes[told.number]]
+    assert service.fates() == {told.number: Fate.DONE, held.number: Fate.AGAIN}
+
+
 async def test_a_receiver_that_comes_later_gets_what_was_written_before_it_was_known(
     service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
