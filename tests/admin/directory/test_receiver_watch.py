@@ -8,7 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from admin import metrics
-from admin.directory.receiver_watch import Lateness, ReceiverWatch, lateness
+from admin.directory.receiver_watch import LOOK_EVERY, Lateness, ReceiverWatch, lateness
 from admin.directory.stream_service import Streams
 from admin.ledger.receiver_standing import Standing, read_standings
 from engine.clock import UnixTime
@@ -61,6 +61,7 @@ def test_lateness_is_counted_from_the_oldest_event(age: int, expected: Lateness)
 async def test_a_receivers_own_pause_ends_after_fifteen_minutes_and_it_is_told(house: House) -> None:
     paused = await house.poll_stream("edp-1", Role.EDP)
     until = UnixTime(house.clock.now() + 900)
+    assert LOOK_EVERY == 10, "a pause lasts so much longer at most"
     await house.change(paused, status=StreamStatus.PAUSED, paused_until=until)
     watch, streams = watch_of(house), streams_of(house)
     house.clock.time += 899
