@@ -4,15 +4,17 @@ The pusher pushes, the receiver is stopped and comes back, and in the end it kno
 """
 
 import base64
+import http.client
 import json
 import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,7 @@ class Reader:
         self.log = folder / "receiver.log"
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = str(free.getsockname()[1])
+        self.kept: dict[str, str] = {}  # what was polled
         python = folder / ".venv/bin/python"
         python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
         python.chmod(0o755)
@@ -75,6 +78,28 @@ class Reader:
     def _listens(self) -> bool:
         with socket.socket() as probe:
             return probe.connect_ex(("127.0.0.1", int(self._port))) == 0
+
+    def push(
+        self,
+        body: str,
+        method: str = "POST",
+        *,
+        path: str = "/events",
+        media: str = "application/secevent+jwt",
+        length: int | None = None,
+        certificate: bool = True,
+    ) -> tuple[int, dict[str, str], dict[str, str]]:
+        """One request to the receiver: status, headers and what it tells. length: as it claims."""
+        ca = str(self.sandbox.state / "pki/ca.pem")
+        tls = self.sandbox.context(EDP) if certificate else ssl.create_default_context(cafile=ca)
+        connection = http.client.HTTPSConnection("localhost", int(self._port), context=tls, timeout=SOON)
+        with closing(connection):
+            size = len(body) if length is None else length
+            connection.request(method, path, body, {"Content-Type": media, "Content-Length": str(size)})
+            answer = connection.getresponse()
+            content = answer.read()
+            headers = {name.lower(): value for name, value in answer.getheaders()}
+            return answer.status, headers, json.loads(content) if content else {}
 
     def told(self) -> list[str]:
         """What the receiver said of each event."""
@@ -165,6 +190,8 @@ def test_the_receivers_guide_followed_to_its_end_leaves_a_healed_receiver(
         assert run(changes).splitlines() == ["200", "whole"]
         assert known(shown()) == reader.truth()
         assert shown()["place"] >= healed["place"]
+        assert_refuses(reader, next(iter(reader.kept.values())))
+        assert known(shown()) == reader.truth()
 
         run(leave)
     streams = sandbox.machine(EDP).call("GET", "/ssf/streams")[1]
@@ -174,11 +201,44 @@ def test_the_receivers_guide_followed_to_its_end_leaves_a_healed_receiver(
         assert word in said
 
 
+def assert_refuses(reader: Reader, good: str) -> None:
+    """Each kind of bad input that needs no key of ours, as the EDP's guide has it; and the good one once more."""
+    head, claims, signature = good.split(".")
+    members = json.loads(base64.urlsafe_b64decode(head + "=" * (-len(head) % 4)))
+
+    def under(**changes: str) -> str:
+        header = json.dumps({**members, **changes}).encode()
+        return ".".join((base64.urlsafe_b64encode(header).rstrip(b"=").decode(), claims, signature))
+
+    bad = {
+        "no set": "invalid_request",
+        f"{good}.": "invalid_request",
+        under(typ="at+jwt"): "invalid_request",
+        under(alg="none"): "authentication_failed",
+        under(alg="HS256"): "authentication_failed",
+        under(kid="nobody's"): "invalid_key",
+        ".".join((head, claims, signature[:-8] + "AAAAAAAA")): "authentication_failed",
+    }
+    for body, err in bad.items():
+        status, _, told = reader.push(body)
+        assert (status, told["err"], bool(told["description"])) == (400, err, True)
+    for method in ("GET", "PUT", "DELETE"):
+        status, headers, _ = reader.push("", method)  # without content: it hangs up before it would be read
+        assert (status, headers["allow"]) == (405, "POST")
+    assert reader.push(good, media="application/json")[0] == 415
+    assert reader.push("", length=65_537)[0] == 413
+    assert reader.push(good, path="/elsewhere")[0] == 404
+    with pytest.raises((OSError, http.client.HTTPException)):
+        reader.push(good, certificate=False)
+    assert reader.push(good)[0] == 202  # a repeat
+
+
 def more(reader: Reader, poll: str, polled: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """Poll once; the claims of what came, by `jti`, which was not polled before."""
     assert json.loads(reader.run(poll)) == {"sets": {}, "moreAvailable": False}
     sets: dict[str, str] = json.loads((reader.folder / "var/polled.json").read_text())["sets"]
     assert not sets.keys() & polled.keys()
+    reader.kept |= sets
     acknowledged = json.loads((reader.folder / "var/acknowledged.json").read_text())
     assert acknowledged == {"maxEvents": 0, "ack": list(sets), "setErrs": {}}
     came = {jti: opened(compact) for jti, compact in sets.items()}
