@@ -70,7 +70,7 @@ class ReplyReader:
     def _err(self) -> str:
         try:
             return _error.decode(self._body).err[:_MAX_ERR]
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):  # the last: nested a thousand deep
             return ""
 
     # What httptools calls.

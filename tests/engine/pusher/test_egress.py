@@ -93,6 +93,7 @@ async def test_another_receiver_has_connections_of_its_own(pki: Pki, egress: Egr
         ),
         (b'HTTP/1.1 400 X\r\nContent-Length: 21\r\n\r\n{"err":"invalid_key"}', Reply(400, "invalid_key")),
         (b"HTTP/1.1 400 X\r\nContent-Length: 5\r\n\r\n\xff\xfe<p>", Reply(400)),
+        (b'HTTP/1.1 400 X\r\nContent-Length: 12005\r\n\r\n{"x":' + b"[" * 12_000, Reply(400)),
         (b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 202 X\r\nContent-Length: 0\r\n\r\n", Reply(202)),
         (b"HTTP/1.1 202 X\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n", Reply(202)),
         (b"HTTP/1.1 202 X\r\nConnection: close\r\n\r\nuntil the end", Reply(202)),
