@@ -109,8 +109,19 @@ class Connection:
         return bool(data)
 
     def is_quiet(self) -> bool:
-        """Whether an idle connection can be used: the server has neither closed it nor said anything."""
-        return not self._socket.is_readable()
+        """Whether an idle connection can be used: the server has neither closed it nor said anything.
+
+        What it said together with its last answer has been received, and is not read yet.
+        """
+        if self._socket.is_readable():
+            return False
+        try:
+            self._tls.read(1)
+        except ssl.SSLWantReadError:
+            return True
+        except ssl.SSLError:
+            return False
+        return False
 
     def close(self) -> None:
         """At once."""

@@ -101,27 +101,29 @@ class Egress:
 
     async def push(self, client_id: ClientId, target: Target, content: bytes) -> Reply:
         """One attempt. Raises Unreached. An answer counts once its head is there, also when time ends then."""
-        reader = ReplyReader()
+        readers = [ReplyReader()]
         request = b"%b%d\r\n\r\n%b" % (target.head, len(content), content)
         pool = self._pools.get(client_id) or self._pools.setdefault(client_id, _Pool())
         with trio.move_on_after(self._config.whole):
-            await self._exchange(pool, target, request, reader)
-        if not reader.status:
+            await self._exchange(pool, target, request, readers)
+        if not readers[-1].status:
             raise Unreached(Trouble.TIMEOUT)
-        return reader.reply()
+        return readers[-1].reply()
 
-    async def _exchange(self, pool: _Pool, target: Target, request: bytes, reader: ReplyReader) -> None:
+    async def _exchange(self, pool: _Pool, target: Target, request: bytes, readers: list[ReplyReader]) -> None:
+        """The last reader is of the connection that was used last: a head that broke off must not begin another's."""
         while (kept := self._kept(pool, target)) is not None:
             try:
-                await self._on(kept, pool, request, reader)
+                await self._on(kept, pool, request, readers[-1])
             except Unreached:
+                readers.append(ReplyReader())
                 continue  # the server closed it as we began: an event may be sent again
             return
         with trio.move_on_after(self._config.connect) as connecting:
             fresh = await self._connected(pool, target)
         if connecting.cancelled_caught:
             raise Unreached(Trouble.TIMEOUT, detail="connecting")
-        await self._on(fresh, pool, request, reader)
+        await self._on(fresh, pool, request, readers[-1])
 
     async def _on(self, connection: Connection, pool: _Pool, request: bytes, reader: ReplyReader) -> None:
         """One request on a connection, which is kept if it can be."""

@@ -29,29 +29,34 @@ async def accept(_path: str, _content: bytes) -> bytes:
 
 
 @asynccontextmanager
-async def receiving(context: ssl.SSLContext, answer: Answer = accept) -> AsyncIterator[Receiving]:
-    """On a free port of 127.0.0.1. An answer of no bytes ends the connection."""
+async def receiving(
+    context: ssl.SSLContext, answer: Answer = accept, *, repeats: bool = False
+) -> AsyncIterator[Receiving]:
+    """On a free port of 127.0.0.1. An answer of no bytes ends the connection.
+
+    repeats: says every answer twice, in two TLS records that go out in one piece.
+    """
     listeners = await trio.open_ssl_over_tcp_listeners(0, context, host="127.0.0.1", https_compatible=True)
     bound = listeners[0].transport_listener
     assert isinstance(bound, trio.SocketListener)
     running = Receiving(bound.socket.getsockname()[1])
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(partial(trio.serve_listeners, partial(_serve, running, answer), listeners))
+        nursery.start_soon(partial(trio.serve_listeners, partial(_serve, running, answer, 1 + repeats), listeners))
         yield running
         nursery.cancel_scope.cancel()
 
 
-async def _serve(running: Receiving, answer: Answer, stream: trio.SSLStream[trio.SocketStream]) -> None:
+async def _serve(running: Receiving, answer: Answer, times: int, stream: trio.SSLStream[trio.SocketStream]) -> None:
     running.accepted += 1
     try:
-        await _converse(running, answer, stream)
+        await _converse(running, answer, times, stream)
     except (trio.BrokenResourceError, trio.ClosedResourceError, ssl.SSLError, h11.RemoteProtocolError):
         pass
     finally:
         await trio.aclose_forcefully(stream)
 
 
-async def _converse(running: Receiving, answer: Answer, stream: trio.SSLStream[trio.SocketStream]) -> None:
+async def _converse(running: Receiving, answer: Answer, times: int, stream: trio.SSLStream[trio.SocketStream]) -> None:
     connection = h11.Connection(h11.SERVER)
     while True:
         request, content = await _request(connection, stream)
@@ -62,6 +67,8 @@ async def _converse(running: Receiving, answer: Answer, stream: trio.SSLStream[t
         raw = await answer(path, content)
         if not raw:
             return
+        for _ in range(times - 1):
+            stream._ssl_object.write(raw)  # a record by itself, sent together with the next
         await stream.send_all(raw)
         if b"connection: close" in raw.lower():
             return

@@ -151,6 +151,39 @@ async def test_what_comes_behind_an_answer_is_not_taken_for_the_next(pki: Pki, e
             assert await egress.push(EDP, target(pki, running), SET) == Reply(202)
 
 
+async def test_an_answer_that_broke_off_is_not_the_beginning_of_another_connections(pki: Pki, egress: Egress) -> None:
+    raws = [
+        ACCEPTED,
+        b"HTTP/1.1 202 X\r\nConnection: close\r\nX-Broken-Off: ",
+        b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n",
+    ]
+
+    async def answer(_path: str, _content: bytes) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return raws.pop(0)
+
+    async with receiving(pki.server_context(), answer) as running:
+        assert await egress.push(EDP, target(pki, running), SET) == Reply(202)
+        assert await egress.push(EDP, target(pki, running), SET) == Reply(503), "the head of the one before was its own"
+        egress.close()
+
+
+async def test_an_answer_to_nothing_that_came_in_one_piece_with_another_is_not_taken(pki: Pki, egress: Egress) -> None:
+    """Each in a TLS record of its own: the first is read, and the second is here but unread."""
+    asked = 0
+
+    async def answer(_path: str, _content: bytes) -> bytes:
+        nonlocal asked
+        await trio.lowlevel.checkpoint()
+        asked += 1
+        return ACCEPTED if asked == 1 else b"HTTP/1.1 503 X\r\nContent-Length: 0\r\n\r\n"
+
+    async with receiving(pki.server_context(), answer, repeats=True) as running:
+        assert await egress.push(EDP, target(pki, running), SET) == Reply(202)
+        assert (await egress.push(EDP, target(pki, running), SET)).status == 503
+        egress.close()
+
+
 async def test_a_server_that_says_nothing_costs_the_whole_time_and_no_more(pki: Pki, egress: Egress) -> None:
     async def sleep(_path: str, _content: bytes) -> bytes:
         await trio.sleep(30)
