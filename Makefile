@@ -29,7 +29,8 @@ fuzz: .venv/development
 chaos: SECONDS := 300
 chaos: .venv/development
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) \
-		$(if $(POSTGRES),--postgres) $(if $(REPORT),--report $(REPORT))
+		$(if $(POSTGRES),--postgres) $(if $(REPORT),--report $(REPORT)) \
+		$(if $(PROFILE),--profile $(PROFILE)) $(if $(PACE),--circuit-pace $(PACE))
 
 simulate: .venv/development
 	@$(BIN)/python -m tests.world.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) --mistake "$(MISTAKE)" $(SIMULATE)

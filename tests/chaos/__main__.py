@@ -26,7 +26,7 @@ from rich.table import Table
 
 from tests.chaos.report import figures, write_report
 from tests.chaos.results import Results
-from tests.chaos.run import Options, Run
+from tests.chaos.run import PROFILES, Options, Run
 from tests.chaos.system import NotReady
 from tests.chaos.watching import Watching
 
@@ -86,7 +86,12 @@ def _read(argv: list[str]) -> tuple[Options, argparse.Namespace]:
     asked.add_argument("--seconds", type=float, default=300.0, help="of load")
     asked.add_argument("--seed", type=int, default=None, help="drawn and printed where none is given")
     asked.add_argument("--nodes", type=int, default=3)
-    asked.add_argument("--rate", type=float, default=200.0, help="questions a second, over all nodes")
+    asked.add_argument("--rate", type=float, default=60.0, help="questions a second about consents that come and go")
+    asked.add_argument("--checks", type=float, default=50.0, help="shares a second of consents that last, both ways")
+    asked.add_argument(
+        "--lasting", type=int, help="of them, for each EDP with a guard; else as many as seconds, to 300"
+    )
+    asked.add_argument("--profile", choices=PROFILES, default=PROFILES[0], help="outage: guards are left alone")
     asked.add_argument(
         "--circuit-pace",
         type=float,
@@ -99,8 +104,11 @@ def _read(argv: list[str]) -> tuple[Options, argparse.Namespace]:
     asked.add_argument("--directory", type=Path, help="a new folder for data and logs; it is kept")
     asked.add_argument("--keep", action="store_true", help="keep the folder also when nothing was wrong")
     chosen = asked.parse_args(argv)
-    if chosen.seconds < FEWEST_SECONDS or chosen.nodes < 2 or chosen.rate <= 0 or chosen.circuit_pace < 1:
-        asked.error(f"at least {FEWEST_SECONDS:.0f} seconds, two nodes, some questions and a pace of 1")
+    if chosen.seconds < FEWEST_SECONDS or chosen.nodes < 2 or chosen.circuit_pace < 1:
+        asked.error(f"at least {FEWEST_SECONDS:.0f} seconds, two nodes and a pace of 1")
+    lasting = min(300, int(chosen.seconds)) if chosen.lasting is None else chosen.lasting
+    if chosen.rate <= 0 or chosen.checks <= 0 or lasting < 1:
+        asked.error("some questions, some checks and a consent to check")
     if chosen.directory is not None:
         if chosen.directory.exists() and any(chosen.directory.iterdir()):
             asked.error(f"{chosen.directory} holds something else")
@@ -109,7 +117,16 @@ def _read(argv: list[str]) -> tuple[Options, argparse.Namespace]:
     directory = chosen.directory or Path(tempfile.mkdtemp(prefix="ccs-chaos-"))
     seed = secrets.randbelow(2**31) if chosen.seed is None else chosen.seed
     options = Options(
-        chosen.seconds, seed, directory.absolute(), chosen.nodes, chosen.rate, chosen.postgres, chosen.circuit_pace
+        seconds=chosen.seconds,
+        seed=seed,
+        directory=directory.absolute(),
+        nodes=chosen.nodes,
+        rate=chosen.rate,
+        postgres=chosen.postgres,
+        pace=chosen.circuit_pace,
+        checks=chosen.checks,
+        lasting=lasting,
+        profile=chosen.profile,
     )
     return options, chosen
 

@@ -1,12 +1,14 @@
-"""EDPs that ask, some hundred times a second: kept connections, two seconds of patience, one try at another node.
+"""EDPs that ask, a hundred times a second: kept connections, two seconds of patience, one try at another node.
 
 Questions come in an open loop: who waits for an answer holds up nobody else, as it is with callers who know nothing
 of each other. Every answer goes to the judge. A part of the questions of EDPs that have a guard is asked both ways at
-once, so that what each way gives can be compared share by share.
+once, so that what each way gives can be compared share by share; so is every check of consents that stand for long,
+half of which come to the guard as batches. Nodes are asked about each share by itself.
 """
 
 import json
 import time
+from collections.abc import AsyncIterator, Sequence
 from random import Random
 from typing import Any
 from urllib.parse import quote
@@ -19,22 +21,34 @@ from tests.chaos.judge import LAST_KNOWN, Answer, Judge
 from tests.chaos.knowledge import Knowledge, Question, Token
 from tests.chaos.settings import EDPS, Edp
 from tests.chaos.signed import SignedAnswers
+from tests.chaos.standing import Standing
 from tests.chaos.system import System
 from tests.chaos.tally import ANSWERED, Asked, Outcome
 
 PATIENCE = 2.0  # seconds for one node, connecting included
 MOST_WAITING = 1_500  # questions at once; beyond, this process could not keep up and would measure itself
 BESIDE = 0.35  # share of such questions that the guard is asked too: it, and what it asks, run on the same machine
+BATCHED = 0.5  # share of the checks of lasting consents that come in batches
+BATCH = 20  # shares in one
 MOST_LATE = 0.25  # seconds behind its time that a question is still asked
 FORM = ("Content-Type", "application/x-www-form-urlencoded")
 
 
 class Load:
-    """All EDPs. rate: questions a second."""
+    """All EDPs. rate: questions a second about consents that come and go; checks: about those that last."""
 
     def __init__(
-        self, system: System, knowledge: Knowledge, judge: Judge, guarding: Guarding, random: Random, rate: float
+        self,
+        system: System,
+        knowledge: Knowledge,
+        standing: Standing,
+        judge: Judge,
+        guarding: Guarding,
+        random: Random,
+        rate: float,
+        checks: float,
     ) -> None:
+        self._standing, self._checks = standing, checks
         self._system, self._knowledge, self._judge, self._random = system, knowledge, judge, random
         self._guarding, self._rate = guarding, rate
         self._edps = {edp.client_id: edp for edp in EDPS}
@@ -49,18 +63,43 @@ class Load:
     async def run(self, seconds: float) -> None:
         """Ask for so long."""
         began = trio.current_time()
-        due = began
         async with trio.open_nursery() as nursery:
-            while due < began + seconds:
-                due += self._random.expovariate(self._rate)
-                await trio.sleep_until(due)
-                question = self._knowledge.next(time.time())
-                if question is None:
-                    continue
-                if self.waiting >= MOST_WAITING or trio.current_time() > due + MOST_LATE:
-                    self.not_asked += 1
-                    continue
+            nursery.start_soon(self._ask_of_passing, nursery, began, seconds)
+            nursery.start_soon(self._ask_of_lasting, nursery, began, seconds)
+
+    async def introspect_all(self) -> None:
+        """Every guard about every lasting consent, as in the hours before the run; not counted."""
+        for _ in range(0, len(self._standing.held), BATCH):
+            await self._guarding.ask_many(self._standing.next(BATCH, time.time()))
+
+    async def _ask_of_passing(self, nursery: trio.Nursery, began: float, seconds: float) -> None:
+        async for now in self._times(began, seconds, self._rate):
+            question = self._knowledge.next(time.time())
+            if question is not None and self._can_ask(now, 1):
                 nursery.start_soon(self._ask, question, trio.current_time() - began)
+
+    async def _ask_of_lasting(self, nursery: trio.Nursery, began: float, seconds: float) -> None:
+        """One call to a guard at a time of its own: a batch counts as so many checks."""
+        single, batches = self._checks * (1 - BATCHED), self._checks * BATCHED / BATCH
+        async for now in self._times(began, seconds, single + batches):
+            count = 1 if self._random.random() < single / (single + batches) else BATCH
+            tokens = self._standing.next(count, time.time())
+            if tokens and self._can_ask(now, len(tokens)):
+                nursery.start_soon(self._ask_beside, tokens, trio.current_time() - began)
+
+    async def _times(self, began: float, seconds: float, rate: float) -> AsyncIterator[float]:
+        """When to ask, whoever waits for answers."""
+        due = began + self._random.expovariate(rate)
+        while due < began + seconds:
+            await trio.sleep_until(due)
+            yield due
+            due += self._random.expovariate(rate)
+
+    def _can_ask(self, due: float, count: int) -> bool:
+        if self.waiting < MOST_WAITING and trio.current_time() <= due + MOST_LATE:
+            return True
+        self.not_asked += count
+        return False
 
     async def ask_one(self, token: Token, node: str) -> tuple[Outcome, Answer | None]:
         """One question to one node; judged."""
@@ -93,6 +132,27 @@ class Load:
             self._guarding.note(token, at, (answers[0], answers[1]), found)
         finally:
             self.waiting -= 1
+
+    async def _ask_beside(self, tokens: Sequence[Token], at: float) -> None:
+        """A guard about all of them, and nodes about each of them meanwhile."""
+        answers: dict[int, tuple[Answer | None, Answer | None]] = {}
+
+        async def beside(place: int) -> None:
+            answers[place] = await self._ask_nodes(Question(tokens[place]), at)
+
+        self.waiting += len(tokens)
+        try:
+            async with trio.open_nursery() as nursery:
+                for place in range(len(tokens)):
+                    nursery.start_soon(beside, place)
+                if len(tokens) == 1:
+                    found = [await self._guarding.ask(tokens[0])]
+                else:
+                    found = await self._guarding.ask_many(tokens)
+            for place, token in enumerate(tokens):
+                self._guarding.note(token, at, answers[place], found[place], lasting=True)
+        finally:
+            self.waiting -= len(tokens)
 
     async def _ask_nodes(self, question: Question, at: float) -> tuple[Answer | None, Answer | None]:
         """What the first node answered, and the last one asked."""

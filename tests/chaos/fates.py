@@ -11,7 +11,7 @@ import msgspec
 
 from tests.chaos.judge import Violation
 
-GRANTED, REVOKED = "consent.granted", "consent.revoked"
+GRANTED, REVOKED, RENEWED = "consent.granted", "consent.revoked", "consent.renewed"
 
 
 class Write(msgspec.Struct):

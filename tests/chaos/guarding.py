@@ -7,6 +7,7 @@ import base64
 import hashlib
 import time
 from bisect import bisect_right
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,13 +22,29 @@ from tests.chaos.participants import der_of
 from tests.chaos.results import States
 from tests.chaos.settings import ATPS, DATASET, GUARDS
 from tests.chaos.system import NotReady, System
-from tests.chaos.verdicts import TAKING, GuardJudge, Said, Verdict, is_true, said_by
+from tests.chaos.verdicts import TAKING, GuardJudge, Said, Verdict, is_decided, is_true, said_by
 
 PATIENCE = 15.0  # seconds, as the guide for EDPs says
 READY_WITHIN = 60.0  # until streams are confirmed
 LOOK_EVERY = 0.2
 DAY = 86_400
 JSON = ("Content-Type", "application/json")
+
+
+class Found(msgspec.Struct, frozen=True):
+    """What came of one check. came: within the patience; else the verdict holds the question's own times alone.
+
+    seen: an earlier verdict of this guard about this token was a decided one, so that it has introspected it.
+    """
+
+    verdict: Verdict
+    came: bool
+    seen: bool
+
+    @property
+    def said(self) -> Said:
+        """What its asker got."""
+        return said_by(self.verdict) if self.came else Said.NOTHING
 
 
 class Guarding:
@@ -40,6 +57,7 @@ class Guarding:
         self._bound = {atp: _thumbprint(system, atp) for atp in ATPS}
         self._idle: dict[str, list[Caller]] = {guard: [] for guard in GUARDS}
         self._told: dict[str, list[tuple[float, int]]] = {guard: [(0.0, 0)] for guard in GUARDS}
+        self._seen: set[tuple[str, str]] = set()
         self.judge = GuardJudge()
         self.pairs: list[Pair] = []
         self.states: States = {guard: [] for guard in GUARDS}
@@ -77,34 +95,70 @@ class Guarding:
         return {}
 
     def note(
-        self, token: Token, at: float, answers: tuple[Answer | None, Answer | None], found: tuple[Verdict, bool]
+        self,
+        token: Token,
+        at: float,
+        answers: tuple[Answer | None, Answer | None],
+        found: Found,
+        *,
+        lasting: bool = False,
     ) -> None:
         """Keep what came of one share both ways. answers: of the first node, and of the last one asked.
 
-        found: what `ask` gave. at: seconds from the start of the load.
+        at: seconds from the start of the load. lasting: of a consent that stands for longer than the run.
         """
-        verdict, came = found
-        said = said_by(verdict) if came else Said.NOTHING
+        verdict, said = found.verdict, found.said
         yes = said in (Said.CONSENTED, Said.LAST_KNOWN)
-        guarded = (yes or said is Said.DENIED) and is_true(token.consent, verdict, yes=yes)
+        guarded = is_decided(said) and is_true(token.consent, verdict, yes=yes)
         raw, retried = (_is_true(token, answer) for answer in answers)
-        stands = not is_true(token.consent, verdict, yes=False)
-        self.pairs.append(Pair(at, verdict.guard, raw, retried, said, guarded, verdict.reason, stands))
+        raw_decided, retried_decided = (answer is not None and answer.status == 200 for answer in answers)
+        self.pairs.append(
+            Pair(
+                at=at,
+                guard=verdict.guard,
+                raw=raw,
+                retried=retried,
+                said=said,
+                guarded=guarded,
+                reason=verdict.reason,
+                stands=not is_true(token.consent, verdict, yes=False),
+                raw_decided=raw_decided,
+                retried_decided=retried_decided,
+                seen=found.seen,
+                lasting=lasting,
+            )
+        )
 
-    async def ask(self, token: Token) -> tuple[Verdict, bool]:
-        """About one share. Judged; False: no verdict came, and the first is the question's own times."""
-        guard = self._names[token.edp]
+    async def ask(self, token: Token) -> Found:
+        """About one share. Judged."""
+        found = await self._ask([token], "/v1/check", self._share(token))
+        return found[0]
+
+    async def ask_many(self, tokens: Sequence[Token]) -> list[Found]:
+        """About several of one EDP in one call; each is judged."""
+        return await self._ask(tokens, "/v1/check-many", {"shares": [self._share(token) for token in tokens]})
+
+    async def _ask(self, tokens: Sequence[Token], path: str, body: Any) -> list[Found]:
+        guard = self._names[tokens[0].edp]
         now, wall = trio.current_time(), time.time()
-        asked = Verdict(guard, token.expires_at, now, now, wall, wall, self._told_before(guard, now - TAKING))
+        told = self._told_before(guard, now - TAKING)
+        asked = [Verdict(guard, token.expires_at, now, now, wall, wall, told) for token in tokens]
+        seen = [(guard, token.token) in self._seen for token in tokens]
         with trio.move_on_after(PATIENCE):
             try:
-                reply = await self._exchange(guard, "POST", "/v1/check", self._share(token))
+                reply = await self._exchange(guard, "POST", path, msgspec.json.encode(body))
             except (NoConnection, BrokenOff):
-                return asked, False
-            verdict = _read(asked, reply)
-            self.judge.judge(token.consent, verdict)
-            return verdict, True
-        return asked, False
+                return [Found(one, came=False, seen=was) for one, was in zip(asked, seen, strict=True)]
+            verdicts = _read(asked, reply)
+            return [self._take(*each) for each in zip(tokens, verdicts, seen, strict=True)]
+        return [Found(one, came=False, seen=was) for one, was in zip(asked, seen, strict=True)]
+
+    def _take(self, token: Token, verdict: Verdict, was_seen: bool) -> Found:
+        found = Found(verdict, came=True, seen=was_seen)
+        if is_decided(found.said):
+            self._seen.add((verdict.guard, token.token))
+        self.judge.judge(token.consent, verdict)
+        return found
 
     async def close(self) -> None:
         """End every connection."""
@@ -128,18 +182,16 @@ class Guarding:
         told = self._told[guard]
         return told[max(0, bisect_right(told, (when, 1 << 62)) - 1)][1]
 
-    def _share(self, token: Token) -> bytes:
+    def _share(self, token: Token) -> dict[str, str]:
         midnight = int(time.time()) // DAY * DAY
-        return msgspec.json.encode(
-            {
-                "token": token.token,
-                "x5t_s256": self._bound[token.atp],
-                "dataset_id": DATASET,
-                "mpxn": token.mpxn,
-                "from": _utc(midnight - 2 * DAY),
-                "to": _utc(midnight - DAY),
-            }
-        )
+        return {
+            "token": token.token,
+            "x5t_s256": self._bound[token.atp],
+            "dataset_id": DATASET,
+            "mpxn": token.mpxn,
+            "from": _utc(midnight - 2 * DAY),
+            "to": _utc(midnight - DAY),
+        }
 
     async def _exchange(self, guard: str, method: str, path: str, body: bytes) -> Reply:
         """Raises NoConnection, BrokenOff. A kept connection that has ended without a byte is no fault."""
@@ -179,14 +231,23 @@ def _is_ready(status: dict[str, Any]) -> bool:
     return events.get("push_status") == "enabled" and not events.get("missing_since")
 
 
-def _read(asked: Verdict, reply: Reply) -> Verdict:
-    said: dict[str, Any] = msgspec.json.decode(reply.body) if reply.status == 200 else {}
+def _read(asked: list[Verdict], reply: Reply) -> list[Verdict]:
+    """The verdicts in the order of what was asked. A batch of another length has none."""
+    body: dict[str, Any] = msgspec.json.decode(reply.body) if reply.status == 200 else {}
+    said = body.get("verdicts", [body])
+    if len(said) != len(asked):
+        said = [{}] * len(asked)
+    now, wall = trio.current_time(), time.time()
+    return [_verdict(one, reply.status, each, now, wall) for one, each in zip(asked, said, strict=True)]
+
+
+def _verdict(asked: Verdict, status: int, said: dict[str, Any], now: float, wall: float) -> Verdict:
     as_of = said.get("as_of")
     return msgspec.structs.replace(
         asked,
-        received=trio.current_time(),
-        received_wall=time.time(),
-        status=reply.status,
+        received=now,
+        received_wall=wall,
+        status=status,
         allowed=said.get("allowed", False),
         reason=said.get("reason", ""),
         freshness=said.get("freshness") or "",

@@ -53,6 +53,7 @@ class Link:
     def __init__(self, name: str, port: int, target: int, draw: Callable[[], float]) -> None:
         self.name, self.port, self.target = name, port, target
         self._draw = draw
+        self.doors: dict[What, int] = {}  # ports of what answers in the target's place, see `tests.chaos.doors`
         self._what: What | None = None
         self._delay = 0.0
         self._changed = trio.Event()
@@ -68,10 +69,14 @@ class Link:
         if fault.what is What.REFUSE:
             self._stop_listening()
             self.reset()
+        if fault.what in self.doors:
+            self.reset()
         self._announce()
 
     def restore(self) -> None:
         """Mend it; what waited goes on its way."""
+        if self._what in self.doors:
+            self.reset()
         self._what = None
         for connection in self._connections:
             connection.left = None
@@ -115,7 +120,7 @@ class Link:
             far = trio.socket.socket()
             connection.sockets.append(far)
             await self._passable(Way.UP)
-            await far.connect((LOOPBACK, self.target))
+            await far.connect((LOOPBACK, self._target()))
             for one in connection.sockets:
                 one.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             async with trio.open_nursery() as nursery:
@@ -152,6 +157,9 @@ class Link:
         """Wait while nothing passes this way."""
         while self._what is What.BLACK_HOLE or (self._what is What.DEAFEN and way is Way.DOWN):
             await self._changed.wait()
+
+    def _target(self) -> int:
+        return self.target if self._what is None else self.doors.get(self._what, self.target)
 
     def _budget(self) -> int | None:
         return int(MOST_CUT_AFTER * self._draw()) if self._what is What.CUT else None

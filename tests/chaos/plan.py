@@ -23,21 +23,30 @@ class What(enum.StrEnum):
     DEAFEN = "one way"  # only answers are lost
     DELAY = "delay"
     CUT = "cut off"  # every connection is reset in the middle of what it carries
+    UNAVAILABLE = "answers 503"  # to everybody, as a load balancer without a node behind it
+    TOO_MANY = "answers 429"
+    MIXED = "each in its own way"  # several links: one refuses, one is a black hole, one answers 503
 
 
 PROCESS_FAULTS = (What.KILL, What.FREEZE)
 LINK_FAULTS = (What.REFUSE, What.BLACK_HOLE, What.DEAFEN, What.DELAY, What.CUT)
+DOOR_FAULTS = (What.UNAVAILABLE, What.TOO_MANY)  # of links to nodes: others do not speak HTTP with EDPs
 STORE_FAULTS = (What.EMPTY, What.ROLL_BACK)
+WAYS_MIXED = (What.REFUSE, What.BLACK_HOLE, What.UNAVAILABLE)
 CHILDREN = ("worker", "feeder")  # their supervisor starts them again, nobody else
 
 ALL_EDPS, ALL_NODES = "edps > every node", "every node"
-OUTAGE_WAYS = ((What.REFUSE, ALL_EDPS), (What.BLACK_HOLE, ALL_EDPS), (What.KILL, ALL_NODES), (What.FREEZE, ALL_NODES))
+OUTAGE_WAYS = (
+    *((what, ALL_EDPS) for what in (What.REFUSE, What.BLACK_HOLE, What.UNAVAILABLE, What.MIXED)),
+    *((what, ALL_NODES) for what in (What.KILL, What.FREEZE)),
+)
 
 QUIET_BEFORE = 5.0  # seconds of a healthy start, to compare with
 QUIET_AFTER = 3.0
 TOGETHER = 0.3  # share of faults that come with the one before
 OUTAGES = 0.1  # share of the run in which no EDP reaches any node
-OUTAGE_EVERY = 150.0  # seconds; and how long each is follows from that
+OUTAGE_EVERY = 150.0  # seconds at least; and how long each is follows from that
+CIRCUIT_TAKES = 300.0  # seconds until a guard asks for every share again: buffer, three probes, ramp
 SHORTEST_OUTAGE = 4.0  # seconds; in a short run outages are a greater part of it
 PAUSE = 0.12  # share of faults that are waited for long
 LASTS = ((0.2, 1.0), (1.0, 4.0), (4.0, 9.0))  # below the silence that nodes bear, about it, and beyond striking off
@@ -73,12 +82,16 @@ class Targets(msgspec.Struct, frozen=True):
         return [
             *((what, target) for target in self.processes for what in PROCESS_FAULTS),
             *((what, target) for target in self.links for what in LINK_FAULTS),
+            *((what, target) for target in self.links if target.startswith("edps >") for what in DOOR_FAULTS),
             *((what, target) for target in self.stores for what in STORE_FAULTS),
         ]
 
 
-def draw(seed: int, seconds: float, targets: Targets) -> tuple[Fault, ...]:
-    """The plan of a run, in the order of time; all faults end before `seconds`. The same seed gives the same plan."""
+def draw(seed: int, seconds: float, targets: Targets, spread: float = 1.0) -> tuple[Fault, ...]:
+    """The plan of a run, in the order of time; all faults end before `seconds`. The same seed gives the same plan.
+
+    spread: so many times the usual time lies between two faults.
+    """
     random = Random(seed)  # noqa: S311 - a plan that can be drawn again, no secret
     deck: list[tuple[What, str]] = []
     plan: list[Fault] = []
@@ -89,17 +102,17 @@ def draw(seed: int, seconds: float, targets: Targets) -> tuple[Fault, ...]:
         lasts = _length(random, *card)
         if at + lasts < last:
             plan.append(Fault(len(plan) + 1, round(at, 2), round(at + lasts, 2), *card, random.random()))
-        at += _gap(random)
+        at += _gap(random) * spread
     return tuple(plan)
 
 
-def with_outages(plan: Sequence[Fault], seed: int, seconds: float) -> tuple[Fault, ...]:
+def with_outages(plan: Sequence[Fault], seed: int, seconds: float, pace: float = 10.0) -> tuple[Fault, ...]:
     """Outages of the whole service put into a plan, evenly; what would mend them before their time is left out.
 
-    They are cut links as often as stopped nodes, so that each way to fail comes first in some run.
+    Each way to fail comes first in some run. pace: of guards' circuits; between two outages they have time to close.
     """
     random = Random(f"{seed} outages")  # noqa: S311 - as above
-    count = max(1, round(seconds / OUTAGE_EVERY))
+    count = max(1, round(seconds / max(OUTAGE_EVERY, CIRCUIT_TAKES / pace)))
     lasts = max(SHORTEST_OUTAGE, OUTAGES * seconds / count)
     room = seconds - QUIET_BEFORE - QUIET_AFTER
     if room < lasts:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.chaos.pairs import Truth
+from tests.chaos.pairs import UNSEEN, Truth, Undecided
 from tests.chaos.plan import is_outage
 from tests.chaos.results import Results, States
 from tests.chaos.tally import Effect, Outcome
@@ -26,8 +26,9 @@ SAID = {
     Said.CONSENTED: "#00703c",
     Said.LAST_KNOWN: "#85994b",
     Said.DENIED: "#1d70b8",
-    Said.UNDECIDED: "#f47738",
-    Said.NOTHING: "#d4351c",
+    Said.UNDECIDED: "#d4351c",
+    Said.NOTHING: "#942514",
+    UNSEEN: "#f47738",
 }
 CIRCUITS = {
     "closed": "#00703c",
@@ -74,6 +75,7 @@ def figures(results: Results) -> list[tuple[str, str]]:
         ("consents asked about on every node at the end", f"{account.asked:,}"),
         ("processes that ended by themselves", f"{len(results.ended_by_themselves)}"),
         ("questions not asked: the tool could not keep up", f"{callers.not_asked:,}"),
+        ("the machine's cores were busy", f"{results.busy:.0%}"),
         *_guard_figures(results),
     ]  # fmt: skip
 
@@ -82,10 +84,23 @@ def _guard_figures(results: Results) -> list[tuple[str, str]]:
     """Rows about what EDPs got by their guards, beside what the same shares got of nodes."""
     guards = results.guards
     guarded, told = guards.guarded, guards.told
+    answered = guarded.answered
+    without = _without(guarded.outage_seconds, results.callers.seconds_without, results.seconds)
     three = "of a node, with one retry, by the guard"
     pushed = sum(told.pushed_late.values())
     return [
         ("shares checked both ways, raw and by a guard", f"{guarded.all.checks:,}"),
+        (f"**answered: {three}, of tokens it had introspected before**", _decided(answered.seen)),
+        ("… while nothing was done to the guard itself (aim of the guard: 99.99 %)", _decided(answered.seen_unhurt)),
+        ("… while it was killed or frozen", _decided(answered.seen_hurt)),
+        ("… in planned outages", _decided(answered.seen_in_outages)),
+        ("… of consents that last", _decided(answered.lasting)),
+        ("… of consents that come and go", _decided(answered.passing)),
+        ("answered, of tokens never introspected by it (no yes allowed in an outage)", _decided(answered.unseen)),
+        ("answered, all checks", _decided(answered.all)),
+        ("planned outages; seconds in which no node answered", without),
+        *((f"seconds of the circuit of {guard}", _circuit(found)) for guard, found in guards.circuits.items()),
+        ("consents that last; of these ended meanwhile", f"{guards.lasting:,}; {guards.lasting_ended:,}"),
         (f"true answers: {three}", _truth(guarded.all)),
         ("… while nothing was done to the guard itself", _truth(guarded.unhurt)),
         ("… of consents that stood", _of(guarded.standing)),
@@ -113,6 +128,19 @@ def _of(found: Truth) -> str:
     return f"{_truth(found)} of {found.checks:,}"
 
 
+def _decided(found: Truth) -> str:
+    shares = f"{found.raw:.3%}, {found.retried:.3%}, {found.guarded:.3%}"
+    return f"{shares} of {found.checks:,} ({found.missed:,} not)"
+
+
+def _without(planned: float, without: int, seconds: float) -> str:
+    return f"{planned:.0f} s, {planned / seconds:.1%}; {without} s, {without / seconds:.1%}"
+
+
+def _circuit(found: dict[str, float]) -> str:
+    return ", ".join(f"{state} {seconds:.0f}" for state, seconds in found.items())
+
+
 def _counts(found: dict[str, int]) -> str:
     return ", ".join(f"{count:,}" for count in found.values())
 
@@ -129,6 +157,9 @@ def page(results: Results) -> str:
     command = f"make chaos SECONDS={results.seconds:.0f} SEED={results.seed}"
     if results.ledger == "PostgreSQL":
         command += " POSTGRES=1"
+    if results.profile != "all":
+        command += f" PROFILE={results.profile}"
+    command += f" PACE={results.guards.pace:g}"
     lines = [
         "# Chaos",
         "",
@@ -145,6 +176,7 @@ def page(results: Results) -> str:
         "![answers and verdicts over time, faults, states of nodes and guards](chaos.png)",
         "",
         *_violations(results),
+        *_undecided(results.guards.guarded.undecided),
         "## What each kind of fault did",
         "",
         "While it lasted and for two seconds after; faults that overlap share what happened meanwhile. `last known`:",
@@ -197,16 +229,17 @@ def draw(results: Results, chart: Path) -> None:
 
 def _draw_verdicts(axes: Any, results: Results) -> None:
     lines = results.guards.guarded.by_second
-    shown = [said for said in Said if sum(lines[said.value])]
+    shown = [name for name in SAID if sum(lines[name])]
     if shown:
         axes.stackplot(
-            range(len(lines[shown[0].value])), *(lines[said.value] for said in shown),
-            labels=[said.value for said in shown], colors=[SAID[said] for said in shown], step="post",
+            range(len(lines[shown[0]])), *(lines[name] for name in shown),
+            labels=list(shown), colors=[SAID[name] for name in shown], step="post",
         )  # fmt: skip
         axes.legend(loc="lower left", ncols=5, fontsize=8)
     axes.set_ylabel("verdicts a second, by guards")
-    found = results.guards.guarded.all
-    axes.set_title(f"the same shares: true answers {_truth(found)} of a node, with one retry, by the guard")
+    found = results.guards.guarded.answered.seen
+    said = "by the guard, of tokens that it had introspected before"
+    axes.set_title(f"the same shares answered by a node, with one retry, {said}: {_decided(found)}")
 
 
 def _draw_answers(axes: Any, results: Results) -> None:
@@ -242,6 +275,30 @@ def _violations(results: Results) -> list[str]:
     if not results.violations:
         return []
     return ["## Violations", "", *(f"- {one.rule}: {one.says}" for one in results.violations), ""]
+
+
+def _undecided(found: list[Undecided]) -> list[str]:
+    if not found:
+        return []
+    rows = [
+        f"| {one.reason} | {'yes' if one.seen else 'never'} | {'yes' if one.hurt else 'no'} | {one.count:,} "
+        f"| {spans(one.seconds)} |"
+        for one in found
+    ]
+    head = "| reason | token introspected before | guard killed or frozen then | checks | asked in seconds |"
+    return ["## What was not answered by guards", "", head, "|---|---|---|---|---|", *rows, ""]
+
+
+def spans(seconds: dict[int, int]) -> str:
+    """`4-7 (31), 9 (1)`: what lies within a second of each other together."""
+    found: list[list[int]] = []
+    for second, count in seconds.items():
+        if found and second - found[-1][1] <= 1:
+            found[-1][1], found[-1][2] = second, found[-1][2] + count
+        else:
+            found.append([second, second, count])
+    shown = [f"{first}-{last} ({count})" if last > first else f"{first} ({count})" for first, last, count in found]
+    return ", ".join(shown[:12]) + (", …" if len(shown) > 12 else "")
 
 
 def _row(effect: Effect, *, times: bool = True) -> str:

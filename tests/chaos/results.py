@@ -8,13 +8,26 @@ from tests.chaos.fates import Fates
 from tests.chaos.judge import Violation
 from tests.chaos.pairs import Guarded
 from tests.chaos.plan import Fault
-from tests.chaos.tally import Asked, Availability, Effect, availability, by_second, effects, outcomes, quiet
+from tests.chaos.tally import (
+    Asked,
+    Availability,
+    Effect,
+    availability,
+    by_second,
+    effects,
+    outcomes,
+    quiet,
+    seconds_without,
+)
 
 States = dict[str, list[tuple[float, str]]]  # of each node: since when, what
 
 
 class Callers(msgspec.Struct, frozen=True):
-    """What EDPs got. latency_ms: of answers, of whatever kind. not_asked: this process could not keep up."""
+    """What EDPs got. latency_ms: of answers, of whatever kind. not_asked: this process could not keep up.
+
+    seconds_without: in which some were asked, and none was answered by any node.
+    """
 
     all: Availability
     handling: Availability
@@ -26,6 +39,7 @@ class Callers(msgspec.Struct, frozen=True):
     each_fault: list[Effect]
     latency_ms: dict[str, float]
     not_asked: int
+    seconds_without: int = 0
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -55,12 +69,16 @@ class Told(msgspec.Struct, frozen=True):
 class Guards(msgspec.Struct, frozen=True):
     """The guards of a run. pace: of their circuits' waits. asked_after_told: verdicts that P4 is about.
 
-    exposed: shares after an effective end that had not reached the guard, in an outage, which is lawful.
+    exposed: shares after an effective end that had not reached the guard, in an outage, which is lawful. circuits:
+    seconds of each guard in each state. lasting: consents that stand for long, and how many of them were ended.
     """
 
     pace: float
     guarded: Guarded
     states: States
+    circuits: dict[str, dict[str, float]]
+    lasting: int
+    lasting_ended: int
     judged: int
     asked_after_told: int
     fallback_shares: int
@@ -69,12 +87,17 @@ class Guards(msgspec.Struct, frozen=True):
 
 
 class Results(msgspec.Struct, frozen=True):
-    """One run. asked_after_effect: answers that P1 is about; exposed: those active in `last_known`, which is lawful."""
+    """One run. asked_after_effect: answers that P1 is about; exposed: those active in `last_known`, which is lawful.
+
+    profile: what was broken (`tests.chaos.run`). busy: share of the cores' time that the machine worked meanwhile.
+    """
 
     seconds: float
     seed: int
     nodes: int
     ledger: str
+    profile: str
+    busy: float
     plan: tuple[Fault, ...]
     callers: Callers
     states: States
@@ -130,7 +153,17 @@ def of_callers(
         each_fault=effects(asked, plan, lambda fault: f"{fault.number:03} {fault}"),
         latency_ms=percentiles(latencies),
         not_asked=not_asked,
+        seconds_without=seconds_without(asked),
     )
+
+
+def seconds_in(states: Sequence[tuple[float, str]], seconds: float) -> dict[str, float]:
+    """How long each state lasted. states: since when, what; the last one until the end."""
+    found: dict[str, float] = {}
+    ends = [*(at for at, _ in states[1:]), seconds]
+    for (start, state), end in zip(states, ends, strict=False):  # of no states there is no end
+        found[state] = found.get(state, 0.0) + max(0.0, end - start)
+    return found
 
 
 def percentiles(seconds: Sequence[float]) -> dict[str, float]:

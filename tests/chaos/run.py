@@ -21,8 +21,9 @@ from tests.chaos.knowledge import Knowledge
 from tests.chaos.pairs import guarded_by
 from tests.chaos.participants import registrations
 from tests.chaos.plan import Fault, draw, with_outages
-from tests.chaos.results import Account, Guards, Results, States, Told, of_callers, percentiles
+from tests.chaos.results import Account, Guards, Results, States, Told, of_callers, percentiles, seconds_in
 from tests.chaos.settings import GUARDS, Places
+from tests.chaos.standing import Standing
 from tests.chaos.system import System, broken, running
 from tests.chaos.told import ask_guards_about_all, compare_memories, wait_told
 from tests.chaos.watching import Watching
@@ -30,18 +31,26 @@ from tests.chaos.writer import Writers
 
 SETTLED_WITHIN = 60.0  # seconds until every write that was begun is known
 FIRST_CONSENTS = 40  # before the load starts
+ALL, OUTAGE = PROFILES = ("all", "outage")  # what is broken: everything, or the engine and what it lives on
+SPREAD = 2.5  # in the second, other faults come so many times as seldom
 
 
 class Options(msgspec.Struct, frozen=True):
-    """What to run. seconds: of load; directory: of everything that is written. pace: see `tests.chaos.paced_guard`."""
+    """What to run. seconds: of load; directory: of everything that is written. pace: see `tests.chaos.paced_guard`.
+
+    rate, checks: see `Load`. lasting: consents of each EDP with a guard that stand for longer than the run.
+    """
 
     seconds: float
     seed: int
     directory: Path
     nodes: int = 3
-    rate: float = 200.0
+    rate: float = 60.0
     postgres: bool = False
     pace: float = 10.0
+    checks: float = 50.0
+    lasting: int = 100
+    profile: str = ALL
 
 
 class Run:
@@ -52,12 +61,17 @@ class Run:
         random = Random(options.seed)  # noqa: S311 - a run that can be made again, no secret
         self._system = system = System(Places(options.directory), options.nodes, ledger_url, options.seed, options.pace)
         system.processes = {process.name: process for process in more} | system.processes
-        plan = draw(options.seed, options.seconds, system.targets(postgres=options.postgres))
-        self._plan = with_outages(plan, options.seed, options.seconds)
+        targets = system.targets(postgres=options.postgres, guards=options.profile == ALL)
+        plan = draw(options.seed, options.seconds, targets, 1.0 if options.profile == ALL else SPREAD)
+        self._plan = with_outages(plan, options.seed, options.seconds, options.pace)
         self._knowledge, self._judge = Knowledge(random), Judge()
         self._writers = Writers(system, self._knowledge, random)
         self._guarding = Guarding(system)
-        self._load = Load(system, self._knowledge, self._judge, self._guarding, random, options.rate)
+        self._standing = Standing(random)
+        self._load = Load(
+            system, self._knowledge, self._standing, self._judge, self._guarding, random, options.rate, options.checks
+        )
+        self._busy = 0.0
         self._states: States = {}
         self._found: list[Violation] = []
 
@@ -68,6 +82,7 @@ class Run:
         async with running(self._system):
             await self._writers.register(registrations(self._system.places))
             await self._guarding.start()
+            await self._writers.grant_lasting(self._standing, self._options.lasting)
             await self._break_it()
             self._watching.say("mended; now everything is held to account")
             ledger = await read_ledger(self._system)
@@ -87,13 +102,16 @@ class Run:
             with trio.fail_after(SETTLED_WITHIN):
                 await self._knowledge.wait_standing(FIRST_CONSENTS)
             self._load.signed.learn(await _published_keys(self._system))
-            began = trio.current_time()
+            await self._load.introspect_all()
+            began, ticks = trio.current_time(), cpu_ticks()
             watched = self._watching.over(self._system, self._load, self._judge, began)
             async with watched as self._states, trio.open_nursery() as followers, trio.open_nursery() as faults:
                 followers.start_soon(self._guarding.follow, began)
+                followers.start_soon(self._writers.keep_lasting, self._standing, self._options.seconds, nursery)
                 for fault in self._plan:
                     faults.start_soon(self._carry_out, fault, began)
                 await self._load.run(self._options.seconds)
+                self._busy = busy_share(ticks, cpu_ticks())
                 followers.cancel_scope.cancel()
             self._writers.stop()
             nursery.cancel_scope.deadline = trio.current_time() + SETTLED_WITHIN
@@ -138,6 +156,9 @@ class Run:
             pace=options.pace,
             guarded=guarded_by(guarding.pairs, self._plan, options.seconds),
             states=guarding.states,
+            circuits={guard: seconds_in(states, options.seconds) for guard, states in guarding.states.items()},
+            lasting=len(self._standing.held),
+            lasting_ended=sum(one.ended for one in self._standing.held),
             judged=judge.judged,
             asked_after_told=judge.asked_after_told,
             fallback_shares=judge.fallback_shares,
@@ -152,6 +173,8 @@ class Run:
             seed=options.seed,
             nodes=options.nodes,
             ledger="PostgreSQL" if options.postgres else "SQLite",
+            profile=options.profile,
+            busy=self._busy,
             plan=self._plan,
             callers=of_callers(load.asked, self._plan, options.seconds, load.latencies, load.not_asked),
             states=self._states,
@@ -166,6 +189,18 @@ class Run:
             ended_by_themselves=[said for one in self._system.processes.values() for said in one.ended_by_itself],
             violations=[*judge.violations, *self._guarding.judge.violations, *self._found],
         )
+
+
+def cpu_ticks() -> tuple[int, int]:
+    """Of this whole machine since it started: worked, and in all."""
+    numbers = [int(one) for one in Path("/proc/stat").read_text().partition("\n")[0].split()[1:9]]
+    idle = numbers[3] + numbers[4]
+    return sum(numbers) - idle, sum(numbers)
+
+
+def busy_share(before: tuple[int, int], after: tuple[int, int]) -> float:
+    """Share of its cores' time that the machine worked."""
+    return (after[0] - before[0]) / max(1, after[1] - before[1])
 
 
 async def _published_keys(system: System) -> dict[str, Any]:

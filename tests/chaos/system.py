@@ -21,6 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import trio
 
 from admin.cli import embedded_redis
@@ -33,8 +34,9 @@ from engine.consent.records import ClientId
 from engine.guard.config import load_guard_config
 from engine.guard.store import GuardStore
 from engine.telemetry.host import SystemClock
+from tests.chaos import doors
 from tests.chaos.links import Link
-from tests.chaos.plan import ALL_EDPS, ALL_NODES, CHILDREN, Fault, Targets, What
+from tests.chaos.plan import ALL_EDPS, ALL_NODES, CHILDREN, DOOR_FAULTS, WAYS_MIXED, Fault, Targets, What
 from tests.chaos.processes import Process, signal_to
 from tests.chaos.settings import (
     ATPS,
@@ -78,15 +80,18 @@ class System:
         self._status: dict[str, int] = {}
         self._sidecars: dict[str, int] = {}
         self._pace = pace
-        self._write(ledger_url, _free_ports(4 + nodes * 5 + 5 + len(GUARDS) * 4))
+        self.doors: dict[What, int] = {}
+        self._write(ledger_url, _free_ports(4 + nodes * 5 + 5 + len(GUARDS) * 4 + len(DOOR_FAULTS)))
 
-    def targets(self, *, postgres: bool = False) -> Targets:
-        """What the plan may break."""
+    def targets(self, *, postgres: bool = False, guards: bool = True) -> Targets:
+        """What the plan may break. guards: they themselves, and what they hear by, as well."""
         children = [f"{node}/{part}" for node in self.nodes for part in (*CHILDREN, "supervisor")]
         single = ("admin", "redis", PUSHER, *(("postgres",) if postgres else ()))
         # What there is only one of has as many cards as what each node has.
         links = (*self.links, *(f"{node} > everybody" for node in self.nodes))
-        return Targets((*children, *single * len(self.nodes), *GUARDS), links, ("redis", "redis"))
+        if not guards:
+            links = tuple(name for name in links if name != "guards > admin" and name not in _pushed_links())
+        return Targets((*children, *single * len(self.nodes), *(GUARDS if guards else ())), links, ("redis", "redis"))
 
     def links_of(self, target: str) -> list[Link]:
         """The links that a name stands for; a node that hears from nobody has lost both of its own."""
@@ -114,6 +119,13 @@ class System:
         """Of a participant."""
         context = ssl.create_default_context(cafile=str(self.places.pki / "ca.pem"))
         context.load_cert_chain(self.places.pki / f"{client}.pem", self.places.pki / f"{client}.key")
+        return context
+
+    def door_context(self) -> ssl.SSLContext:
+        """Of the nodes' own listeners, for what stands in for them."""
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(self.places.pki / "ca.pem"))
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.load_cert_chain(self.places.pki / "server.pem", self.places.pki / "server.key")
         return context
 
     async def status(self, node: str) -> dict[str, Any]:
@@ -187,11 +199,13 @@ class System:
             self._link(f"{node} > redis", own.redis, ports.redis)
             self._link(f"{node} > admin", own.feed, ports.machine)
             self._link(f"edps > {node}", next(free), own.introspection)
+            self.links[f"edps > {node}"].doors = self.doors
             self._status[node] = own.status
             text = node_settings(places, ports, node, own, workers=1 + number % 2)
             self._add_service(node, "node", text)
         feed = self._link("pusher > admin", next(free), ports.machine)
         self._add_service(PUSHER, PUSHER, pusher_settings(places, ports, next(free), feed))
+        self.doors |= {what: next(free) for what in DOOR_FAULTS}
         for guard in GUARDS:
             self._add_guard(guard, ports, GuardPorts(next(free), next(free), next(free), next(free)), told)
 
@@ -224,6 +238,8 @@ async def running(system: System) -> AsyncIterator[None]:
         async with trio.open_nursery() as nursery:
             for link in system.links.values():
                 await nursery.start(link.run)
+            for what, port in system.doors.items():
+                await nursery.start(doors.serve, what, port, system.door_context())
             await _start(system)
             for process in system.processes.values():
                 nursery.start_soon(process.keep)
@@ -354,6 +370,10 @@ def _free_ports(count: int) -> Iterator[int]:
     raise NotReady("no free ports")
 
 
+def _pushed_links() -> set[str]:
+    return {f"pusher > {guard}" for guard in GUARDS}
+
+
 @contextmanager
 def _all_killed(system: System, fault: Fault) -> Iterator[None]:
     """Their supervisors, whose children end with them; all stay away until the fault is over."""
@@ -379,8 +399,9 @@ def _all_frozen(system: System) -> Iterator[None]:
 def broken(system: System, fault: Fault) -> Iterator[None]:
     """Break something for the length of the block."""
     if links := system.links_of(fault.target):
-        for link in links:
-            link.apply(fault)
+        for number, link in enumerate(links):
+            what = WAYS_MIXED[number % len(WAYS_MIXED)] if fault.what is What.MIXED else fault.what
+            link.apply(msgspec.structs.replace(fault, what=what))
         try:
             yield
         finally:

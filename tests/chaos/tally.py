@@ -96,6 +96,14 @@ def effects(asked: Sequence[Asked], plan: Iterable[Fault], name: Callable[[Fault
     return [_effect(kind, faults, asked) for kind, faults in sorted(kinds.items())]
 
 
+def seconds_without(asked: Iterable[Asked]) -> int:
+    """Seconds of the run in which no node answered any of what was asked in them, not even another one."""
+    seconds: dict[int, bool] = {}
+    for one in asked:
+        seconds[int(one.at)] = seconds.get(int(one.at), False) or one.last in ANSWERED
+    return sum(not answered for answered in seconds.values())
+
+
 def quiet(asked: Iterable[Asked], plan: Sequence[Fault]) -> list[Asked]:
     """What was asked while nothing was broken."""
     return [one for one in asked if not any(_within(one, fault) for fault in plan)]

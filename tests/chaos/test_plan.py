@@ -7,10 +7,13 @@ from hypothesis import strategies as st
 
 from tests.chaos.plan import (
     ALL_EDPS,
+    DOOR_FAULTS,
+    OUTAGE_WAYS,
     OUTAGES,
     QUIET_AFTER,
     QUIET_BEFORE,
     SHORTEST_OUTAGE,
+    WAYS_MIXED,
     Targets,
     What,
     draw,
@@ -43,7 +46,24 @@ def test_five_minutes_bring_every_fault_and_some_together() -> None:
 
 
 def test_every_way_to_break_is_used() -> None:
-    assert {what for what, _ in TARGETS.cards()} == set(What)
+    used = {what for what, _ in TARGETS.cards()} | {what for what, _ in OUTAGE_WAYS}
+    assert used == set(What)
+    assert set(WAYS_MIXED) < used
+
+
+def test_only_links_to_nodes_answer_in_their_place() -> None:
+    assert {target for what, target in TARGETS.cards() if what in DOOR_FAULTS} == {"edps > node-1"}
+
+
+def test_guards_circuits_have_time_to_close_between_outages() -> None:
+    outages = [fault for fault in with_outages((), 1, 900, pace=1.0) if is_outage(fault)]
+    assert len(outages) == 3
+    assert abs(sum(fault.until - fault.at for fault in outages) - 90) < 0.1
+    assert len([fault for fault in with_outages((), 1, 900) if is_outage(fault)]) == 6
+
+
+def test_a_plan_may_be_spread_out() -> None:
+    assert len(draw(1, 600, TARGETS, 3.0)) < len(draw(1, 600, TARGETS)) / 2
 
 
 @given(st.integers(0, 2**32), st.floats(12, 1_000))
@@ -69,6 +89,6 @@ def test_nothing_mends_a_node_in_an_outage(seed: int) -> None:
 
 
 def test_a_run_of_some_minutes_has_outages_of_several_kinds() -> None:
-    kinds = {(fault.what, fault.target) for fault in with_outages((), 1, 600) if is_outage(fault)}
-    assert len(kinds) == 4
+    kinds = {(fault.what, fault.target) for fault in with_outages((), 1, 900) if is_outage(fault)}
+    assert kinds == set(OUTAGE_WAYS)
     assert (What.BLACK_HOLE, ALL_EDPS) in kinds

@@ -1,7 +1,17 @@
 """Figures of made-up questions."""
 
 from tests.chaos.plan import Fault, What
-from tests.chaos.tally import AFTERWARDS, Asked, Outcome, availability, by_second, effects, kind_of, quiet
+from tests.chaos.tally import (
+    AFTERWARDS,
+    Asked,
+    Outcome,
+    availability,
+    by_second,
+    effects,
+    kind_of,
+    quiet,
+    seconds_without,
+)
 
 ASKED = [
     Asked(0.5, handles_last_known=True, node="node-1", first=Outcome.CURRENT),
@@ -37,3 +47,9 @@ def test_kinds_of_faults_do_not_tell_nodes_apart() -> None:
     assert kind_of(Fault(1, 0, 1, What.DELAY, "node-2 > redis", 0)) == "delay node > redis"
     assert kind_of(Fault(1, 0, 1, What.REFUSE, "edps > node-3", 0)) == "refuse edps > node"
     assert kind_of(Fault(1, 0, 1, What.KILL, "admin", 0)) == "kill -9 admin"
+
+
+def test_a_second_without_any_answer_is_one_of_an_outage() -> None:
+    late = Asked(9.5, handles_last_known=True, node="node-1", first=Outcome.SILENT, second=Outcome.INACTIVE)
+    assert seconds_without(ASKED) == 1
+    assert seconds_without([*ASKED, late]) == 0

@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from tests.chaos.judge import SILENCE, Consent
-from tests.chaos.verdicts import DECIDED, NEVER_RIGHT, GuardJudge, Said, Verdict, is_true, said_by
+from tests.chaos.verdicts import DECIDED, NEVER_RIGHT, GuardJudge, Said, Verdict, is_decided, is_true, said_by
 
 WALL = 1_795_341_600.0
 EXPIRES = WALL + 86_400
@@ -109,6 +109,7 @@ def test_what_is_lawful_and_worth_counting_is_counted() -> None:
 )
 def test_verdicts_are_of_five_kinds(said: Said, one: Verdict) -> None:
     assert said_by(one) is said
+    assert is_decided(said) == (said not in (Said.UNDECIDED, Said.NOTHING))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tests.chaos.judge import Violation
 from tests.chaos.knowledge import Knowledge, Token
 from tests.chaos.settings import GUARDS
 from tests.chaos.system import System
-from tests.chaos.verdicts import Said, said_by
+from tests.chaos.verdicts import Said
 from tests.chaos.writer import Writers
 
 HEALED_WITHIN = 75.0  # seconds until a guard has everything: an audit of its own, and one after a failed one
@@ -55,8 +55,8 @@ async def ask_guards_about_all(guarding: Guarding, knowledge: Knowledge, ledger:
 
     async def ask(token: Token) -> None:
         async with limiter:
-            verdict, came = await guarding.ask(token)
-        said = said_by(verdict) if came else Said.NOTHING
+            found = await guarding.ask(token)
+        verdict, said = found.verdict, found.said
         standing = ledger.consents[token.consent.consent_id]
         stands = standing.active and standing.expires_at > time.time()
         wrong = said is Said.DENIED if stands else said in (Said.CONSENTED, Said.LAST_KNOWN)

@@ -13,8 +13,8 @@ from tests.chaos.judge import CURRENT, SILENCE, Consent, Violation
 TAKING = 1.0  # seconds from an event's being kept, which is what a guard tells of, to its being applied
 CONSENTED, LAST_KNOWN = "consented", "last_known"
 # A no of these kinds says something about the consent. The others say that there is no answer.
-DECIDED = ("not_active", "not_covered", "wrong_certificate", "one_off")
-NEVER_RIGHT = ("bad_request", "refused_caller", "halted", "outage_too_long")  # in a run as short as this
+DECIDED = ("not_active", "not_covered", "wrong_certificate")
+NEVER_RIGHT = ("bad_request", "refused_caller", "halted", "outage_too_long", "one_off")  # in a run like this one
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -82,6 +82,11 @@ def said_by(verdict: Verdict) -> Said:
     if verdict.allowed:
         return Said.LAST_KNOWN if verdict.reason == LAST_KNOWN else Said.CONSENTED
     return Said.DENIED if verdict.reason in DECIDED else Said.UNDECIDED
+
+
+def is_decided(said: Said) -> bool:
+    """Whether the check was answered: with an allow or a deny, by the service or by what the guard knows."""
+    return said in (Said.CONSENTED, Said.LAST_KNOWN, Said.DENIED)
 
 
 def is_true(consent: Consent, asked: Verdict, *, yes: bool) -> bool:

@@ -15,11 +15,13 @@ import trio
 
 from admin.consents.made_people import made_grant
 from engine.clock import UnixTime, format_utc, parse_utc
+from engine.consent.windows import months_after
 from tests.chaos.calls import BrokenOff, Caller, NoConnection, Reply
-from tests.chaos.fates import GRANTED, REVOKED, Write
+from tests.chaos.fates import GRANTED, RENEWED, REVOKED, Write
 from tests.chaos.judge import Consent
 from tests.chaos.knowledge import Knowledge, Token
-from tests.chaos.settings import ATPS, DATASET, EDPS, OPERATOR
+from tests.chaos.settings import ATPS, DATASET, EDPS, GUARDS, OPERATOR
+from tests.chaos.standing import Held, Standing
 from tests.chaos.system import System
 
 WRITERS = 6
@@ -28,6 +30,10 @@ WAIT = 10  # seconds that a revocation may wait to be effective
 AGAIN = (0.1, 0.8)  # seconds between two attempts
 PAUSE = (0.1, 0.7)  # seconds between two writes of one writer
 STANDING = 150  # consents; with more there are rather revocations than grants
+BESIDE = 24  # lasting consents that are granted, and tokens that are replaced, at once
+CHANGED = 0.05  # share of lasting consents that end while the run lasts; as many are renewed
+REPLACE_EVERY = 0.5  # seconds between two looks at which tokens are near their end
+DAY = 86_400
 ABANDONED = 0.1  # share of unanswered writes that nobody asks about again
 SHORT = 0.05  # share of consents that end by themselves while the run lasts
 JSON = ("Content-Type", "application/json")
@@ -77,6 +83,68 @@ class Writers:
         """As the operator, again until it is answered."""
         return _decoded(await self._known(OPERATOR, "GET", path, None, PATIENCE))
 
+    async def grant_lasting(self, standing: Standing, count: int) -> None:
+        """So many for each EDP that has a guard, with tokens; nothing is broken yet."""
+        limiter = trio.CapacityLimiter(BESIDE)
+
+        async def one(edp: str) -> None:
+            async with limiter:
+                token = await self._granted(edp, lasting=True)
+            if token is not None:
+                standing.add(token, time.time())
+                self._knowledge.all[token.consent.consent_id] = token
+
+        async with trio.open_nursery() as nursery:
+            for edp in GUARDS.values():
+                for _ in range(count):
+                    nursery.start_soon(one, edp.client_id)
+
+    async def keep_lasting(self, standing: Standing, seconds: float, writes: trio.Nursery) -> None:
+        """Replace their tokens in time; end some of them, and renew some, evenly over so many seconds.
+
+        writes: where what was begun comes to its end.
+        """
+        count = max(1, round(CHANGED * len(standing.held)))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._replace_tokens, standing, nursery)
+            for _ in range(count):
+                await trio.sleep(seconds / count / 2)
+                if held := standing.take(to_end=True):
+                    writes.start_soon(self._revoke_of, held.token)
+                await trio.sleep(seconds / count / 2)
+                if held := standing.take(to_end=False):
+                    writes.start_soon(self._renew, held.token)
+            nursery.cancel_scope.cancel()
+
+    async def _replace_tokens(self, standing: Standing, nursery: trio.Nursery) -> None:
+        while True:
+            for held in standing.due(time.time()):
+                held.busy = True
+                nursery.start_soon(self._replace_token, standing, held)
+            await trio.sleep(REPLACE_EVERY)
+
+    async def _replace_token(self, standing: Standing, held: Held) -> None:
+        before = held.token
+        token = await self._token(before.consent, before.edp, before.atp)
+        held.busy = False
+        if token is not None:
+            standing.replace(held, msgspec.structs.replace(token, atp=before.atp, mpxn=before.mpxn))
+            self._knowledge.all[before.consent.consent_id] = held.token
+
+    async def _renew(self, token: Token) -> None:
+        """For as long as may be."""
+        form = {
+            "consent_expires_at": format_utc(UnixTime(months_after(UnixTime(int(time.time())), 12) - DAY)),
+            "address_confirmed": True,
+            "wording": "renew-1",
+            "evidence": "case-4471",
+        }
+        write = Write(RENEWED, token.consent.consent_id)
+        path = f"/consents/{token.consent.consent_id}/renew"
+        said = await self._keyed(write, token.atp, path, form, PATIENCE)
+        if said is not None:
+            token.consent.expires_at = parse_utc(said["consent_expires_at"])
+
     async def _write(self) -> None:
         while not self._stopping:
             if len(self._knowledge.standing) > STANDING * self._random.uniform(0.5, 1.0):
@@ -86,23 +154,29 @@ class Writers:
             await trio.sleep(self._random.uniform(*PAUSE))
 
     async def _grant(self) -> None:
+        token = await self._granted(self._random.choice(EDPS).client_id)
+        if token is not None:
+            self._knowledge.add(token)
+
+    async def _granted(self, edp: str, *, lasting: bool = False) -> Token | None:
+        """A token of a new consent; None: nobody knows of it, or it is over."""
         self._number += 1
-        atp, edp = self._random.choice(ATPS), self._random.choice(EDPS).client_id
+        atp = self._random.choice(ATPS)
         form = json.loads(
             made_grant(self._number, atp=atp, edp=edp, dataset_id=DATASET, now=UnixTime(int(time.time())))
         )
         details = form["authorization_details"]
-        if self._random.random() < SHORT:
+        if not lasting and self._random.random() < SHORT:
             details["consent_expires_at"] = format_utc(UnixTime(int(time.time()) + self._random.randrange(20, 120)))
         write = Write(GRANTED, details["atp_reference"])
         said = await self._keyed(write, atp, "/consents", form, PATIENCE)
         if said is None:
-            return
+            return None
         consent = Consent(said["consent_id"], parse_utc(said["consent_expires_at"]))
         token = await self._token(consent, edp, atp)
-        if token is not None:
-            mpxn = details["meter_points"][0]
-            self._knowledge.add(msgspec.structs.replace(token, atp=atp, mpxn=mpxn))
+        if token is None:
+            return None
+        return msgspec.structs.replace(token, atp=atp, mpxn=details["meter_points"][0])
 
     async def _token(self, consent: Consent, edp: str, client: str) -> Token | None:
         """None: a consent of a few seconds may have ended before."""
@@ -117,6 +191,9 @@ class Writers:
         token = self._knowledge.take_standing()
         if token is None or token.consent.expires_at < time.time() + 300:
             return  # it ends by itself
+        await self._revoke_of(token)
+
+    async def _revoke_of(self, token: Token) -> None:
         consent = token.consent
         write = Write(REVOKED, consent.consent_id)
         began = consent.revoking = trio.current_time()
