@@ -34,12 +34,13 @@ class Ports(msgspec.Struct, frozen=True):
 
 
 class NodePorts(msgspec.Struct, frozen=True):
-    """A node's own ports, and those of its links to Redis and to the feed service."""
+    """A node's own ports, and those of its links: to Redis, to the feed service, and the one that EDPs reach it by."""
 
     introspection: int
     status: int
     redis: int
     feed: int
+    reached: int
 
 
 class GuardPorts(msgspec.Struct, frozen=True):
@@ -139,6 +140,7 @@ workers = {workers}
 [listener]
 host = "{HOST}"
 port = {own.introspection}
+public-url = "https://localhost:{own.reached}"
 
 [listener.tls]
 {_server(places)}

@@ -195,10 +195,10 @@ class System:
         self._add_service("admin", "admin", text)
         self._link("writer > admin", next(free), ports.machine)
         for number, node in enumerate(self.nodes):
-            own = NodePorts(next(free), next(free), next(free), next(free))
+            own = NodePorts(next(free), next(free), next(free), next(free), next(free))
             self._link(f"{node} > redis", own.redis, ports.redis)
             self._link(f"{node} > admin", own.feed, ports.machine)
-            self._link(f"edps > {node}", next(free), own.introspection)
+            self._link(f"edps > {node}", own.reached, own.introspection)
             self.links[f"edps > {node}"].doors = self.doors
             self._status[node] = own.status
             text = node_settings(places, ports, node, own, workers=1 + number % 2)
