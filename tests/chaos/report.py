@@ -76,6 +76,7 @@ def figures(results: Results) -> list[tuple[str, str]]:
         ("processes that ended by themselves", f"{len(results.ended_by_themselves)}"),
         ("questions not asked: the tool could not keep up", f"{callers.not_asked:,}"),
         ("the machine's cores were busy", f"{results.busy:.0%}"),
+        ("this tool and its links, of one core", f"{results.own:.0%}"),
         *_guard_figures(results),
     ]  # fmt: skip
 

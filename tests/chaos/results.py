@@ -89,7 +89,8 @@ class Guards(msgspec.Struct, frozen=True):
 class Results(msgspec.Struct, frozen=True):
     """One run. asked_after_effect: answers that P1 is about; exposed: those active in `last_known`, which is lawful.
 
-    profile: what was broken (`tests.chaos.run`). busy: share of the cores' time that the machine worked meanwhile.
+    profile: what was broken (`tests.chaos.run`). busy: share of the cores' time that the machine worked meanwhile;
+    own: of one core, what this process took, its links included.
     """
 
     seconds: float
@@ -98,6 +99,7 @@ class Results(msgspec.Struct, frozen=True):
     ledger: str
     profile: str
     busy: float
+    own: float
     plan: tuple[Fault, ...]
     callers: Callers
     states: States

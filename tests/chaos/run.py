@@ -71,7 +71,7 @@ class Run:
         self._load = Load(
             system, self._knowledge, self._standing, self._judge, self._guarding, random, options.rate, options.checks
         )
-        self._busy = 0.0
+        self._busy = self._own = 0.0
         self._states: States = {}
         self._found: list[Violation] = []
 
@@ -103,7 +103,7 @@ class Run:
                 await self._knowledge.wait_standing(FIRST_CONSENTS)
             self._load.signed.learn(await _published_keys(self._system))
             await self._load.introspect_all()
-            began, ticks = trio.current_time(), cpu_ticks()
+            began, ticks, own = trio.current_time(), cpu_ticks(), time.process_time()
             watched = self._watching.over(self._system, self._load, self._judge, began)
             async with watched as self._states, trio.open_nursery() as followers, trio.open_nursery() as faults:
                 followers.start_soon(self._guarding.follow, began)
@@ -112,6 +112,7 @@ class Run:
                     faults.start_soon(self._carry_out, fault, began)
                 await self._load.run(self._options.seconds)
                 self._busy = busy_share(ticks, cpu_ticks())
+                self._own = (time.process_time() - own) / self._options.seconds
                 followers.cancel_scope.cancel()
             self._writers.stop()
             nursery.cancel_scope.deadline = trio.current_time() + SETTLED_WITHIN
@@ -175,6 +176,7 @@ class Run:
             ledger="PostgreSQL" if options.postgres else "SQLite",
             profile=options.profile,
             busy=self._busy,
+            own=self._own,
             plan=self._plan,
             callers=of_callers(load.asked, self._plan, options.seconds, load.latencies, load.not_asked),
             states=self._states,
