@@ -11,6 +11,7 @@ from tests.chaos.links import LOOPBACK
 from tests.chaos.plan import What
 
 STATUSES = {What.UNAVAILABLE: (503, b"Service Unavailable", b"1"), What.TOO_MANY: (429, b"Too Many Requests", b"1")}
+BODY = b"another answers here"  # by which it is told from a node, whose 429 would be wrong in a run like this one
 LARGEST = 1 << 22
 
 
@@ -37,8 +38,9 @@ def answer_to(head: bytes, what: What) -> bytes:
     """The whole answer to a request: its name is repeated, as a node would."""
     status, reason, wait = STATUSES[what]
     named = [line for line in head.split(b"\r\n") if line.lower().startswith(b"x-request-id:")]
-    lines = [b"HTTP/1.1 %d %s" % (status, reason), b"Retry-After: " + wait, b"Content-Length: 0", *named[:1]]
-    return b"\r\n".join(lines) + b"\r\n\r\n"
+    length = b"Content-Length: %d" % len(BODY)
+    lines = [b"HTTP/1.1 %d %s" % (status, reason), b"Retry-After: " + wait, length, *named[:1]]
+    return b"\r\n".join(lines) + b"\r\n\r\n" + BODY
 
 
 async def _answer_all(stream: trio.abc.Stream, what: What) -> None:

@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 import trio
 
+from tests.chaos import doors
 from tests.chaos.calls import BrokenOff, Caller, NoConnection, Reply
 from tests.chaos.guarding import Guarding
 from tests.chaos.judge import LAST_KNOWN, Answer, Judge
@@ -177,6 +178,8 @@ class Load:
             except BrokenOff:
                 return Outcome.BROKEN, None
             self.latencies.append(trio.current_time() - began)
+            if reply.body == doors.BODY:  # no node has said that: there is nothing to judge
+                return Outcome.TOO_MANY if reply.status == 429 else Outcome.UNAVAILABLE, None
             answer = self._read(edp, token, node, sent, sent_wall, reply)
             return _outcome(answer), answer
         return Outcome.SILENT, None

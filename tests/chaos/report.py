@@ -17,6 +17,7 @@ COLOURS = {
     Outcome.LAST_KNOWN: "#85994b",
     Outcome.INACTIVE: "#1d70b8",
     Outcome.UNAVAILABLE: "#f47738",
+    Outcome.TOO_MANY: "#ffdd00",
     Outcome.OTHER: "#000000",
     Outcome.BROKEN: "#d4351c",
     Outcome.SILENT: "#942514",

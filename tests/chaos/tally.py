@@ -18,6 +18,7 @@ class Outcome(enum.StrEnum):
     LAST_KNOWN = "active, last known"
     INACTIVE = "inactive"
     UNAVAILABLE = "503"
+    TOO_MANY = "429"
     OTHER = "another status"
     BROKEN = "broken off"
     SILENT = "time-out"

@@ -11,7 +11,7 @@ from engine.clock import UnixTime
 from engine.consent.records import ClientId
 from engine.telemetry.host import SystemClock
 from tests.chaos.calls import BrokenOff, Caller
-from tests.chaos.doors import answer_to, serve
+from tests.chaos.doors import BODY, answer_to, serve
 from tests.chaos.links import Link
 from tests.chaos.plan import DOOR_FAULTS, Fault, What
 from tests.support.valkey import free_ports
@@ -37,6 +37,7 @@ def test_an_answer_repeats_the_name_of_its_question() -> None:
     said = answer_to(b"POST /introspect HTTP/1.1\r\nHost: x\r\nX-Request-ID: abc", What.TOO_MANY)
     assert said.startswith(b"HTTP/1.1 429 ")
     assert b"\r\nX-Request-ID: abc\r\n" in said
+    assert said.endswith(b"\r\n\r\n" + BODY)
     assert b"X-Request-ID" not in answer_to(b"GET / HTTP/1.1", What.UNAVAILABLE)
 
 
