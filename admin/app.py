@@ -30,8 +30,10 @@ from admin.bootstrap import first_participants, publish_keys, register_first
 from admin.callers import Callers
 from admin.client_certificates import serve
 from admin.config import AdminConfig, Web
+from admin.consents.end_all import EndAll, end_all_views
 from admin.consents.listing import Listings
 from admin.consents.listing_views import listing_views
+from admin.consents.parties import Parties
 from admin.consents.service import Consents
 from admin.consents.views import consent_views
 from admin.directory.policy import policy_views
@@ -44,10 +46,12 @@ from admin.directory.stream_views import Receivers, stream_views
 from admin.directory.views import directory_views
 from admin.edge import EdgeApp, edge_app
 from admin.keys import Secrets, load_secrets
+from admin.ledger.atp_consents import AtpConsents
 from admin.ledger.barrier import Barrier
 from admin.ledger.fallback_reports import FallbackReports
 from admin.ledger.feed_service import FeedService, feed_blueprint
 from admin.ledger.instances import Member
+from admin.ledger.pace import Pace
 from admin.ledger.pusher_calls import pusher_blueprint
 from admin.ledger.reports import Reports
 from admin.ledger.sql import SqlLedger, open_ledger
@@ -193,6 +197,12 @@ def machine_blueprints(
         poll_views(streams, receivers, Polls(background.outbox)),
         receiver_views(measured, background.standings, callers, clock.now),
         listing_views(Listings(ledger, ledger.database, background.recovery), callers),
+        end_all_views(
+            EndAll(
+                measured, AtpConsents(ledger.database, clock.now).active, Pace(ledger.database, background.outbox.news)
+            ),
+            Parties(callers, clock.now),
+        ),
     ]
 
 

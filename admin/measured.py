@@ -24,6 +24,7 @@ class MeasuredLedger:
         self.head = ledger.head
         self.events = ledger.events
         self.subject = ledger.subject
+        self.subjects = ledger.subjects
         self.records = ledger.records
         self.replayed = ledger.replayed
         self.wait_beyond = ledger.wait_beyond

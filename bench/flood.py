@@ -1,23 +1,32 @@
-"""A flood: all consents of one ATP end at once. Does the stop get through, and do the others wait?
+"""A flood: all consents of an ATP end. Does the stop get through, and do the others wait?
 
 The admin application, the pusher and Redis of a sandbox run as processes of their own, on a ledger in a file. Ten EDPs
-and two ATPs have push streams, confirmed through the API, to receivers on mutual TLS in another process. Every quarter
-of a second a consent of the second ATP is revoked through the API; its delay runs from the call's beginning until its
-EDP's receiver has the event. After a while the first ATP is suspended through the API, and its consents end. There is
-no call that ends many consents, and one by one the API is slower than what is to be withstood: so another process
-appends the ends by the ledger's own code, 500 in a write, as fast as it takes them. That process shares the two cores
-and the file's one write lock with everything that is timed.
+and three ATPs have push streams, confirmed through the API, to receivers on mutual TLS in another process. Every
+quarter of a second a consent of the last ATP is revoked through the API; its delay runs from the call's beginning until
+its EDP's receiver has the event. That goes on through five times:
 
-    .venv/bin/python -m bench.flood [--consents 100000] [--seconds 20] [--quick] [--json]
+- quiet: nothing else goes on;
+- busy: another process of the machine keeps one core busy, and nothing is ended: what sharing two cores costs as such;
+- paced: the first ATP is suspended through the API, and `ccs consents end-all` ends its consents. This is the headline;
+- after: bulk deliveries of these ends are still signed and pushed, at their limited rate;
+- hostile: the second ATP is suspended, and its consents end as fast as another process can append, 500 in a write, by
+  the ledger's own code, past the product's pace: what nobody can do from outside, and what must do no lasting harm.
 
---seconds: of the trickle before the flood. The flood is watched until the sequencer has passed it, or for --patience
-seconds. Consents are seeded by the ledger's own code before the streams are there, and nothing of that is timed.
+Each delay is traced: the call until its commit, from there until the delivery's row is there (by the sequencer, or
+written ahead), until its signed bytes are kept, until the receiver has it, until its 202 is noted.
+
+    .venv/bin/python -m bench.flood [--consents 1000000] [--hostile 100000] [--seconds 30] [--quick] [--json]
+
+--seconds: of the quiet, the busy and the after. --patience bounds the command, and the sequencer after the hostile
+flood. Consents are seeded by the ledger's own code, with a person each, before the streams are there, and nothing of
+that is timed.
 """
 
 import argparse
 import base64
 import hashlib
 import json
+import os
 import sqlite3
 import ssl
 import subprocess
@@ -38,9 +47,17 @@ import trio
 from admin.cli import embedded_redis
 from admin.cli.up import REDIS_MEMORY
 from admin.config import load_admin_config
-from admin.ledger.events import ConsentGranted, ConsentRevoked, append_of, decode
+from admin.ledger.events import (
+    ConsentGranted,
+    ConsentPersonal,
+    ConsentRevoked,
+    Person,
+    append_of,
+    decode,
+    encode_personal,
+)
 from admin.ledger.sql import open_ledger
-from admin.ledger.store import Append
+from admin.ledger.store import Append, Personal
 from admin.pki.authority import Authority
 from bench.ledger_append import grant
 from bench.million import PATIENCE, seconds_to, service
@@ -53,12 +70,15 @@ from tests.support.push_receivers import ACCEPTED, receiving
 from tests.support.sandbox import Caller, Running
 
 EDPS = tuple(f"edp-{n}" for n in range(1, 11))
-STOPPED, OTHER = "atp-1", "atp-2"
-RECEIVERS = (*EDPS, STOPPED, OTHER)
+STOPPED, HOSTILE, OTHER = "atp-1", "atp-3", "atp-2"
+RECEIVERS = (*EDPS, STOPPED, HOSTILE, OTHER)
 WRITE = 500  # events in one append
 EVERY = 0.25  # seconds between revocations of the trickle
-TRICKLE = 4_000  # consents for it
+TRICKLE = 12_000  # consents for it: fifty minutes
 SETTLE = 10.0  # seconds in which what was revoked last may still come
+LOOK = 0.01  # seconds between looks for a delivery's row
+LEGS = ("call to commit", "commit to row", "row to signed", "signed to received", "received to noted")
+TIMES = ("quiet", "busy", "paced", "after", "hostile")
 
 
 def consent_id(atp: str, number: int) -> ConsentId:
@@ -83,15 +103,22 @@ class Consents:
     def granting(self, atp: str, number: int) -> Append:
         edp = ClientId(EDPS[number % len(EDPS)])
         record = msgspec.structs.replace(self._record, atp=ClientId(atp), edps=(edp,))
-        return append_of(ConsentGranted(consent_id(atp, number), record, self._made.terms, self._act), 0)
+        event = ConsentGranted(consent_id(atp, number), record, self._made.terms, self._act)
+        return append_of(event, 0, _somebody(atp, number))
 
     def ending(self, number: int) -> Append:
-        """Of one of the stopped ATP's."""
+        """Of one that is ended past the product."""
         edp = ClientId(EDPS[number % len(EDPS)])
-        fields = {"atp": ClientId(STOPPED), "edps": (edp,), "state": State.REVOKED, "consent_version": 2}
+        fields = {"atp": ClientId(HOSTILE), "edps": (edp,), "state": State.REVOKED, "consent_version": 2}
         record = msgspec.structs.replace(self._record, **fields)
-        gone = consent_id(STOPPED, number)
-        return append_of(ConsentRevoked(gone, record, self._made.terms, self._act, self._act.at), 1)
+        gone = consent_id(HOSTILE, number)
+        event = ConsentRevoked(gone, record, self._made.terms, self._act, self._act.at)
+        return append_of(event, 1, _somebody(HOSTILE, number))
+
+
+def _somebody(atp: str, number: int) -> Personal:
+    person = Person(f"{atp}-{number}", "Alex Example", "1 Example Street, Exampletown, EX1 1EX")
+    return encode_personal(ConsentPersonal(person, ("1200012345678",)))
 
 
 def encoded(certificate: Path) -> str:
@@ -111,9 +138,9 @@ async def append(settings: Path, appends: Iterator[Append]) -> None:
             nursery.start_soon(writer)
 
 
-def seeds(consents: int) -> Iterator[Append]:
+def seeds(consents: int, hostile: int) -> Iterator[Append]:
     made = Consents()
-    for atp, count in ((OTHER, TRICKLE), (STOPPED, consents)):
+    for atp, count in ((OTHER, TRICKLE), (STOPPED, consents), (HOSTILE, hostile)):
         for number in range(count):
             yield made.granting(atp, number)
 
@@ -154,7 +181,7 @@ class Received:
         self._lines = process.stdout
         self.ports: dict[str, int] = json.loads(self._lines.readline())
         self.challenges: dict[str, str] = {}
-        self.stops: dict[str, float] = {}
+        self.stops: dict[tuple[str, str], float] = {}  # (receiver, ATP)
         self.ends: dict[tuple[str, str], float] = {}  # (receiver, consent)
         self.jtis: dict[str, int] = {}
         self._closed = threading.Event()
@@ -177,21 +204,32 @@ class Received:
         if kind == VERIFICATION and "ccs_challenge" in told:
             self.challenges[receiver] = told["ccs_challenge"]
         if kind == PARTY_SUSPENDED:
-            self.stops.setdefault(receiver, told["at"])
+            self.stops.setdefault((receiver, told["sub_id"]["id"]), told["at"])
         if "ccs_seq" in told:
             self.jtis[told["jti"]] = self.jtis.get(told["jti"], 0) + 1
             about = told["sub_id"].get("id", "")
             self.ends.setdefault((receiver, about), told["at"])
 
 
+def cpu_seconds(pid: int) -> float:
+    """What a process has used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Stand:
-    """Calls of a running sandbox's API, and its ledger's file."""
+    """Calls of a running sandbox's API, and its ledger's file. pids: of what is timed, by name."""
 
     def __init__(self, state: Path, sandbox: Running) -> None:
         self.state, self._sandbox, self._url = state, sandbox, sandbox.about["admin_mtls_url"]
         self.issuer = sandbox.about["issuer"]
         self.settings = state / "config/admin.toml"
         self._callers: dict[str, Caller] = {}
+        self.pids: dict[str, int] = {}
+
+    def cpu(self) -> dict[str, float]:
+        """Of each process so far, in seconds."""
+        return {name: cpu_seconds(pid) for name, pid in self.pids.items()}
 
     def call(self, client: str, method: str, path: str, body: object = None) -> dict[str, Any]:
         if client not in self._callers:
@@ -201,6 +239,13 @@ class Stand:
     def caller(self, client: str) -> Caller:
         """A new connection of a client's."""
         return Caller(self._url, self._sandbox.context(client))
+
+    def command(self, *words: str) -> list[str]:
+        """A `ccs` command as the operator."""
+        pki = self.state / "pki"
+        files = {"--ca-file": "ca.pem", "--certificate": "operator-1.pem", "--key": "operator-1.key"}
+        door = [part for option, name in files.items() for part in (option, str(pki / name))]
+        return [sys.executable, "-m", "admin.cli", *words, "--url", self._url, *door]
 
     def forget(self) -> None:
         """Close connections: the service is stopped."""
@@ -220,13 +265,15 @@ class Stand:
                 self.call("operator-1", "POST", f"/participants/{name}/certificates", {"certificates": both})
                 continue
             authority.issue_client(ClientId(name), now).write(pki / f"{name}.pem", pki / f"{name}.key")
-            form = {
+            form: dict[str, Any] = {
                 "client_id": name,
-                "role": "edp",
+                "role": "edp" if name in EDPS else "atp",
                 "certificates": [encoded(pki / f"{name}.pem"), *both],
-                "organisation": {"name": name, "locations": [f"https://api.{name}.example/hh"]},
-                "datasets": ["hh-electricity-import"],
+                "organisation": {"name": name},
             }
+            if name in EDPS:
+                form["organisation"] = {"name": name, "locations": [f"https://api.{name}.example/hh"]}
+                form["datasets"] = ["hh-electricity-import"]
             self.call("operator-1", "POST", "/participants", form)
 
     def connect(self, received: Received) -> None:
@@ -263,42 +310,86 @@ def said_by(caller: Caller, method: str, path: str, body: object) -> dict[str, A
     return found
 
 
+class Call(msgspec.Struct):
+    """One revocation of the trickle. Times: seconds since 1970; row: when its delivery's row was first seen."""
+
+    edp: str
+    consent: str
+    seq: int
+    begun: float
+    committed: float
+    answered: float
+    row: float = 0.0
+
+
 class Trickle:
-    """Revokes consents of the other ATP, one each EVERY seconds, in a thread."""
+    """Revokes consents of the other ATP, one each EVERY seconds, in a thread; another watches for their rows."""
 
     def __init__(self, stand: Stand) -> None:
+        self._stand = stand
         self._operator = stand.caller("operator-1")  # a connection of its own: the main thread calls meanwhile
         self._stop = threading.Event()
-        self.called: list[tuple[float, float, str, str]] = []  # begun, answered, EDP, consent
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self._thread.start()
+        self.called: list[Call] = []
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._run, self._watch)]
+        for thread in self._threads:
+            thread.start()
 
     def _run(self) -> None:
         for number in range(TRICKLE):
             begun, name = time.time(), consent_id(OTHER, number)
-            said_by(self._operator, "POST", f"/consents/{name}/revoke", {"reason": "withdrawn"})
-            self.called.append((begun, time.time(), EDPS[number % len(EDPS)], name))
+            said = said_by(self._operator, "POST", f"/consents/{name}/revoke", {"reason": "withdrawn"})
+            answered, edp = time.time(), EDPS[number % len(EDPS)]
+            committed = max(begun, answered - said["milliseconds"] / 1_000)
+            self.called.append(Call(edp, name, said["position"]["seq"], begun, committed, answered))
             if self._stop.wait(max(0.0, EVERY - (time.time() - begun))):
                 return
 
+    def _watch(self) -> None:
+        """A row costs one probe of an index, and few are awaited at a time."""
+        connection = sqlite3.connect(f"file:{self._stand.state / 'ledger/ledger.db'}?mode=ro", uri=True)
+        query = "SELECT 1 FROM deliveries WHERE seq > 0 AND client_id = ? AND seq = ?"
+        seen = 0
+        while not self._stop.wait(LOOK):
+            for one in self.called[seen:]:
+                if not one.row and connection.execute(query, (one.edp, one.seq)).fetchone():
+                    one.row = time.time()
+            while seen < len(self.called) and self.called[seen].row:
+                seen += 1
+        connection.close()
+
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join()
 
-    def figures(self, received: Received, since: float, until: float) -> dict[str, float]:
-        """Of those whose calls began then: milliseconds until their EDPs had them, and of the calls themselves."""
-        asked = [one for one in self.called if since <= one[0] < until]
-        delays = [received.ends[edp, name] - begun for begun, _, edp, name in asked if (edp, name) in received.ends]
-        calls = [answered - begun for begun, answered, _, _ in asked]
-        figures = {"revocations": float(len(asked)), "lost": float(len(asked) - len(delays))}
-        for share in (50, 95):
-            figures[f"p{share}_ms"] = at(delays, share) * 1_000
-            figures[f"call_p{share}_ms"] = at(calls, share) * 1_000
-        return figures
+    def figures(self, received: Received, noted: dict[Any, Any], since: float, until: float) -> dict[str, Any]:
+        """Of those whose calls began then: milliseconds until their EDPs had them, and of the legs of that way.
+
+        noted: when its bytes were kept and when its attempt had ended, by EDP and consent.
+        """
+        asked = [one for one in self.called if since <= one.begun < until]
+        there = [one for one in asked if (one.edp, one.consent) in received.ends]
+        delays = [received.ends[one.edp, one.consent] - one.begun for one in there]
+        whole = [one for one in there if one.row and None not in noted.get((one.edp, one.consent), (None,))]
+        legs: dict[str, list[float]] = {name: [] for name in LEGS}
+        for one in whole:
+            signed, ended = noted[one.edp, one.consent]
+            got = received.ends[one.edp, one.consent]
+            row = min(one.row, signed)  # it was seen a moment after it was there
+            points = (one.begun, one.committed, row, signed, got, ended)
+            for name, before, after in zip(LEGS, points, points[1:], strict=False):
+                legs[name].append(max(0.0, after - before))
+        return {
+            "seconds": until - since,
+            "revocations": len(asked),
+            "lost": len(asked) - len(there),
+            **{f"p{share}_ms": at(delays, share) * 1_000 for share in (50, 95)},
+            "legs": {name: [at(found, share) * 1_000 for share in (50, 95)] for name, found in legs.items()},
+        }
 
 
 def at(found: list[float], share: int) -> float:
-    return sorted(found)[int(len(found) * share / 100)]
+    return sorted(found)[int(len(found) * share / 100)] if found else float("nan")
 
 
 def wait_until(holds: Any, within: float) -> bool:  # noqa: ANN401 - any question
@@ -323,6 +414,7 @@ def running(sandbox: Running, stand: Stand) -> Iterator[Received]:
         seconds_to(admin, f"{stand.issuer}/jwks", sandbox.state / "pki/ca.pem")
         assert wait_until(lambda: stand.sequenced() >= stand.head(), PATIENCE)
         pusher.start()
+        stand.pids = {"admin": admin.pid, "pusher": pusher.pid, "receivers": receivers.pid, "bench": os.getpid()}
         yield received
     finally:
         stand.forget()
@@ -333,70 +425,113 @@ def running(sandbox: Running, stand: Stand) -> Iterator[Received]:
         receivers.wait()
 
 
-def measure(directory: Path, consents: int, seconds: float, patience: float) -> dict[str, Any]:
-    """Seed, connect, trickle, stop, flood."""
+class Sizes(msgspec.Struct, frozen=True):
+    """consents: ended by the command. hostile: past it. seconds: of the quiet, the busy and the after."""
+
+    consents: int
+    hostile: int
+    seconds: float
+    patience: float
+
+
+def measure(directory: Path, sizes: Sizes) -> dict[str, Any]:
+    """Seed, connect, trickle; then one time after the other."""
     sandbox = Running(directory / "var", consents=20)
     stand = Stand(directory / "var", sandbox.start())
     stand.register()
     stand.forget()
     sandbox.stop()
-    trio.run(append, stand.settings, seeds(consents))
+    trio.run(append, stand.settings, seeds(sizes.consents, sizes.hostile))
     with running(sandbox, stand) as received:
         stand.connect(received)
         trickle = Trickle(stand)
         try:
-            time.sleep(seconds)
-            suspended = time.time()
-            stand.call("operator-1", "POST", f"/participants/{STOPPED}/suspend")
-            command = [sys.executable, "-m", "bench.flood", "--flood", str(stand.settings)]
-            flooding = subprocess.Popen([*command, "--consents", str(consents)], stdout=subprocess.PIPE, text=True)
-            said, _ = flooding.communicate(timeout=PATIENCE)
-            appended, last = json.loads(said), stand.head()
-            passed = wait_until(lambda: stand.sequenced() >= last, patience)
-            over = time.time()
+            found, spans = through_all(stand, sizes)
         finally:
             trickle.stop()
         time.sleep(SETTLE)
-        return result(stand, received, trickle, (suspended, over), consents, appended, passed=passed)
+        return result(stand, received, trickle, found, spans)
+
+
+Span = tuple[float, float]
+
+
+def through_all(stand: Stand, sizes: Sizes) -> tuple[dict[str, Any], dict[str, Span]]:
+    """What each time brought, and when it was."""
+    found: dict[str, Any] = {"bench": "flood", "consents": sizes.consents, "hostile_consents": sizes.hostile, "cpu": {}}
+    spans: dict[str, Span] = {}
+
+    @contextmanager
+    def timed(name: str) -> Iterator[None]:
+        began, before = time.time(), stand.cpu()
+        yield
+        spans[name] = (began, time.time())
+        found["cpu"][name] = {one: (used - before[one]) / (time.time() - began) for one, used in stand.cpu().items()}
+
+    with timed("quiet"):
+        time.sleep(sizes.seconds)
+    with timed("busy"):
+        subprocess.run([sys.executable, "-c", BURN.format(seconds=sizes.seconds)], check=True)
+    found["suspended_call"] = time.time()
+    stand.call("operator-1", "POST", f"/participants/{STOPPED}/suspend")
+    with timed("paced"):
+        command = stand.command("consents", "end-all", "--client", STOPPED, "--reason", "security", "--json")
+        done = subprocess.run(command, stdout=subprocess.PIPE, timeout=sizes.patience, check=True, text=True)
+    found["paced"] = json.loads(done.stdout)
+    with timed("after"):
+        time.sleep(sizes.seconds)
+    found["hostile_call"] = time.time()
+    stand.call("operator-1", "POST", f"/participants/{HOSTILE}/suspend")
+    with timed("hostile"):
+        command = [sys.executable, "-m", "bench.flood", "--flood", str(stand.settings)]
+        flooding = subprocess.Popen([*command, "--hostile", str(sizes.hostile)], stdout=subprocess.PIPE, text=True)
+        said, _ = flooding.communicate(timeout=PATIENCE)
+        found["hostile"], last = json.loads(said), stand.head()
+        found["sequencer_passed"] = wait_until(lambda: stand.sequenced() >= last, sizes.patience)
+    return found, spans
+
+
+BURN = "import time\nend = time.monotonic() + {seconds}\nwhile time.monotonic() < end: pass"
+NOTED = "SELECT client_id, subject, signed_at, tried_at FROM deliveries WHERE seq > 0 AND lane = 0"
 
 
 def result(
-    stand: Stand, received: Received, trickle: Trickle, span: tuple[float, float], consents: int,
-    appended: dict[str, float], *, passed: bool,
-) -> dict[str, Any]:  # fmt: skip
+    stand: Stand, received: Received, trickle: Trickle, found: dict[str, Any], spans: dict[str, Span]
+) -> dict[str, Any]:
     """The figures."""
-    suspended, over = span
-    began = appended["began"]
-    before, during = trickle.figures(received, 0.0, suspended), trickle.figures(received, began, over)
-    ended = {consent_id(STOPPED, number) for number in range(consents)}
+    noted = {(row[0], row[1]): (row[2], row[3]) for row in stand.asked(NOTED)}
     done = {row[0] for row in stand.asked("SELECT jti FROM deliveries WHERE push = 1 AND seq > 0")}
     time.sleep(1.0)  # they were received before they were told; our reading of it may be behind
     received.close()
-    single = [at for (_, about), at in received.ends.items() if about in ended and began <= at < over]
+    calls = {STOPPED: found.pop("suspended_call"), HOSTILE: found.pop("hostile_call")}
+    stops = {atp: max(received.stops.get((edp, atp), float("inf")) for edp in EDPS) - at for atp, at in calls.items()}
+    times = {name: trickle.figures(received, noted, *spans[name]) for name in TIMES}
+    lost = len(done - received.jtis.keys())
+    hostile = found["hostile"]
     return {
-        "bench": "flood",
-        "consents": consents,
-        "suspended_at_all_seconds": max(received.stops.get(edp, float("inf")) for edp in EDPS) - suspended,
-        "before": before,
-        "during": during,
-        "p95_ratio": during["p95_ms"] / before["p95_ms"],
-        "appended_per_second": consents / appended["seconds"],
-        "sequenced_seconds": over - began,
-        "sequencer_passed": passed,
-        "single_ends_per_second": len(single) / (over - began),
-        "lost": len(done - received.jtis.keys()) + before["lost"] + during["lost"],
-        "told_but_not_received": len(done - received.jtis.keys()),
+        **found,
+        "suspended_at_all_seconds": stops[STOPPED],
+        "hostile_suspended_at_all_seconds": stops[HOSTILE],
+        "times": times,
+        "p95_ratio": times["paced"]["p95_ms"] / times["quiet"]["p95_ms"],
+        "p95_ratio_by_busy": times["paced"]["p95_ms"] / times["busy"]["p95_ms"],
+        "hostile_p95_ratio": times["hostile"]["p95_ms"] / times["quiet"]["p95_ms"],
+        "ended_per_second": found["paced"]["ended"] / found["paced"]["seconds"],
+        "appended_per_second": found["hostile_consents"] / hostile["seconds"],
+        "lost": lost + sum(one["lost"] for one in times.values()),
+        "told_but_not_received": lost,
         "received_again": sum(count - 1 for count in received.jtis.values()),
     }
 
 
 def main() -> None:
     """Measure and say it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--consents", type=int, default=100_000)
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--patience", type=float, default=300.0)
-    parser.add_argument("--quick", action="store_true", help="few consents, a short trickle")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--consents", type=int, default=1_000_000)
+    parser.add_argument("--hostile", type=int, default=100_000)
+    parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument("--patience", type=float, default=1_800.0)
+    parser.add_argument("--quick", action="store_true", help="few consents, short times")
     parser.add_argument("--json", action="store_true", help="one JSON object, last")
     parser.add_argument("--receive", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--flood", type=Path, help=argparse.SUPPRESS)
@@ -405,11 +540,13 @@ def main() -> None:
         trio.run(partial(receive, arguments.receive))
         return
     if arguments.flood:
-        flood(arguments.flood, arguments.consents)
+        flood(arguments.flood, arguments.hostile)
         return
-    consents, seconds = (5_000, 5.0) if arguments.quick else (arguments.consents, arguments.seconds)
+    sizes = Sizes(arguments.consents, arguments.hostile, arguments.seconds, arguments.patience)
+    if arguments.quick:
+        sizes = Sizes(5_000, 5_000, 5.0, arguments.patience)
     with tempfile.TemporaryDirectory(prefix="ccs-bench-") as place:
-        found = measure(Path(place), consents, seconds, arguments.patience)
+        found = measure(Path(place), sizes)
     say(found)
     if arguments.json:
         print(json.dumps(found))
@@ -417,18 +554,27 @@ def main() -> None:
 
 def say(found: dict[str, Any]) -> None:
     """In lines."""
-    print(f"{found['consents']:,} consents of one ATP end, {found['appended_per_second']:,.0f} appended a second")
+    paced, hostile = found["paced"], found["hostile"]
+    print(f"{paced['ended']:,} consents of one ATP ended by the command in {paced['seconds']:,.1f} s, "
+          f"{found['ended_per_second']:,.0f} a second")  # fmt: skip
     print(f"  party-suspended at all EDPs   {found['suspended_at_all_seconds']:>8.2f} s after the call began")
-    for name in ("before", "during"):
-        one = found[name]
-        print(f"  another ATP's ends, {name:<8}  p50 {one['p50_ms']:,.0f} ms, p95 {one['p95_ms']:,.0f} ms")
-        print(f"    the call alone              p50 {one['call_p50_ms']:,.0f} ms, p95 {one['call_p95_ms']:,.0f} ms")
-        print(f"    revoked {one['revocations']:.0f}, not received {one['lost']:.0f}")
-    print(f"  p95 during, by before         {found['p95_ratio']:>8.2f}")
-    print(f"  sequencer past the flood      {found['sequenced_seconds']:>8.1f} s after it began"
-          f"{'' if found['sequencer_passed'] else ' NOT YET'}")  # fmt: skip
-    print(f"  single ends                   {found['single_ends_per_second']:>8.0f} a second received meanwhile")
-    print(f"  told, not received: {found['told_but_not_received']}; received again: {found['received_again']}")
+    print(f"  p95 by quiet's                {found['p95_ratio']:>8.2f}   by busy's {found['p95_ratio_by_busy']:.2f}")
+    print(f"{found['hostile_consents']:,} of another ended past it in {hostile['seconds']:,.1f} s, "
+          f"{found['appended_per_second']:,.0f} a second")  # fmt: skip
+    print(f"  party-suspended at all EDPs   {found['hostile_suspended_at_all_seconds']:>8.2f} s after the call began")
+    print(f"  p95 by quiet's                {found['hostile_p95_ratio']:>8.2f}"
+          f"{'' if found['sequencer_passed'] else '   the sequencer is NOT YET past it'}")  # fmt: skip
+    print("another ATP's ends, milliseconds p50/p95")
+    print(f"{'':<9}{'seconds':>8}{'ends':>6}{'lost':>5}{'whole way':>14}" + "".join(f"{leg:>20}" for leg in LEGS))
+    for name in TIMES:
+        one = found["times"][name]
+        legs = "".join(f"{p50:>13,.0f}/{p95:>6,.0f}" for p50, p95 in one["legs"].values())
+        print(f"{name:<9}{one['seconds']:>8.1f}{one['revocations']:>6}{one['lost']:>5}"
+              f"{one['p50_ms']:>7,.0f}/{one['p95_ms']:>6,.0f}{legs}")  # fmt: skip
+    print("cores used" + "".join(f"{one:>14}" for one in found["cpu"]["quiet"]))
+    for name in TIMES:
+        print(f"{name:<10}" + "".join(f"{used:>14.2f}" for used in found["cpu"][name].values()))
+    print(f"told, not received: {found['told_but_not_received']}; received again: {found['received_again']}")
 
 
 if __name__ == "__main__":

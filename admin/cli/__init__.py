@@ -42,6 +42,7 @@ _COMMANDS: Final = {
     "guard": ("admin.cli.guard:app", "Run an EDP's guard, or look at one that runs."),
     "check-config": ("admin.cli.check_config:check_config", "Say whether a settings file would be taken."),
     "ledger": ("admin.cli.ledger:app", "Begin, verify, follow, export, back up and restore the ledger."),
+    "consents": ("admin.cli.consents:app", "End all consents of an ATP that was suspended."),
     "receivers": ("admin.cli.receivers:app", "Show who is told of revocations; pause or enable their streams."),
     "reports": ("admin.cli.reports:app", "Show what participants have reported."),
     "replica": ("admin.cli.replica:app", "Look into a node's replica."),

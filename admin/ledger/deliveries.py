@@ -46,10 +46,14 @@ def read_backlog(connection: sa.Connection, client_id: ClientId, lane: Lane, aft
     return _by_number(connection, connection.execute(PENDING_OF_ONE[connection.dialect.name], wanted).scalars().all())
 
 
-def read_unsigned(connection: sa.Connection, after: int, limit: int) -> list[Delivery]:
-    """Deliveries without signed bytes, with number > after, in order."""
+def read_unsigned(connection: sa.Connection, after: int, limit: int, *, bulk: bool = False) -> list[Delivery]:
+    """Deliveries without signed bytes, with number > after, in order: of the bulk lane, or of all others."""
     query = UNSIGNED_NUMBERS[connection.dialect.name]
-    return _by_number(connection, connection.execute(query, {"after": after, "limit": limit}).scalars().all())
+    numbers: list[int] = []
+    for lane in Lane:
+        if (lane is Lane.BULK) == bulk:
+            numbers += connection.execute(query, {"lane": int(lane), "after": after, "limit": limit}).scalars()
+    return _by_number(connection, sorted(numbers)[:limit])
 
 
 def newest(connection: sa.Connection) -> int:
@@ -183,11 +187,13 @@ PENDING_OF_ONE: Final = {
 UNSIGNED_NUMBERS: Final[dict[str, sa.Executable]] = {
     "sqlite": sa.text(
         "SELECT number FROM deliveries INDEXED BY ix_deliveries_unsigned"
-        " WHERE signed_at IS NULL AND number > :after ORDER BY number LIMIT :limit"
+        " WHERE signed_at IS NULL AND lane = :lane AND number > :after ORDER BY number LIMIT :limit"
     ),
     "postgresql": sa.select(deliveries.c.number)
-    .where(UNSIGNED, deliveries.c.number > _AFTER)
-    .order_by(deliveries.c.number)
+    .where(
+        UNSIGNED, _lane_and_number > sa.tuple_(_LANE, _AFTER), _lane_and_number < sa.tuple_(_LANE + 1, sa.literal(0))
+    )
+    .order_by(deliveries.c.lane, deliveries.c.number)
     .limit(_LIMIT),
 }
 FRAMEWORK_EVENTS: Final = (

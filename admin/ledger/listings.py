@@ -120,8 +120,8 @@ def read_stretch(
     connection: sa.Connection, client_id: ClientId, after: bytes, limit: int, stretch: int = STRETCH
 ) -> Stretch:
     """A receiver's consents with a key above `after`, in order of their keys: at most `limit`, maybe none."""
-    end = _end_of_stretch(connection, after, stretch)
-    rows = connection.execute(_own(connection, client_id, after, end, limit + 1)).all()
+    end = end_of_stretch(connection, after, stretch)
+    rows = connection.execute(holding(connection, client_id, after, end, limit + 1)).all()
     more = len(rows) > limit
     own = [(row, consent) for row in rows[:limit] if client_id in parties_of(consent := _consents.decode(row.record))]
     facts = _facts_of(connection, [row.seq for row, _ in own])
@@ -134,7 +134,7 @@ def parties_of(consent: ConsentRecord) -> tuple[ClientId, ...]:
     return (consent.atp, *consent.edps)
 
 
-def _end_of_stretch(connection: sa.Connection, after: bytes, stretch: int) -> bytes | None:
+def end_of_stretch(connection: sa.Connection, after: bytes, stretch: int) -> bytes | None:
     """The last key of a stretch; None = it is the last stretch."""
     query = (
         sa.select(feed_records.c.key)
@@ -147,7 +147,7 @@ def _end_of_stretch(connection: sa.Connection, after: bytes, stretch: int) -> by
     return found
 
 
-def _own(
+def holding(
     connection: sa.Connection, client_id: ClientId, after: bytes, end: bytes | None, limit: int
 ) -> sa.Select[tuple[int, bytes, bytes]]:
     """Those that hold the name as MessagePack has it; which of them are the receiver's own, decoding tells."""

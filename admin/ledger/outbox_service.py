@@ -113,12 +113,14 @@ class Outbox:
             lambda connection: deliveries.read_backlog(connection, client_id, lane, after, at_most)
         )
 
-    async def unsigned(self, after: int, limit: int, wait: Seconds) -> Sequence[Delivery]:
+    async def unsigned(self, after: int, limit: int, wait: Seconds, *, bulk: bool = False) -> Sequence[Delivery]:
         """See PushService."""
 
         async def look() -> Sequence[Delivery]:
             at_most = min(limit, MAX_DELIVERIES)
-            return await self._database.read(lambda connection: deliveries.read_unsigned(connection, after, at_most))
+            return await self._database.read(
+                lambda connection: deliveries.read_unsigned(connection, after, at_most, bulk=bulk)
+            )
 
         return await self._wait(look, wait)
 

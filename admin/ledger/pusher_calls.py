@@ -85,7 +85,7 @@ def pusher_blueprint(outbox: Outbox, keys: EventKeys, authenticate: Authenticate
     @blueprint.post("/unsigned")
     async def unsigned() -> Response:
         call = await read(UnsignedCall)
-        return _answer(await outbox.unsigned(call.after, call.limit, Seconds(call.wait)))
+        return _answer(await outbox.unsigned(call.after, call.limit, Seconds(call.wait), bulk=call.bulk))
 
     @blueprint.post("/keep")
     async def keep() -> Response:

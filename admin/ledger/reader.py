@@ -46,14 +46,23 @@ class SqlLedgerReader:
 
     async def subject(self, subject: str) -> SubjectState | None:
         """The subject's newest event, decrypted as far as its person's key is still there. Raises PersonalBroken."""
-        row = await self.database.read(lambda connection: connection.execute(_subject(subject)).first())
-        if row is None:
-            return None
+        query = _states.where(subjects.c.subject == subject)
+        row = await self.database.read(lambda connection: connection.execute(query).first())
+        return None if row is None else self._state(row)
+
+    async def subjects(self, names: Sequence[str]) -> Sequence[SubjectState]:
+        """The same of several, in no order; those that there are. Raises PersonalBroken."""
+        if not names:
+            return []
+        query = _states.where(subjects.c.subject.in_(names))
+        return await self.database.read(lambda connection: [self._state(row) for row in connection.execute(query)])
+
+    def _state(self, row: sa.Row[Any]) -> SubjectState:
         event = stored_event(row)
         key = None if row.key_id is None else PersonKey(row.person_id, row.key_id, row.wrapped_key)
         sealed = event.ciphertext
-        personal = None if sealed is None else self._safe.unseal(key, subject, event.version, sealed)
-        return SubjectState(subject, event.version, event, personal)
+        personal = None if sealed is None else self._safe.unseal(key, row.asked, event.version, sealed)
+        return SubjectState(row.asked, event.version, event, personal)
 
     async def records(self, after: tuple[int, bytes], limit: int) -> Sequence[tuple[int, FeedRecord]]:
         """The newest feed record of each (kind, key) above `after`, in order, each with its seq."""
@@ -118,13 +127,10 @@ def stored_checkpoint(row: sa.Row[Any]) -> Checkpoint:
     return Checkpoint(row.incarnation, row.seq, row.hash, UnixTime(row.signed_at), row.kid, row.signature)
 
 
-def _subject(subject: str) -> sa.Select[Any]:
-    return (
-        sa.select(events, person_keys.c.key_id, person_keys.c.wrapped_key)
-        .select_from(
-            subjects.join(events, events.c.seq == subjects.c.seq).outerjoin(
-                person_keys, person_keys.c.person_id == events.c.person_id
-            )
-        )
-        .where(subjects.c.subject == subject)
+_states: Final = sa.select(
+    events, subjects.c.subject.label("asked"), person_keys.c.key_id, person_keys.c.wrapped_key
+).select_from(
+    subjects.join(events, events.c.seq == subjects.c.seq).outerjoin(
+        person_keys, person_keys.c.person_id == events.c.person_id
     )
+)

@@ -253,7 +253,7 @@ def _partial(name: str, where: str, *columns: sa.Column[Any]) -> Index:
 _partial("pending", "push = 0", deliveries.c.client_id, deliveries.c.lane, deliveries.c.number)
 _partial("framework", "push = 0 AND seq = 0", deliveries.c.lane, deliveries.c.number)
 _partial("parked", "push = 2", deliveries.c.client_id, deliveries.c.number)
-_partial("unsigned", "signed_at IS NULL", deliveries.c.number)
+_partial("unsigned", "signed_at IS NULL", deliveries.c.lane, deliveries.c.number)
 _partial("open", "poll = 0", deliveries.c.client_id, deliveries.c.number)
 _partial("chain", "seq > 0", deliveries.c.client_id, deliveries.c.seq)  # all of a receiver's events, for listings
 

@@ -128,6 +128,9 @@ class LedgerReader(Protocol):
 
     async def subject(self, subject: str) -> SubjectState | None: ...
 
+    async def subjects(self, names: Sequence[str]) -> Sequence[SubjectState]:
+        """The same of several, in no order; those that there are."""
+
     async def records(self, after: tuple[int, bytes], limit: int) -> Sequence[tuple[int, FeedRecord]]:
         """The newest feed record of each (kind, key) above `after`, ordered by (kind, key), each with its seq."""
 

@@ -77,9 +77,9 @@ class HttpsPushService:
         """See PushService."""
         return await self._ask("backlog", BacklogCall(client_id, lane, after, _count(limit)), list[Delivery])
 
-    async def unsigned(self, after: int, limit: int, wait: Seconds) -> Sequence[Delivery]:
+    async def unsigned(self, after: int, limit: int, wait: Seconds, *, bulk: bool = False) -> Sequence[Delivery]:
         """See PushService."""
-        return await self._ask("unsigned", UnsignedCall(after, _count(limit), wait), list[Delivery], wait)
+        return await self._ask("unsigned", UnsignedCall(after, _count(limit), wait, bulk), list[Delivery], wait)
 
     async def keep(self, epoch: int, signed: Sequence[Signed]) -> Sequence[Signed]:
         """See PushService. Several calls where the bytes are many: each part is kept or not by itself."""

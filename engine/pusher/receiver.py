@@ -272,7 +272,8 @@ class ReceiverActor:
             next_at = ended.at + judged.wait
         self._note(state, ended.result)
         state.outbox.settle(number, judged.fate, attempts=attempts, next_at=next_at, refusals=judged.refusals)
-        self._tools.telling.tell(Outcome(number, judged.fate, attempts, ended.at, next_at, judged.error))
+        outcome = Outcome(number, judged.fate, attempts, ended.at, next_at, judged.error)
+        self._tools.telling.tell(outcome, at_once=held.delivery.lane is not Lane.BULK)
         self._last_error = judged.error
         if judged.error == "access_denied":
             self._tools.outward.forget(self.receiver.client_id)

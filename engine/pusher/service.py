@@ -146,8 +146,11 @@ class PushService(Protocol):
     async def keep(self, epoch: int, signed: Sequence[Signed]) -> Sequence[Signed]:
         """Keep signed bytes; returns what stands for each number now: bytes kept before win. Raises LeaseLost."""
 
-    async def unsigned(self, after: int, limit: int, wait: Seconds) -> Sequence[Delivery]:
-        """Deliveries without signed bytes, for poll: of every receiver, whether it is pushed to or not."""
+    async def unsigned(self, after: int, limit: int, wait: Seconds, *, bulk: bool = False) -> Sequence[Delivery]:
+        """Deliveries without signed bytes, for poll: of every receiver, whether it is pushed to or not.
+
+        Of the bulk lane, or of all others: these must not wait behind those.
+        """
 
     async def tell(self, epoch: int, outcomes: Sequence[Outcome]) -> None:
         """Keep what became of deliveries. Raises LeaseLost."""

@@ -67,6 +67,7 @@ class UnsignedCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     after: Number
     limit: Count
     wait: Wait = 0.0
+    bulk: bool = False
 
 
 class KeepCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -6,7 +6,7 @@ or a pusher that died between keeping and sending, send the same bytes.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -23,6 +23,7 @@ BATCH: Final = 128  # signed at once: 10 ms, in which nothing else goes on
 REMEMBERED: Final = 8_192  # of what was kept last: whoever asks a little later need not sign again
 POLL: Final = len(Lane)  # the place behind all lanes
 PAGE: Final = 256
+BULK_PAGE: Final = 64  # signed and kept in some ten milliseconds
 
 _log = logs.logger("pusher")
 
@@ -144,9 +145,20 @@ class Signing:
         """Sign what only a poll may ask for, and whatever else nobody pushes soon; for ever."""
         after = 0
         while True:
-            ask = partial(self._service.unsigned, after, PAGE, wait)
-            page = await until_answered("unsigned", ask)
-            orders = [self._ordered(one, POLL) for one in page if one.number not in self._kept]
-            for order in orders:
-                await order.done.wait()
-            after = page[-1].number if page else after
+            after, _ = await self._sign_page(partial(self._service.unsigned, after, PAGE, wait), after)
+
+    async def follow_bulk(self, wait: Seconds, rate: float) -> None:
+        """The same of the bulk lane, so many a second: signing and keeping must delay nobody either; for ever."""
+        after = 0
+        while True:
+            ask = partial(self._service.unsigned, after, BULK_PAGE, wait, bulk=True)
+            after, signed = await self._sign_page(ask, after)
+            await trio.sleep(signed / rate)
+
+    async def _sign_page(self, ask: Callable[[], Awaitable[Sequence[Delivery]]], after: int) -> tuple[int, int]:
+        """Up to which number, and how many."""
+        page = await until_answered("unsigned", ask)
+        orders = [self._ordered(one, POLL) for one in page if one.number not in self._kept]
+        for order in orders:
+            await order.done.wait()
+        return (page[-1].number, len(page)) if page else (after, 0)

@@ -5,11 +5,13 @@ from typing import Final
 
 import trio
 
+from engine.clock import Seconds
 from engine.pusher.calls import until_answered
 from engine.pusher.lease import Tenure
 from engine.pusher.service import Outcome, PushService
 
 BATCH: Final = 512
+LINGER: Final = Seconds(0.5)  # so long gathers what can wait: calls for a few each would cost others their time
 
 
 class Telling:
@@ -21,13 +23,16 @@ class Telling:
         self._waiting: list[Outcome] = []
         self._under_way = 0
         self._some = trio.Event()
+        self._pressing = trio.Event()
         self._none = trio.Event()
         self._none.set()
 
-    def tell(self, outcome: Outcome) -> None:
-        """Take it along in the next call."""
+    def tell(self, outcome: Outcome, *, at_once: bool = True) -> None:
+        """Take it along in the next call. at_once: which does not wait for others to gather."""
         self._waiting.append(outcome)
         self._some.set()
+        if at_once:
+            self._pressing.set()
         if self._none.is_set():
             self._none = trio.Event()
 
@@ -39,16 +44,23 @@ class Telling:
     async def run(self) -> None:
         """For ever. Raises LeaseLost."""
         while True:
+            await self._gather()
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
-            if not batch:
-                self._none.set()
-                self._some = trio.Event()
-                await self._some.wait()
-                continue
             self._under_way = len(batch)
             await until_answered("tell", partial(self._service.tell, self._tenure.epoch, batch))
             self._under_way = 0
 
+    async def _gather(self) -> None:
+        if not self._waiting:
+            self._none.set()
+            self._some = trio.Event()
+            await self._some.wait()
+        with trio.move_on_after(LINGER):
+            await self._pressing.wait()
+        if len(self._waiting) <= BATCH:
+            self._pressing = trio.Event()
+
     async def wait_told(self) -> None:
         """Until everything has been."""
+        self._pressing.set()
         await self._none.wait()

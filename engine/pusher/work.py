@@ -36,6 +36,7 @@ from engine.telemetry import logs
 PAGE: Final = 500
 WAIT: Final = Seconds(20.0)
 READINGS: Final = 4  # backlogs read at once
+AHEAD: Final = 2.0  # bulk deliveries are signed for poll so many times faster than they are pushed
 DRAIN_LOOK: Final = Seconds(0.02)
 
 _log = logs.logger("pusher")
@@ -174,7 +175,11 @@ class Pusher:
             turns = Turns(self._settings.bulk_rate)
             actors = self._actors = Actors(self._service, self._tools(tenure, signing, telling, turns), nursery)
             wait = self._settings.wait
-            following = partial(signing.follow_unsigned, wait), partial(actors.follow, wait)
+            following = (
+                partial(signing.follow_unsigned, wait),
+                partial(signing.follow_bulk, wait, AHEAD * self._settings.bulk_rate),
+                partial(actors.follow, wait),
+            )
             for part in (signing.run, telling.run, turns.run, *following):
                 nursery.start_soon(part)
             await actors.wait_known()

@@ -53,6 +53,13 @@ class LedgerContract:
         async with open_ledger(ledger_settings, clock, wall=clock.wall) as ledger:
             yield ledger
 
+    async def test_subjects_are_read_together_as_one_by_one(self, ledger: SqlLedger) -> None:
+        await ledger.append([change(1, person="p-1"), change(2)])
+        names = [change(number).subject for number in (1, 2, 3)]
+        together = {one.subject: one for one in await ledger.subjects(names)}
+        assert together == {name: await ledger.subject(name) for name in names[:2]}
+        assert await ledger.subjects([]) == []
+
     async def test_new_ledger_begins_with_its_creation(self, ledger: SqlLedger) -> None:
         [first] = await ledger.events(0, 10)
         assert (first.position.seq, first.tag, first.subject) == (1, "ledger.created", "ledger")

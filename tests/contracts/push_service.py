@@ -95,6 +95,10 @@ class PushServiceContract:
         assert [one.client_id for one in await service.fresh(Lane.BULK, 0, 100, NO_WAIT)] == ["atp-1", "edp-1"]
         polled = [one.client_id for one in await service.unsigned(0, 100, NO_WAIT) if isinstance(one.fact, PartyFact)]
         assert polled == ["atp-1", "edp-1", "edp-2"] * 2  # any EDP may be asked for data by that ATP
+        bulk = await service.unsigned(0, 100, NO_WAIT, bulk=True)
+        assert [(one.client_id, one.lane) for one in bulk] == [("atp-1", Lane.BULK), ("edp-1", Lane.BULK)]
+        assert await service.unsigned(bulk[0].number, 100, NO_WAIT, bulk=True) == bulk[1:]
+        assert Lane.BULK not in {one.lane for one in await service.unsigned(0, 100, NO_WAIT)}
 
     async def test_fresh_waits_for_the_first_and_is_woken_by_it(self, house: House, service: PushService) -> None:
         found: list[Delivery] = []

@@ -21,9 +21,11 @@ from admin.authorization.views import sandbox_views
 from admin.callers import Callers
 from admin.client_certificates import serve
 from admin.config import Ledger as LedgerConfig
+from admin.consents.end_all import EndAll, end_all_views
 from admin.consents.listing import Listings
 from admin.consents.listing_views import listing_views
 from admin.consents.made_people import made_grant
+from admin.consents.parties import Parties
 from admin.consents.service import Consents
 from admin.consents.views import consent_views
 from admin.directory.policy import policy_views
@@ -34,12 +36,14 @@ from admin.directory.stream_forms import Face
 from admin.directory.stream_service import Streams
 from admin.directory.stream_views import Receivers, stream_views
 from admin.directory.views import directory_views
+from admin.ledger.atp_consents import AtpConsents
 from admin.ledger.barrier import Barrier, Effect, How, NodeEffect, Standing
 from admin.ledger.claims import Claims
 from admin.ledger.events import Act, Initiator, Organisation, ParticipantRegistered, Route, append_of
 from admin.ledger.fallback_reports import FallbackReports
 from admin.ledger.instances import Member, read_view
 from admin.ledger.outbox_service import Outbox
+from admin.ledger.pace import Pace
 from admin.ledger.receiver_standing import Standing as ReceiverStanding
 from admin.ledger.receiver_standing import read_standings
 from admin.ledger.sequencer import Sequencer
@@ -190,6 +194,10 @@ async def machine_site(
             poll_views(streams, receivers, Polls(outbox)),
             receiver_views(ledger, standings, callers, clock.now),
             listing_views(Listings(ledger, ledger.database, reader), callers),
+            end_all_views(
+                EndAll(ledger, AtpConsents(ledger.database, clock.now).active, Pace(ledger.database, outbox.news)),
+                Parties(callers, clock.now),
+            ),
             report_views(Fallback(ledger, kept, claims, members), kept, callers, clock.now),
         )
         listeners = await listen("127.0.0.1", 0)

@@ -247,12 +247,13 @@ class MemoryPushService:
         standing = [(number, self.rows[number].delivery.signed) for number in there]
         return [Signed(number, compact) for number, compact in standing if compact is not None]
 
-    async def unsigned(self, after: int, limit: int, wait: Seconds) -> Sequence[Delivery]:
+    async def unsigned(self, after: int, limit: int, wait: Seconds, *, bulk: bool = False) -> Sequence[Delivery]:
         await self._called("unsigned")
 
         def found() -> list[Delivery]:
             rows = (self.rows[number].delivery for number in range(after + 1, self._number + 1) if number in self.rows)
-            return list(islice((one for one in rows if one.signed is None), limit))
+            wanted = (one for one in rows if one.signed is None and (one.lane is Lane.BULK) == bulk)
+            return list(islice(wanted, limit))
 
         await self._wait(lambda: bool(found()), wait)
         return found()

@@ -84,7 +84,7 @@ def plans(connection: sa.Connection) -> dict[str, str]:
         "pending, newest": plan_of(connection, of_all, **even),
         "pending, one": plan_of(connection, of_one, client_id="edp-1", **begun),
         "framework": plan_of(connection, statements.FRAMEWORK_EVENTS, **begun),
-        "unsigned": plan_of(connection, statements.UNSIGNED_NUMBERS[name], after=0, limit=10),
+        "unsigned": plan_of(connection, statements.UNSIGNED_NUMBERS[name], lane=1, after=0, limit=10),
         "parked": plan_of(connection, first_of_receiver(statements.PARKED)),
         "open": plan_of(connection, first_of_receiver(polling.OPEN)),
         ", acknowledged": plan_of(connection, acknowledged),

@@ -21,7 +21,8 @@ from engine.pusher.outbox import CONCURRENCY
 from engine.pusher.schedule import ENDS_WAITS, ORDINARY_WAITS, Reply, Trouble
 from engine.pusher.service import Fate, Lane
 from engine.pusher.streams import StreamStatus
-from engine.pusher.work import PusherState
+from engine.pusher.telling import LINGER
+from engine.pusher.work import AHEAD, PusherState
 from tests.support.deliveries import AT, ended, granted
 from tests.support.push_service import CHECKPOINT, LEASE, MemoryPushService, push_stream_of
 from tests.support.pushers import TAKEN, Receivers, always, hanging, pusher, until
@@ -436,6 +437,38 @@ async def test_what_nobody_is_pushed_to_is_signed_for_poll(
     nursery.start_soon(pusher(service, receivers).run)
     await until(lambda: len(service.first_bytes) == len(made))
     assert receivers.pushed == []
+
+
+async def test_a_flood_is_signed_for_poll_at_its_rate_and_an_end_behind_it_at_once(
+    service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    service.enrol("edp-1", stream=push_stream_of("edp-1", Role.EDP, status=StreamStatus.PAUSED))
+    for n in range(900):
+        service.commit(ended(n, "edp-1"), "edp-1", lane=Lane.BULK)
+    begun = trio.current_time()
+    nursery.start_soon(pusher(service, receivers, heartbeat_every=NEVER, bulk_rate=50.0).run)
+    await trio.sleep(1)
+    [late] = service.commit(ended(900, "edp-1"), "edp-1")
+    await until(lambda: late.number in service.first_bytes, within=0.2)
+    assert len(service.first_bytes) < 300
+    await until(lambda: len(service.first_bytes) == 901, within=60)
+    assert trio.current_time() - begun == pytest.approx(900 / (AHEAD * 50), rel=0.15)
+    assert receivers.pushed == []
+
+
+async def test_what_became_of_a_flood_is_told_together_and_of_an_end_at_once(
+    service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    service.enrol("edp-1")
+    nursery.start_soon(pusher(service, receivers, heartbeat_every=NEVER, bulk_rate=200.0).run)
+    await trio.sleep(1)
+    begun = trio.current_time()
+    for n in range(400):
+        service.commit(ended(n, "edp-1"), "edp-1", lane=Lane.BULK)
+    await until(lambda: not service.pending, within=20)
+    assert service.calls["tell"] <= (trio.current_time() - begun) / LINGER + 2
+    [late] = service.commit(ended(400, "edp-1"), "edp-1")
+    await until(lambda: service.fates()[late.number] is Fate.DONE, within=LINGER / 4)
 
 
 async def test_each_delivery_is_signed_once_although_push_and_poll_ask_for_it(
