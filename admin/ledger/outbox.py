@@ -15,7 +15,7 @@ from admin.ledger.events import LedgerEvent, ParticipantEvent, StreamChanged, ev
 from admin.ledger.facts import fact_of
 from admin.ledger.store import StoredEvent
 from engine.clock import UnixTime
-from engine.consent.records import ClientId, ParticipantRecord, Role
+from engine.consent.records import ClientId, ConsentRecord, ParticipantRecord, Role
 from engine.consent.states import State
 from engine.events import sets
 from engine.events.facts import ConsentFact, Fact, PartyFact, StreamFact, VerificationFact
@@ -23,6 +23,10 @@ from engine.pusher.service import Lane
 from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
 
 RECEIVING: Final = frozenset({Role.ATP, Role.EDP})
+# Tags of events that end one consent: in the bulk lane where its ATP is suspended.
+SINGLE_ENDS: Final = frozenset(
+    {"consent.revoked", "consent.superseded", "consent.disputed", "consent.expired", "consent.consumed"}
+)
 
 
 class Push(enum.IntEnum):
@@ -112,6 +116,18 @@ class Book:
             drafts += self._of_fact(stored, fact)
         return drafts
 
+    def leaves_out(self, atp: ClientId) -> bool:
+        """Whether a single end of this ATP's (SINGLE_ENDS) makes nothing here, because its suspension has told it."""
+        return self._left_out is Lane.BULK and self._is_suspended(atp)
+
+    def pass_over(self, seq: int, consent: ConsentRecord) -> None:
+        """As `take`, for an event that is left out and need not be read: the chains move on."""
+        self.seq = seq
+        for client_id in (consent.atp, *consent.edps):
+            member = self.members.get(client_id)
+            if member is not None:
+                member.last_seq = seq
+
     def stream_of(self, client_id: ClientId, method: DeliveryMethod) -> StreamRecord | None:
         """A receiver's push or poll stream."""
         return self._ways_of.get((client_id, method))
@@ -155,11 +171,13 @@ class Book:
     def _lane(self, fact: ConsentFact | PartyFact) -> Lane:
         if not sets.ends_or_narrows(fact):
             return Lane.ORDINARY
-        if isinstance(fact, ConsentFact) and fact.state is not State.ACTIVE:
-            atp = self.members.get(fact.client_id)
-            if atp is not None and atp.record.suspended:
-                return Lane.BULK  # the party's suspension has told it
+        if isinstance(fact, ConsentFact) and fact.state is not State.ACTIVE and self._is_suspended(fact.client_id):
+            return Lane.BULK  # the party's suspension has told it
         return Lane.ENDS
+
+    def _is_suspended(self, client_id: ClientId) -> bool:
+        member = self.members.get(client_id)
+        return member is not None and member.record.suspended
 
     def _framework(self, stored: StoredEvent, event: LedgerEvent) -> list[Draft]:
         if isinstance(event, ParticipantEvent):

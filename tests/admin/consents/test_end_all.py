@@ -226,7 +226,13 @@ async def test_whoever_may_not_and_whatever_does_not_fit_is_refused(site: Site) 
         assert (await site.call("operator-1", "POST", f"/participants/{name}/end-consents", BODY))[0] == 404
     for caller in ("atp-1", "edp-1"):
         assert (await site.call(caller, "POST", PATH, BODY))[0] == 403
-    wrong = ({}, {"reason": "because"}, BODY | {"after": "x"}, BODY | {"after": "A" * 32}, BODY | {"more": 1})
+    wrong: tuple[dict[str, Any], ...] = (
+        {},
+        {"reason": "because"},
+        BODY | {"after": "x"},
+        BODY | {"after": "A" * 32},
+        BODY | {"more": 1},
+    )
     for body in wrong:
         assert (await site.call("operator-1", "POST", PATH, body))[0] == 400
     assert (await site.call("operator-1", "GET", f"/consents/{consent_id}"))[1]["state"] == "active"

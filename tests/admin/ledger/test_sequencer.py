@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import pytest
@@ -19,16 +19,17 @@ from structlog.testing import capture_logs
 from admin.ledger import sequencer as module
 from admin.ledger.backup.shipping import Shipper
 from admin.ledger.database import Database
-from admin.ledger.events import UnreadableEvent
+from admin.ledger.events import ConsentEvent, UnreadableEvent
 from admin.ledger.listings import read_changes
-from admin.ledger.outbox import Poll, Push
+from admin.ledger.lookahead import Lookahead
+from admin.ledger.outbox import SINGLE_ENDS, Poll, Push
 from admin.ledger.outbox_service import NoSuchStream
 from admin.ledger.schema import deliveries, outbox, receivers, streams
 from admin.ledger.sequencer import Overtaken, Sequencer, SequencerState
 from admin.ledger.sql import open_ledger
 from admin.ledger.store import LedgerUnavailable
 from engine.clock import Seconds
-from engine.consent.records import ClientId, Role
+from engine.consent.records import ClientId, ConsentId, Role
 from engine.pusher.service import Lane, Signed
 from tests.support.backups import elsewhere, place_in, restored
 from tests.support.ledger import HandClock, ledger_config
@@ -37,6 +38,7 @@ from tests.support.projection import silent_event
 from tests.support.sequencer_process import Order
 
 KILLS = 15
+NO_ENDS = {f"consent.{word}" for word in ("requested", "granted", "declined", "abandoned", "renewed", "window_cut")}
 ROWS = sa.select(
     deliveries.c.client_id, deliveries.c.seq, deliveries.c.prev, deliveries.c.jti, deliveries.c.txn, deliveries.c.lane,
     deliveries.c.fact, deliveries.c.push, deliveries.c.poll,
@@ -309,6 +311,49 @@ async def test_an_end_behind_a_flood_is_told_before_it_and_all_is_as_without(hou
     house.sequencer = stepping(house, batch=1_000)
     await house.settle()
     assert await rows(house) == ahead
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_however_it_looks_ahead_all_is_as_without(small_house: House, seed: int) -> None:
+    """Over ends, grants, renewals and stops of several ATPs in any order, with pages and batches of any size."""
+    house, dice = small_house, random.Random(seed)  # noqa: S311 - the same in every run
+    atps, edps = ("atp-1", "atp-2", "atp-3"), ("edp-1", "edp-2", "edp-3")
+    for name in atps[1:]:
+        await house.register(name, Role.ATP)
+    active: list[tuple[ConsentId, str]] = []
+    stopped: set[str] = set()
+    for atp in dice.choices(atps, k=90):
+        granted = house.granting(atp=atp, edps=tuple(dice.sample(edps, dice.randint(1, 3))))
+        await house.write(granted)
+        active.append((granted.consent_id, atp))
+    for _ in range(160):
+        atp, drawn = dice.choice(atps), dice.random()
+        if drawn < 0.06:
+            await house.suspend(atp, suspended=atp not in stopped)
+            stopped ^= {atp}
+        elif drawn < 0.9:
+            consent_id, _ = active.pop(dice.randrange(len(active)))
+            await house.write(house.revoking(consent_id) if dice.random() < 0.8 else house.renewing(consent_id))
+        else:
+            await house.grant(atp=atp)
+        if not active:
+            break
+    sequencer = stepping(house, batch=dice.randint(2, 9))
+    sequencer._lookahead = Lookahead(house.ledger.database, sequencer._write_ahead, page=dice.randint(2, 40))
+    while await sequencer.step():
+        pass
+    ahead = await rows(house)
+    assert {Lane(row.lane) for row in await _named(house)} == set(Lane)
+    await empty(house)
+    await house.ledger.database.run(lambda connection: module.begin(connection, 0))
+    house.sequencer = stepping(house, batch=1_000)
+    await house.settle()
+    assert await rows(house) == ahead
+
+
+def test_every_event_that_ends_one_consent_can_be_passed_over() -> None:
+    ended = {event for event in get_args(ConsentEvent) if event.__struct_config__.tag not in NO_ENDS}
+    assert {event.__struct_config__.tag for event in ended} == SINGLE_ENDS
 
 
 async def test_a_change_of_streams_is_not_overtaken(small_house: House) -> None:
