@@ -20,7 +20,7 @@ from engine.guard.config import OnOutage, Policy
 from engine.guard.covering import covers
 from engine.guard.evidence_words import Failure
 from engine.guard.retry import counts_as_outage, is_retried, is_slow_down
-from engine.guard.shares import KnownConsent, KnownToken, Reason, Share
+from engine.guard.shares import KnownConsent, KnownNo, KnownToken, Reason, Share
 
 FRESH: Final = Seconds(60.0)  # a failure that is older says nothing about an address any more
 
@@ -67,8 +67,13 @@ def verdict_on_run(failures: Iterable[Failure], by_address: Mapping[str, Failure
     return Reason.UNANSWERED
 
 
-def judge_in_outage(share: Share, known: KnownToken | None, outage: Outage) -> Fallback:
-    """May this share be made although nobody can be asked? known: what memory has of the token."""
+def judge_in_outage(share: Share, known: KnownToken | None, outage: Outage, no: KnownNo | None = None) -> Fallback:
+    """May this share be made although nobody can be asked? known: what memory has of the token; no: that it is over.
+
+    A no that was heard stays one, whatever an outage is: it is decided before all that an outage forbids.
+    """
+    if known is None and no is not None:
+        return Fallback(Reason.NOT_ACTIVE)
     refusal = _refusal_of_all(outage) or _refusal_of_token(share, known, outage)
     if refusal is not None or known is None:
         return Fallback(refusal or Reason.UNKNOWN_IN_OUTAGE)

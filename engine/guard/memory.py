@@ -11,7 +11,7 @@ from typing import Protocol
 
 from engine.clock import UnixTime
 from engine.errors import Fault, Kind
-from engine.guard.shares import KnownToken
+from engine.guard.shares import KnownNo, KnownToken
 
 
 class MemoryFull(Fault):
@@ -44,6 +44,12 @@ class Memory(Protocol):
 
     def look(self, digest: bytes) -> KnownToken | None:
         """What is known of a token: without consents that have ended; None: nothing, refused, or its ATP suspended."""
+
+    def look_for_no(self, digest: bytes) -> KnownNo | None:
+        """Whether a token that `look` does not show is known to be good for nothing; None: nothing sure is known.
+
+        Refused, or every consent that answers showed has ended, or its ATP is suspended.
+        """
 
     def has_ended(self, consent_id: str) -> bool:
         """Whether an end of this consent has been heard of."""

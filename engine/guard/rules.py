@@ -10,7 +10,7 @@ from typing import Any, Final
 import msgspec
 
 from engine.clock import UnixTime, format_utc, parse_utc
-from engine.guard.shares import KnownConsent, KnownToken
+from engine.guard.shares import KnownConsent, KnownNo, KnownToken
 
 # Members of a pushed entry that must be the answer's own, where both have them.
 _EQUAL: Final = ("type", "consent_id", "dataset_id", "access_mode", "purpose_code")
@@ -104,6 +104,19 @@ def in_force(
     if not consents:
         return None
     return known if consents == known.consents else msgspec.structs.replace(known, consents=consents)
+
+
+def denied(
+    kept: KeptToken, consent: Callable[[str], KeptConsent | None], party: Callable[[str], KeptParty | None]
+) -> KnownNo | None:
+    """Whether all that was heard says no to a token; None: not for sure. What cannot be read is a doubt and no end."""
+    if kept.known is None:
+        return KnownNo(kept.refused_at)
+    stopped = party(kept.known.client_id)
+    if stopped is not None and stopped.suspended:
+        return KnownNo(None)
+    ends = [heard.at for shown in kept.known.consents if (heard := consent(shown.consent_id)) and heard.ended]
+    return KnownNo(max(ends)) if ends and len(ends) == len(kept.known.consents) else None
 
 
 def narrowed(shown: KnownConsent, heard: KeptConsent | None) -> KnownConsent | None:

@@ -40,7 +40,7 @@ class Reason(enum.StrEnum):
     SLOW_DOWN = "slow_down"  # nothing but 429: no outage
     NO_ANSWER = "no_answer"  # what came was no answer (signature, issuer, audience, TLS): an alarm, no outage
     UNANSWERED = "unanswered"  # this question was not answered, and it is no outage (yet): ask again
-    UNKNOWN_IN_OUTAGE = "unknown_in_outage"  # nobody can be asked, and this was never known as active
+    UNKNOWN_IN_OUTAGE = "unknown_in_outage"  # nobody can be asked, and no word about this was ever heard
     OUTAGE_TOO_LONG = "outage_too_long"  # the cap of the outage has been reached
     DEGRADED = "degraded"  # nobody can be asked, and pushed events are known to be missing
     ONE_OFF = "one_off"  # nobody can be asked, and a one-off consent is never shared on what was known
@@ -58,6 +58,12 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     consent_id: str | None = None
     consent_version: int | None = None
     retry_after: float | None = None  # seconds; with SLOW_DOWN, and with outages until the next probe
+
+
+class KnownNo(msgspec.Struct, frozen=True):
+    """A token was refused, or all its consents have ended, or its ATP is stopped. as_of: true then; None: untold."""
+
+    as_of: UnixTime | None
 
 
 class KnownConsent(msgspec.Struct, frozen=True, array_like=True):

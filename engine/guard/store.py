@@ -23,7 +23,7 @@ from engine.guard.recall import Recall, Unread, weight_of
 from engine.guard.rules import KeptConsent, KeptParty, KeptToken
 from engine.guard.sealed_table import SealedTable
 from engine.guard.sealing import Sort, StoreKey, Unsealed
-from engine.guard.shares import KnownToken
+from engine.guard.shares import KnownNo, KnownToken
 from engine.guard.table import StoreDamaged
 from engine.telemetry.logs import logger
 
@@ -153,6 +153,15 @@ class GuardStore:
                 if kept is None or kept.known is None:
                     return None
                 return rules.in_force(kept.known, self._consent, self._party(kept.known.client_id))
+        except MemoryFull:
+            return None
+
+    def look_for_no(self, digest: bytes) -> KnownNo | None:
+        """See `Memory.look_for_no`. Nothing sure, where the store turns out to be damaged."""
+        try:
+            with self._trusting():
+                kept = self._token(digest)
+                return None if kept is None else rules.denied(kept, self._consent, self._party)
         except MemoryFull:
             return None
 

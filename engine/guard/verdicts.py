@@ -20,15 +20,22 @@ from engine.guard.evidence_words import Evidence, ShareEvidence
 from engine.guard.fallback import Fallback, judge_in_outage, verdict_on_run
 from engine.guard.memory import Memory, MemoryFull
 from engine.guard.outages import Outages
-from engine.guard.shares import KnownConsent, KnownToken, Reason, Share, Verdict
+from engine.guard.shares import KnownConsent, KnownNo, KnownToken, Reason, Share, Verdict
 
 # A token that is asked about again and again is written down anew this often, or at once where consents differ: what
 # is known is older by as much at most, which shortens its use in an outage and nothing else.
 REMEMBER_EVERY: Final = 60  # seconds
-_NOES: Final = 4_096
+_NOES: Final = 16_384
 
 # What a refusal by status means; every other 4xx, and a redirect, is the operator's business.
 _BAD_QUESTION: Final = frozenset({400, 413, 414, 415, 422, 431})
+
+
+class _No(msgspec.Struct, frozen=True):
+    """The service said no of late. question: what was asked, where the no may be about that alone; see `_of`."""
+
+    as_of: UnixTime
+    question: tuple[object, ...] | None = None
 
 
 class Verdicts:
@@ -42,7 +49,7 @@ class Verdicts:
         self._outages = outages
         self._clock = clock
         self._new_id = new_id
-        self._noes: OrderedDict[bytes, int] = OrderedDict()  # digest -> when the service said no, of late
+        self._noes: OrderedDict[bytes, _No] = OrderedDict()  # by the token's digest
 
     def bad(self) -> Verdict:
         """A share that cannot be put into a question."""
@@ -79,17 +86,32 @@ class Verdicts:
         judged = []
         for share, digest in asked:
             known = self._memory.look(digest)
-            judged.append((share, digest, known, judge_in_outage(share, known, outage)))
-        entries = [self._entry(*each, outage.now) for each in judged if each[2] is not None]
+            no = self._known_no(share, digest) if known is None else None
+            judged.append((share, digest, known, no, judge_in_outage(share, known, outage, no)))
+        entries = [
+            self._entry(share, digest, known, fallback, outage.now)
+            for share, digest, known, _, fallback in judged
+            if known is not None
+        ]
         try:
             ids = iter(self._evidence.record_all(entries) if entries else [])
         except MemoryFull:  # what cannot be shown later is not done
             return [
-                self._fallen_back(known, Fallback(_without_evidence(fallback)), "") for *_, known, fallback in judged
+                self._fallen_back(known or no, Fallback(_without_evidence(fallback)), "")
+                for *_, known, no, fallback in judged
             ]
         return [
-            self._fallen_back(known, fallback, "" if known is None else next(ids)) for *_, known, fallback in judged
+            self._fallen_back(known or no, fallback, "" if known is None else next(ids))
+            for *_, known, no, fallback in judged
         ]
+
+    def _known_no(self, share: Share, digest: bytes) -> KnownNo | None:
+        """A no that memory has, or one of late about a token that was never known as active here."""
+        no = self._memory.look_for_no(digest)
+        late = self._noes.get(digest)
+        if no is None and late is not None and late.question in (None, _of(share)):
+            return KnownNo(late.as_of)
+        return no
 
     def refuse(self, digest: bytes, known: KnownToken | None, as_of: UnixTime) -> None:
         """The service said no to a token."""
@@ -98,16 +120,19 @@ class Verdicts:
     def refuse_all(self, refused: Mapping[bytes, KnownToken | None], as_of: UnixTime) -> None:
         """The same of several. A token of which nothing is known takes no room on disk."""
         for digest in refused:
-            self._noes[digest] = as_of
-            self._noes.move_to_end(digest)
-            if len(self._noes) > _NOES:
-                self._noes.popitem(last=False)
+            self._note(digest, _No(as_of))
         known = [digest for digest, token in refused.items() if token is not None]
         if known:
             # Nothing is shared on what is known while the disk is full: evidence could not be kept either.
             with contextlib.suppress(MemoryFull), self._memory.together():
                 for digest in known:
                     self._memory.refuse(digest, as_of)
+
+    def _note(self, digest: bytes, no: _No) -> None:
+        self._noes[digest] = no
+        self._noes.move_to_end(digest)
+        if len(self._noes) > _NOES:
+            self._noes.popitem(last=False)
 
     def _on_yes(self, share: Share, digest: bytes, answer: Active, evidence_id: str) -> Verdict:
         members = answer.members
@@ -149,7 +174,10 @@ class Verdicts:
         if answer.code is not None:
             return self.refusal(Reason.NOT_COVERED, evidence_id)
         known = self._memory.look(digest)
-        if known is None or any(covers(share, consent.entry) for consent in known.consents):
+        if known is None:  # of a token, or of a share that its consent does not cover: nobody can tell
+            late = self._noes.get(digest)
+            self._note(digest, _No(at, None if late is not None and late.question is None else _of(share)))
+        elif any(covers(share, consent.entry) for consent in known.consents):
             self.refuse(digest, known, at)
         return self.refusal(Reason.NOT_ACTIVE, evidence_id)
 
@@ -159,7 +187,7 @@ class Verdicts:
         """Beside what earlier answers showed of the token's other consents, each with its own age. False: not kept."""
         members = answer.members
         thumbprint = thumbprint_of(members.cnf)
-        if thumbprint is None or not shown or members.ccs_as_of <= self._noes.get(digest, 0):
+        if thumbprint is None or not shown or self._is_before_a_no(digest, members.ccs_as_of):
             return False
         if before is not None and self._is_as_good(before, answer, shown):
             return True
@@ -178,6 +206,10 @@ class Verdicts:
             return self._memory.remember(known)
         except MemoryFull:
             return False  # the answer is good for this share all the same
+
+    def _is_before_a_no(self, digest: bytes, as_of: int) -> bool:
+        no = self._noes.get(digest)
+        return no is not None and as_of <= no.as_of
 
     def _is_as_good(self, before: KnownToken, answer: Active, shown: tuple[KnownConsent, ...]) -> bool:
         """Whether what is kept says the same and is nearly as new."""
@@ -211,7 +243,7 @@ class Verdicts:
             attempts=self._outages.attempts,
         )
 
-    def _fallen_back(self, known: KnownToken | None, fallback: Fallback, evidence_id: str) -> Verdict:
+    def _fallen_back(self, known: KnownToken | KnownNo | None, fallback: Fallback, evidence_id: str) -> Verdict:
         consent = fallback.consent
         return Verdict(
             allowed=fallback.allowed,
@@ -222,6 +254,11 @@ class Verdicts:
             consent_version=None if consent is None else consent.consent_version,
             retry_after=self._outages.until_probe(),
         )
+
+
+def _of(share: Share) -> tuple[object, ...]:
+    """What the service is asked about a share beside its token."""
+    return share.dataset_id, share.mpxn, share.data_from, share.data_to, share.purpose_code, share.share_id
 
 
 def _shows(known: KnownToken, consent_id: str) -> bool:

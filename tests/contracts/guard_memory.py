@@ -5,7 +5,7 @@ import pytest
 
 from engine.clock import UnixTime, parse_utc
 from engine.guard.memory import Memory
-from engine.guard.shares import KnownToken
+from engine.guard.shares import KnownNo, KnownToken
 from tests.support.known_tokens import CONSENT, NOW, OTHER_CONSENT, entry, known_consent, known_token
 
 LATER = UnixTime(NOW + 60)
@@ -120,6 +120,40 @@ class MemoryContract:
         assert memory.look(known_token().digest) is None
         memory.suspend("atp-1", 3, suspended=False)
         assert memory.look(known_token().digest) == known_token()
+
+    def test_a_no_is_told_from_nothing_known(self, memory: Memory) -> None:
+        digest = known_token().digest
+        assert memory.look_for_no(digest) is None
+        memory.remember(known_token())
+        assert memory.look_for_no(digest) is None
+        memory.refuse(digest, LATER)
+        assert memory.look_for_no(digest) == KnownNo(LATER)
+        memory.remember(known_token(as_of=UnixTime(LATER + 60)))
+        assert memory.look_for_no(digest) == KnownNo(LATER)
+
+    def test_a_refusal_of_a_token_never_known_is_a_no(self, memory: Memory) -> None:
+        memory.refuse(known_token().digest, LATER)
+        assert memory.look_for_no(known_token().digest) == KnownNo(LATER)
+
+    def test_a_token_is_over_when_all_its_consents_are(self, memory: Memory) -> None:
+        token = known_token(consents=(known_consent(), known_consent(consent_id=OTHER_CONSENT)))
+        memory.remember(token)
+        memory.end(CONSENT, 2, NOW)
+        assert memory.look_for_no(token.digest) is None
+        memory.end(OTHER_CONSENT, 2, LATER)
+        assert memory.look_for_no(token.digest) == KnownNo(LATER)
+
+    def test_a_narrowing_that_cannot_be_read_is_a_doubt_and_no_end(self, memory: Memory) -> None:
+        memory.remember(known_token())
+        memory.change(CONSENT, 2, b'{"data_to":', None)
+        assert memory.look_for_no(known_token().digest) is None
+
+    def test_a_suspended_atp_is_a_no_until_it_goes_on(self, memory: Memory) -> None:
+        memory.remember(known_token())
+        memory.suspend("atp-1", 2, suspended=True)
+        assert memory.look_for_no(known_token().digest) == KnownNo(None)
+        memory.suspend("atp-1", 3, suspended=False)
+        assert memory.look_for_no(known_token().digest) is None
 
     def test_earliest_mark_stands_until_all_is_whole(self, memory: Memory) -> None:
         memory.mark_whole()

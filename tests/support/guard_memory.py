@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from engine.clock import UnixTime
 from engine.guard import rules
-from engine.guard.shares import KnownToken
+from engine.guard.shares import KnownNo, KnownToken
 
 
 class InMemory:
@@ -54,6 +54,11 @@ class InMemory:
         if kept is None or kept.known is None:
             return None
         return rules.in_force(kept.known, self._consents.get, self._parties.get(kept.known.client_id))
+
+    def look_for_no(self, digest: bytes) -> KnownNo | None:
+        """See `Memory.look_for_no`."""
+        kept = self._tokens.get(digest)
+        return None if kept is None else rules.denied(kept, self._consents.get, self._parties.get)
 
     def has_ended(self, consent_id: str) -> bool:
         """See `Memory.has_ended`."""

@@ -17,7 +17,7 @@ from engine.guard.config import AnswerForm, GuardConfig, Policy, Service, Store
 from engine.guard.evidence_words import Entry, Failure, OutageEvidence, ShareEvidence
 from engine.guard.guard import Guard
 from engine.guard.memory import MemoryFull
-from engine.guard.shares import KnownToken
+from engine.guard.shares import KnownNo, KnownToken
 from tests.support.guard_answers import EDP, ISSUER, jwks, plain, signed
 from tests.support.guard_words import NOW
 
@@ -91,6 +91,13 @@ class Told:
             return None
         left = tuple(consent for consent in known.consents if consent.consent_id not in self.ended)
         return msgspec.structs.replace(known, consents=left) if left else None
+
+    def look_for_no(self, digest: bytes) -> KnownNo | None:
+        known = self.tokens.get(digest)
+        if known is None:
+            return KnownNo(NOW) if digest in self.refused else None
+        is_over = self.is_suspended(known.client_id) or all(one.consent_id in self.ended for one in known.consents)
+        return KnownNo(NOW) if is_over else None
 
     def has_ended(self, consent_id: str) -> bool:
         return consent_id in self.ended

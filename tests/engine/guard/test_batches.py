@@ -189,6 +189,18 @@ async def test_an_outage_is_judged_share_by_share(autojump_clock: MockClock) -> 
     assert len(stand.evidence.shares) == 6
 
 
+async def test_a_batchs_no_to_a_token_is_known_in_an_outage(autojump_clock: MockClock) -> None:
+    """Also of one that was never known as active: a batch's no says whether it is about the token."""
+    stand = Stand(autojump_clock, introspect_first=False)
+    async with stand.guard:
+        stand.nodes.all(decides({"code": "token_not_active"}, {"code": "not_covered"}))
+        await stand.guard.check_many(some(2))
+        stand.nodes.all(fails(Failure.CONNECT))
+        await stand.guard.check_many(some(2))
+        found = await stand.guard.check_many(some(2, dataset_id="hh-gas"))
+    assert [verdict.reason for verdict in found] == [Reason.NOT_ACTIVE, Reason.UNKNOWN_IN_OUTAGE]
+
+
 @pytest.mark.parametrize("body", [b'{"decision":true}', b"{}", b'{"evaluations":[]}'])
 async def test_an_answer_of_another_shape_is_none(body: bytes, autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)

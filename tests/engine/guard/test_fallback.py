@@ -12,7 +12,7 @@ from engine.consent.records import Thumbprint
 from engine.guard.config import OnOutage, Policy
 from engine.guard.evidence_words import Failure
 from engine.guard.fallback import Outage, judge_in_outage, verdict_on_run
-from engine.guard.shares import Reason
+from engine.guard.shares import KnownNo, Reason
 from tests.support.guard_words import DAY, NOW, consent, known, share
 
 OTHER = Thumbprint(b"x" * 32)
@@ -69,6 +69,12 @@ def test_each_limit(what: dict[str, dict[str, Any]], reason: Reason) -> None:
 
 def test_what_was_never_known_is_never_shared() -> None:
     assert judge_in_outage(share(), None, outage()).reason is Reason.UNKNOWN_IN_OUTAGE
+
+
+@pytest.mark.parametrize("policy", [Policy(), Policy(outage_cap=Seconds(0.0))])
+def test_a_known_no_stays_one_in_every_outage(policy: Policy) -> None:
+    judged = judge_in_outage(share(), None, outage(policy=policy, lasts=Seconds(9 * DAY)), KnownNo(NOW))
+    assert (judged.allowed, judged.reason) == (False, Reason.NOT_ACTIVE)
 
 
 def test_a_consent_that_the_newest_answer_did_not_show_has_limits_of_its_own() -> None:

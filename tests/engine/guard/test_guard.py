@@ -149,7 +149,52 @@ async def test_a_no_during_the_retries_is_a_no(autojump_clock: MockClock) -> Non
         stand.nodes.all(in_turn(says(b"", 503), says(b"", 503), says(INACTIVE)))
         assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
         stand.nodes.all(fails(Failure.CONNECT))
-        assert (await stand.guard.check(share())).reason is Reason.UNKNOWN_IN_OUTAGE
+        verdict = await stand.guard.check(share())  # the no is known in an outage, too
+        assert (verdict.allowed, verdict.reason, verdict.as_of) == (False, Reason.NOT_ACTIVE, NOW)
+
+
+async def test_a_refusal_of_a_token_is_known_in_an_outage_whatever_is_asked(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        stand.nodes.all(says(INACTIVE))
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+        await outage_of_all(stand)
+        for other in (share(), share(data_to=UnixTime(NOW + 10**7)), share(thumbprint=b"x" * 32)):
+            assert (await stand.guard.check(other)).reason is Reason.NOT_ACTIVE
+        assert stand.evidence.shares == []
+
+
+async def test_a_no_about_a_share_of_an_unknown_token_is_known_of_that_share_alone(autojump_clock: MockClock) -> None:
+    """It may have been outside the consent, in the very same bytes: nothing follows for another share of the token."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        stand.nodes.all(says(INACTIVE))
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+        await outage_of_all(stand)
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+        assert (await stand.guard.check(share(dataset_id="hh-gas"))).reason is Reason.UNKNOWN_IN_OUTAGE
+
+
+async def test_a_yes_after_a_no_about_a_share_is_what_is_known(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        stand.nodes.all(says(INACTIVE))
+        assert (await stand.guard.check(share(dataset_id="hh-gas"))).reason is Reason.NOT_ACTIVE
+        await trio.sleep(2)
+        stand.nodes.all(answers())
+        assert (await stand.guard.check(share())).allowed
+        await outage_of_all(stand)
+        assert (await stand.guard.check(share())).reason is Reason.LAST_KNOWN
+        assert (await stand.guard.check(share(dataset_id="hh-gas"))).reason is Reason.NOT_COVERED
+
+
+async def test_a_stopped_atp_is_a_known_no_in_an_outage(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await outage(stand)
+        stand.memory.suspended = {"atp-1"}
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
 
 
 @pytest.mark.parametrize(("said", "waited"), [(b"5", 5.0), (b"3600", 60.0), (b"", 0.1)])
@@ -327,7 +372,7 @@ async def test_a_pushed_end_wins_over_an_answer_and_over_what_was_known(autojump
         stand.memory.end(str(verdict.consent_id), 4, NOW)
         assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
         stand.nodes.all(fails(Failure.CONNECT))
-        assert (await stand.guard.check(share())).reason is Reason.UNKNOWN_IN_OUTAGE
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
 
 
 async def test_a_share_that_is_not_covered_does_not_spoil_the_token(autojump_clock: MockClock) -> None:

@@ -113,6 +113,7 @@ class StoreMachine(RuleBasedStateMachine):
         for name in TOKENS:
             digest = known_token(name).digest
             assert self.store.look(digest) == self.model.look(digest)
+            assert self.store.look_for_no(digest) == self.model.look_for_no(digest)
         assert self.store.missing_since() == self.model.missing_since()
         statistics = self.store.statistics()
         assert statistics.anew == 0
