@@ -54,14 +54,34 @@ class Asking:
 
     async def introspect(self, share: Share, digest: bytes) -> Answered[Introspected] | Unanswered:
         """Ask about one share with its token. Raises BadShare."""
-        return await self._introspect(introspection(share, self._config.client_id), digest)
+        body = introspection(share, self._config.client_id)
+        await self._have_keys()
+        return await self._client.ask(self._call(body), self._judge(digest))
+
+    async def introspect_again(self, share: Share, digest: bytes) -> Answered[Introspected] | None:
+        """One attempt more, which the caller has in the budget (`Client.take_retry`). None: nobody answered."""
+        body = introspection(share, self._config.client_id)
+        return await self._client.ask_again(self._call(body), self._judge(digest))
 
     async def evaluate(
         self, shares: Sequence[Share], digests: Sequence[bytes], *, names_certificates: bool
     ) -> Answered[Decisions] | Unanswered:
         """Ask about many shares by their tokens' digests. Raises BadShare."""
-        body = batch(shares, digests, names_certificates=names_certificates)
+        call, judge = self._batch(shares, digests, names_certificates=names_certificates)
         await self._have_keys()
+        return await self._client.ask(call, judge)
+
+    async def evaluate_again(
+        self, shares: Sequence[Share], digests: Sequence[bytes], *, names_certificates: bool
+    ) -> Answered[Decisions] | None:
+        """See `introspect_again`. Raises BadShare."""
+        call, judge = self._batch(shares, digests, names_certificates=names_certificates)
+        return await self._client.ask_again(call, judge)
+
+    def _batch(
+        self, shares: Sequence[Share], digests: Sequence[bytes], *, names_certificates: bool
+    ) -> tuple[Call, Judge[Decisions]]:
+        body = batch(shares, digests, names_certificates=names_certificates)
 
         async def judge(reply: Reply) -> Judged[Decisions] | None:
             read = self._read_decisions(reply, len(shares), body)
@@ -73,18 +93,13 @@ class Asking:
             return Judged(read, Worth.CURRENT if read.context.is_current else Worth.LAST_KNOWN)
 
         accept = decisions.SIGNED if self._is_signed else JSON
-        call = Call(EVALUATIONS, body, self._new_id(), JSON, accept, max_body=2 * MAX_DECISIONS)
-        return await self._client.ask(call, judge)
+        return Call(EVALUATIONS, body, self._new_id(), JSON, accept, max_body=2 * MAX_DECISIONS), judge
 
     async def probe(self) -> bool:
         """Ask once about a token that nobody issued, to see whether anybody answers."""
         body, digest = probe(self._config.client_id, self._new_id())
         await self._have_keys()
         return await self._client.probe(self._call(body), self._judge(digest))
-
-    async def _introspect(self, body: bytes, digest: bytes) -> Answered[Introspected] | Unanswered:
-        await self._have_keys()
-        return await self._client.ask(self._call(body), self._judge(digest))
 
     def _call(self, body: bytes) -> Call:
         return Call(INTROSPECT, body, self._new_id(), FORM, SIGNED if self._is_signed else PLAIN)

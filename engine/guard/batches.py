@@ -3,6 +3,7 @@
 Each share stays a question of its own: one item, one answer, one verdict. What a batch says is told to memory as one.
 """
 
+import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
@@ -12,7 +13,7 @@ import msgspec
 from engine.clock import UnixTime
 from engine.guard.answers import Confirmation, is_bound_to
 from engine.guard.asking import Asking
-from engine.guard.client import Answered
+from engine.guard.client import Answered, Unanswered
 from engine.guard.config import GuardConfig
 from engine.guard.decisions import MALFORMED, NOT_ACTIVE, Decision, Decisions
 from engine.guard.memory import Memory
@@ -44,7 +45,7 @@ class _Asked(msgspec.Struct, frozen=True):
 
 
 class Batches:
-    """ask_singly: with the token itself."""
+    """ask_singly: with the token itself. on_unanswered: what becomes of shares whose call was not answered."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Batches:
         outages: Outages,
         memory: Memory,
         ask_singly: Callable[[Share, bytes], Awaitable[Verdict]],
+        on_unanswered: Callable[[Sequence[tuple[Share, bytes]], Unanswered], Awaitable[list[Verdict]]],
     ) -> None:
         self._introspects_first = config.service.introspect_first
         self._asking = asking
@@ -61,6 +63,7 @@ class Batches:
         self._outages = outages
         self._memory = memory
         self._ask_singly = ask_singly
+        self._on_unanswered = on_unanswered
 
     async def check(self, shares: Sequence[Share]) -> list[Verdict]:
         """Verdicts in the order of the shares."""
@@ -76,6 +79,22 @@ class Batches:
         await self._each(list(_cut(rest)), lambda chunk: self._chunk(chunk, found, left))
         await self._each(left, lambda each: self._single(each, found))
         return [found[place] for place in range(len(shares))]
+
+    async def again(self, asked: Sequence[tuple[Share, bytes]]) -> dict[int, Verdict] | None:
+        """One attempt at all of them, which is in the budget: verdicts by place; the others are to be asked singly.
+
+        None: nobody answered.
+        """
+        chunk = [_Asked(place, *each, self._memory.look(each[1])) for place, each in enumerate(asked)]
+        shares, digests = [each.share for each in chunk], [each.digest for each in chunk]
+        found: dict[int, Verdict] = {}
+        with contextlib.suppress(BadShare):
+            result = await self._asking.evaluate_again(shares, digests, names_certificates=not self._introspects_first)
+            if result is None:
+                return None
+            self._outages.answered(current=result.value.context.is_current)
+            self._settle(chunk, result.value, found, [])
+        return found
 
     def _read(self, shares: Sequence[Share], found: dict[int, Verdict]) -> Iterable[_Asked]:
         """Those that can be asked; the others have their verdict at once."""
@@ -131,7 +150,7 @@ class Batches:
             self._outages.answered(current=result.value.context.is_current)
             self._settle(chunk, result.value, found, left)
             return
-        verdicts = self._verdicts.unanswered(list(zip(shares, digests, strict=True)), result)
+        verdicts = await self._on_unanswered(list(zip(shares, digests, strict=True)), result)
         found |= {each.place: verdict for each, verdict in zip(chunk, verdicts, strict=True)}
 
     def _settle(self, chunk: list[_Asked], answer: Decisions, found: dict[int, Verdict], left: list[_Asked]) -> None:

@@ -48,13 +48,21 @@ class Answered(msgspec.Struct, Generic[V], frozen=True):
 class Unanswered(msgspec.Struct, frozen=True):
     """No node answered. exhausted: all attempts were made. failing: each node's newest failure (`verdict_on_run`).
 
-    retry_after: the longest that a node asked for with 429, seconds.
+    retry_after: the longest that a node asked for with 429, seconds. began: when it was asked first, by the client's
+    clock. is_out_of_retries: the budget had none left, and what others find out may be waited for.
     """
 
     failures: tuple[Attempt, ...]
     exhausted: bool
     failing: dict[str, Failure | None]
     retry_after: Seconds = NOT_SAID
+    began: float = 0.0
+    is_out_of_retries: bool = False
+
+    @property
+    def kinds(self) -> list[Failure]:
+        """How the attempts failed."""
+        return [attempt.failure for attempt in self.failures]
 
     @property
     def status(self) -> int:
@@ -98,12 +106,25 @@ class _Flight(Generic[V]):
         self.hedge: _Hedge[V] | None = None
 
 
-class _Run:
-    """What has come of a question so far."""
+class _Lead(Generic[V]):
+    """A question's retries, in a task of their own: others may wait for them when whoever asked is gone."""
 
-    __slots__ = ("asked", "failures", "longest", "retry_after")
+    __slots__ = ("done", "error", "result", "scope")
 
     def __init__(self) -> None:
+        self.done = anyio.Event()
+        self.scope = anyio.CancelScope()
+        self.result: Answered[V] | Unanswered | None = None
+        self.error: Exception | None = None
+
+
+class _Run:
+    """What has come of a question so far. began: when it was asked first."""
+
+    __slots__ = ("asked", "began", "failures", "longest", "retry_after")
+
+    def __init__(self, began: float = 0.0) -> None:
+        self.began = began
         self.asked: dict[str, int] = {}  # address -> place of its newest attempt
         self.failures: list[Attempt] = []
         self.retry_after: dict[str, Seconds] = {}  # of nodes that said 429 and have not been waited for
@@ -121,7 +142,8 @@ class _Run:
 class Client:
     """Asks. now: monotonic seconds; wall: seconds since 1970, for the attempts' times. new_id: names of calls.
 
-    Use `run` in a task group of the caller's.
+    is_open: whether no more calls are to be made. Use `run` in a task group of the caller's. Set `on_exhausted` to hear
+    of runs of retries that ended without an answer, and `on_answer`, for as long as somebody waits for it, of answers.
     """
 
     def __init__(
@@ -134,6 +156,7 @@ class Client:
         hedge: bool = True,
         draw: Callable[[], float] = random.random,
         new_id: Callable[[], bytes],
+        is_open: Callable[[], bool] = lambda: False,
     ) -> None:
         self.addresses = Addresses(addresses)
         self._transport = transport
@@ -142,6 +165,9 @@ class Client:
         self._hedges = hedge and len(addresses) > 1
         self._draw = draw
         self._new_id = new_id
+        self._is_open = is_open
+        self.on_exhausted: Callable[[Unanswered], None] = lambda _: None
+        self.on_answer: Callable[[], None] | None = None
         self._budget = RetryBudget()
         self._pace = Pace()
         self._flights: dict[int, _Flight[object]] = {}
@@ -161,10 +187,25 @@ class Client:
         CALLS.inc()
         self._budget.note_call(now)
         order = self.addresses.first(now)
-        run = _Run()
+        run = _Run(now)
         first = await self._attempt(run, order[0], call, judge)
         answer = await self._retry(run, call, judge) if first is None else first
         if isinstance(answer, Answered) and answer.worth is Worth.LAST_KNOWN:
+            return await self._look_for_better(run, answer, call, judge)
+        return answer
+
+    def take_retry(self) -> bool:
+        """Reserve a retry for `ask_again`; False: the budget has none."""
+        return self._budget.take(self._now(), 1)
+
+    async def ask_again(self, call: Call, judge: Judge[V]) -> Answered[V] | None:
+        """One attempt at the best node, for questions that were asked before. None: nobody answered."""
+        now = self._now()
+        self._retries += 1
+        RETRIES.inc()
+        run = _Run(now)
+        answer = await self._attempt(run, self.addresses.order(now)[0], call, judge, hedged=False)
+        if answer is not None and answer.worth is Worth.LAST_KNOWN:
             return await self._look_for_better(run, answer, call, judge)
         return answer
 
@@ -191,14 +232,56 @@ class Client:
 
     async def _retry(self, run: _Run, call: Call, judge: Judge[V]) -> Answered[V] | Unanswered:
         """After a first attempt that failed."""
-        second_began = self._now()
-        if run.is_over() or not self._budget.take(second_began, _RETRIES):
-            return self._unanswered(run, second_began, exhausted=run.is_over())
+        since = self._now()
+        if run.is_over() or self._is_open():
+            return self._unanswered(run, since, exhausted=run.is_over())
+        if not self._budget.take(since, _RETRIES):
+            missed = self._unanswered(run, since, exhausted=False)
+            return msgspec.structs.replace(missed, is_out_of_retries=True)
+        if self._group is None:
+            return await self._lead(run, call, judge, since)
+        return await self._follow(self._group, run, call, judge, since)
+
+    async def _follow(
+        self, group: anyio.abc.TaskGroup, run: _Run, call: Call, judge: Judge[V], since: float
+    ) -> Answered[V] | Unanswered:
+        """Retries that go on without whoever asked as long as others wait for what they find out."""
+        lead = _Lead[V]()
+
+        async def fly() -> None:
+            try:
+                with lead.scope:
+                    lead.result = await self._lead(run, call, judge, since)
+            except Exception as error:  # it is the asker's, and raised there
+                lead.error = error
+            finally:
+                lead.done.set()
+
+        group.start_soon(fly)
+        try:
+            await lead.done.wait()
+        finally:
+            if self.on_answer is None:
+                lead.scope.cancel()
+        if lead.error is not None:
+            raise lead.error
+        return lead.result or self._unanswered(run, since, exhausted=False)
+
+    async def _lead(self, run: _Run, call: Call, judge: Judge[V], since: float) -> Answered[V] | Unanswered:
+        """Three retries, which are in the budget. Whoever is to hear of their failure has when this returns."""
+        result = await self._run_retries(run, call, judge, since)
+        if isinstance(result, Unanswered) and result.exhausted:
+            self.on_exhausted(result)
+        return result
+
+    async def _run_retries(self, run: _Run, call: Call, judge: Judge[V], since: float) -> Answered[V] | Unanswered:
         made = 0
         try:
             for attempt in range(2, ATTEMPTS + 1):
                 address = self._next_address(run)
                 await anyio.sleep(wait_before(attempt, self._draw(), run.retry_after.pop(address, NOT_SAID)))
+                if self._is_open():  # others have found out meanwhile
+                    return self._unanswered(run, since, exhausted=False)
                 made += 1
                 self._retries += 1
                 RETRIES.inc()
@@ -209,7 +292,7 @@ class Client:
                     break
         finally:
             self._budget.give_back(_RETRIES - made)
-        return self._unanswered(run, second_began, exhausted=True)
+        return self._unanswered(run, since, exhausted=True)
 
     def _next_address(self, run: _Run) -> str:
         """One that has not been asked in this run, the best first; else the one that was asked longest ago.
@@ -219,9 +302,7 @@ class Client:
         order = self.addresses.order(self._now())
         return min(order, key=lambda address: (address in run.retry_after, run.asked.get(address, -1)))
 
-    async def _look_for_better(
-        self, run: _Run, answer: Answered[V], call: Call, judge: Judge[V]
-    ) -> Answered[V] | Unanswered:
+    async def _look_for_better(self, run: _Run, answer: Answered[V], call: Call, judge: Judge[V]) -> Answered[V]:
         """Ask the other nodes, once each, before a `last_known` answer is taken."""
         for address in self.addresses.better(self._now(), run.asked):
             other = await self._attempt(run, address, self._anew(call), judge, hedged=False)
@@ -289,6 +370,8 @@ class Client:
         now = self._now()
         self._pace.note(now - begun)
         self.addresses.answered(address, now, current=judged.worth is Worth.CURRENT)
+        if self.on_answer is not None:
+            self.on_answer()
         return judged
 
     def _failed(self, run: _Run, address: str, begun: float, failure: Failure, status: int = 0) -> None:
@@ -300,7 +383,7 @@ class Client:
 
     def _unanswered(self, run: _Run, since: float, *, exhausted: bool) -> Unanswered:
         failing = self.addresses.failing(self._now(), since)
-        return Unanswered(tuple(run.failures), exhausted, failing, run.longest)
+        return Unanswered(tuple(run.failures), exhausted, failing, run.longest, run.began)
 
     def _anew(self, call: Call) -> Call:
         """The same question under another name, so that a late answer to the first is not taken for its own."""

@@ -15,14 +15,15 @@ from types import TracebackType
 import anyio
 import msgspec
 
-from engine.clock import BootTime, Clock
-from engine.guard.asking import Asking
+from engine.clock import BootTime, Clock, UnixTime
+from engine.guard.asking import Asking, Introspected
 from engine.guard.batches import Batches
 from engine.guard.calls import Transport
-from engine.guard.client import Answered, CallCounts, Client
+from engine.guard.client import Answered, CallCounts, Client, Unanswered
 from engine.guard.config import GuardConfig
 from engine.guard.evidence_words import Evidence
 from engine.guard.http1_client import Http1Transport, client_tls
+from engine.guard.joining import Again, Joining
 from engine.guard.memory import Memory
 from engine.guard.names import Names
 from engine.guard.outages import Outages
@@ -91,11 +92,16 @@ class Guard:
             hedge=service.hedge,
             draw=self._draw,
             new_id=self._names.draw,
+            is_open=lambda: self._outages.is_open,
         )
         self._asking = Asking(self._config, self._client, self._transport, clock, self._names.draw)
-        self._batches = Batches(self._config, self._asking, self._verdicts, self._outages, self._memory, self._one)
         group = await self._stack.enter_async_context(anyio.create_task_group())
         self._group = group
+        self._batches = Batches(
+            self._config, self._asking, self._verdicts, self._outages, self._memory, self._one, self._unanswered
+        )
+        again = Again(self._batches.again, self._one_again)
+        self._joining = Joining(self._client, self._verdicts, self._outages, again, group, clock.boot, self._draw)
         group.start_soon(self._client.run)
         group.start_soon(self._probe)
         return self
@@ -165,10 +171,21 @@ class Guard:
         except BadShare:
             return self._verdicts.bad()
         if not isinstance(result, Answered):
-            return self._verdicts.unanswered([(share, digest)], result)[0]
-        answered = result.value
+            return (await self._unanswered([(share, digest)], result))[0]
+        return self._on_answer(share, digest, result.value, at)
+
+    async def _one_again(self, share: Share, digest: bytes) -> Verdict | None:
+        """One attempt more with the token itself. None: nobody answered."""
+        at = self._clock.now()
+        result = await self._asking.introspect_again(share, digest)
+        return None if result is None else self._on_answer(share, digest, result.value, at)
+
+    def _on_answer(self, share: Share, digest: bytes, answered: Introspected, at: UnixTime) -> Verdict:
         self._outages.answered(current=answered.is_current)
         return self._verdicts.on_answer(share, digest, answered.outcome, answered.request_id, at)
+
+    async def _unanswered(self, asked: Sequence[tuple[Share, bytes]], result: Unanswered) -> list[Verdict]:
+        return await self._joining.settle(asked, result)
 
     async def _probe(self) -> None:
         """For ever: whenever the circuit wants to know whether the service is there again."""

@@ -11,7 +11,7 @@ from typing import Final
 import anyio
 
 from engine.clock import BootTime, Clock, Seconds, UnixTime
-from engine.guard.circuit import Circuit, CircuitStatus
+from engine.guard.circuit import Circuit, CircuitStatus, State
 from engine.guard.config import Policy
 from engine.guard.evidence_words import Attempt, Evidence, OutageEvidence
 from engine.guard.fallback import Outage
@@ -72,6 +72,11 @@ class Outages:
     def is_closed(self) -> bool:
         """Whether every share is asked about."""
         return self._circuit.admits(self._clock.boot(), 1.0)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether no call is to be made but probes."""
+        return self.status().state not in (State.CLOSED, State.RAMPING)
 
     def now(self) -> Outage:
         """What shares are judged under at this moment."""

@@ -2,7 +2,8 @@
 
 Four attempts with full jitter between them. Retries are a tenth of the calls of ten seconds at most, and are taken as a
 whole *run* of three: were they handed out one by one, a failing service would leave every share with one retry and
-none with all of them, and nobody would ever find out that there is an outage. A share without a run fails at once.
+none with all of them, and nobody would ever find out that there is an outage. A share without a run makes no more calls
+of its own; it waits for what the others find out (`engine.guard.joining`).
 """
 
 from collections import deque
@@ -16,6 +17,7 @@ ATTEMPTS: Final = 4
 CONNECT: Final = Seconds(1.0)  # TCP and TLS
 TOTAL: Final = Seconds(2.0)  # of an attempt, connecting included
 WAITS: Final = (Seconds(0.2), Seconds(0.4), Seconds(0.8))  # before the second, third and fourth attempt, at most
+WORST_CASE: Final = Seconds(ATTEMPTS * TOTAL + sum(WAITS))  # 9.4, from the first attempt to the end of the last
 LONGEST_RETRY_AFTER: Final = Seconds(60.0)  # nobody may make us wait for longer
 NOT_SAID: Final = Seconds(0.0)
 

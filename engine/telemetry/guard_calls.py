@@ -2,11 +2,12 @@
 
 from typing import Final
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 CALLS: Final = Counter("ccs_guard_calls", "Questions asked of the service; a batch is one.")
 RETRIES: Final = Counter("ccs_guard_retries", "Attempts after the first.")
 HEDGES: Final = Counter("ccs_guard_hedges", "Questions asked of a second node because the first was slow.")
 ATTEMPTS_FAILED: Final = Counter("ccs_guard_attempts_failed", "Attempts that brought no answer.", ["failure"])
+WAITING: Final = Gauge("ccs_guard_shares_waiting", "Shares that wait for what the retries of others find out.")
 PROBES: Final = Counter("ccs_guard_probes", "Calls to see whether the service is there again.", ["result"])
 ALARMS: Final = Counter("ccs_guard_alarms", "Replies that were no answers, by the step that failed.", ["doubt"])
