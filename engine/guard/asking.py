@@ -12,6 +12,7 @@ from engine.guard.calls import Call, Judge, Judged, Reply, Transport, Worth
 from engine.guard.client import Answered, Client, Unanswered
 from engine.guard.config import AnswerForm, GuardConfig
 from engine.guard.decisions import MAX_DECISIONS, Decisions
+from engine.guard.kept_keys import KeyShelf
 from engine.guard.keys import AnswerKeys
 from engine.guard.questions import EVALUATIONS, FORM, INTROSPECT, JSON, batch, introspection, probe
 from engine.guard.shares import Share
@@ -37,10 +38,16 @@ class Introspected(msgspec.Struct, frozen=True):
 
 
 class Asking:
-    """One for each guard. new_id: names of calls."""
+    """One for each guard. new_id: names of calls. shelf: where the issuer's keys outlive the process."""
 
     def __init__(
-        self, config: GuardConfig, client: Client, transport: Transport, clock: Clock, new_id: Callable[[], bytes]
+        self,
+        config: GuardConfig,
+        client: Client,
+        transport: Transport,
+        clock: Clock,
+        new_id: Callable[[], bytes],
+        shelf: KeyShelf | None = None,
     ) -> None:
         self._config = config
         self._client = client
@@ -50,7 +57,12 @@ class Asking:
         self._is_signed = config.answers is AnswerForm.SIGNED
         point = config.service.decision_point
         self._decision_points = (point,) if point else config.service.addresses
-        self._keys = AnswerKeys(config.jwks_url, config.issuer, transport, clock.boot)
+        self._keys = AnswerKeys(config.jwks_url, config.issuer, transport, clock.boot, shelf)
+
+    async def keep_keys(self) -> None:
+        """For ever: see `AnswerKeys.keep_fresh`; nothing where answers are plain."""
+        if self._is_signed:
+            await self._keys.keep_fresh()
 
     async def introspect(self, share: Share, digest: bytes) -> Answered[Introspected] | Unanswered:
         """Ask about one share with its token. Raises BadShare."""

@@ -24,6 +24,7 @@ from engine.guard.config import GuardConfig
 from engine.guard.evidence_words import Evidence
 from engine.guard.http1_client import Http1Transport, client_tls
 from engine.guard.joining import Again, Joining
+from engine.guard.kept_keys import KeyShelf
 from engine.guard.memory import Memory
 from engine.guard.names import Names
 from engine.guard.outages import Outages
@@ -52,7 +53,8 @@ class GuardStatus(msgspec.Struct, frozen=True):
 class Guard:
     """May this share be made? Asks the service, and in an outage what was known.
 
-    transport, clock, draw: for tests; None: real sockets, this machine's clocks, chance.
+    shelf: where the issuer's answer keys outlive the process; None: nowhere. transport, clock, draw: for tests; None:
+    real sockets, this machine's clocks, chance.
     """
 
     def __init__(
@@ -61,12 +63,14 @@ class Guard:
         *,
         memory: Memory,
         evidence: Evidence,
+        shelf: KeyShelf | None = None,
         transport: Transport | None = None,
         clock: Clock | None = None,
         draw: Callable[[], float] = random.random,
     ) -> None:
         self._config = config
         self._memory = memory
+        self._shelf = shelf
         self._transport = transport
         self._clock = clock or SystemClock()
         names = Names()
@@ -94,7 +98,7 @@ class Guard:
             new_id=self._names.draw,
             is_open=lambda: self._outages.is_open,
         )
-        self._asking = Asking(self._config, self._client, self._transport, clock, self._names.draw)
+        self._asking = Asking(self._config, self._client, self._transport, clock, self._names.draw, self._shelf)
         group = await self._stack.enter_async_context(anyio.create_task_group())
         self._group = group
         self._batches = Batches(
@@ -104,6 +108,7 @@ class Guard:
         self._joining = Joining(self._client, self._verdicts, self._outages, again, group, clock.boot, self._draw)
         group.start_soon(self._client.run)
         group.start_soon(self._probe)
+        group.start_soon(self._asking.keep_keys)
         return self
 
     async def __aexit__(

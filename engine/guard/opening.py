@@ -28,6 +28,7 @@ from engine.guard.evidence import EvidenceLog
 from engine.guard.evidence_chain import line_of
 from engine.guard.fallback_report import Report
 from engine.guard.guard import Guard
+from engine.guard.kept_keys import KeptKeys
 from engine.guard.reporting import FallbackReporter, HttpsPost, Taken
 from engine.guard.standing import CountedEvidence, health_of
 from engine.guard.store import GuardStore
@@ -133,11 +134,15 @@ async def open_parts(config: GuardConfig, clock: Clock) -> AsyncIterator[Parts]:
     """Open everything; nothing runs yet. Raises BadConfig, StoreInUse, OtherKey, MemoryFull, StoreDown."""
     with _opened(config, clock) as (store, evidence):
         async with (
-            Guard(config, memory=store, evidence=evidence, clock=clock) as guard,
+            Guard(config, memory=store, evidence=evidence, shelf=_shelf(config, clock), clock=clock) as guard,
             GuardEvents(config, store, clock, jitter=random.random, answered_at=guard.answered_at) as events,
             Reports(config, clock) as reports,
         ):
             yield Parts(config, store, evidence, guard, events, reports)
+
+
+def _shelf(config: GuardConfig, clock: Clock) -> KeptKeys:
+    return KeptKeys(config.store, config.client_id, clock.now)
 
 
 @contextmanager

@@ -44,6 +44,7 @@ class Sort(enum.IntEnum):
     CONSENT = 2
     PARTY = 3
     EVIDENCE = 4
+    KEYS = 5
 
 
 class Place(msgspec.Struct, frozen=True):

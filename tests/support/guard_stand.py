@@ -16,6 +16,7 @@ from engine.guard.calls import Call, CallFailed, Reply
 from engine.guard.config import AnswerForm, GuardConfig, Policy, Service, Store
 from engine.guard.evidence_words import Entry, Failure, OutageEvidence, ShareEvidence
 from engine.guard.guard import Guard
+from engine.guard.kept_keys import KeyShelf
 from engine.guard.memory import MemoryFull
 from engine.guard.shares import KnownNo, KnownToken
 from tests.support.guard_answers import EDP, ISSUER, jwks, plain, signed
@@ -159,6 +160,8 @@ class Nodes:
     def __init__(self, *origins: str) -> None:
         self.behaviours: dict[str, Behaviour] = dict.fromkeys(origins or (A,), answers())
         self.calls: list[tuple[float, str, Call]] = []
+        self.has_issuer = True
+        self.issuer_asked: list[float] = []
 
     def all(self, behaviour: Behaviour) -> None:
         self.behaviours = dict.fromkeys(self.behaviours, behaviour)
@@ -173,6 +176,9 @@ class Nodes:
 
     async def call(self, address: str, call: Call) -> Reply:
         if address == ISSUER:
+            self.issuer_asked.append(anyio.current_time())
+            if not self.has_issuer:
+                raise CallFailed(Failure.CONNECT)
             return Reply(200, b"application/json", jwks())
         self.calls.append((anyio.current_time(), address, call))
         reply = self.behaviours[address](call)
@@ -270,7 +276,13 @@ class Stand:
     """All of it. draw: jitter and the ramp's choice; 0.5 unless a test says otherwise."""
 
     def __init__(
-        self, ticking: Ticking, *origins: str, before: float | None = None, nodes: Nodes | None = None, **settings: Any
+        self,
+        ticking: Ticking,
+        *origins: str,
+        before: float | None = None,
+        nodes: Nodes | None = None,
+        shelf: KeyShelf | None = None,
+        **settings: Any,
     ) -> None:
         self.nodes = Nodes(*origins) if nodes is None else nodes
         self.memory = Told()
@@ -278,6 +290,6 @@ class Stand:
         self.clock = MovedClock(ticking)
         self.draw = 0.5
         self.guard = Guard(
-            config(*origins, **settings), memory=self.memory, evidence=self.evidence, transport=self.nodes,
+            config(*origins, **settings), memory=self.memory, evidence=self.evidence, shelf=shelf, transport=self.nodes,
             clock=self.clock, draw=lambda: self.draw,
         )  # fmt: skip
