@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from cyclopts import App, Parameter
+from cyclopts.validators import Number
 
 from admin.cli.ledger_recovery import DOOR, Door
 from admin.cli.progress import bar
@@ -17,6 +18,7 @@ from admin.consents.forms import RevocationReason
 if TYPE_CHECKING:
     from admin.cli.machine_client import OperatorClient
 
+Rest = Annotated[float, Parameter(validator=Number(gte=0, lte=20))]
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 _KEYS: Final = 2**32  # keys are random: the first eight digits of one say how far it is
 
@@ -28,6 +30,7 @@ def end_all(
     *,
     client: str,
     reason: RevocationReason,
+    rest: Rest = 1.0,
     door: Door = DOOR,
     json: Json = False,
 ) -> None:
@@ -45,12 +48,14 @@ def end_all(
         The ATP's client id.
     reason
         Of the list of reasons for a revocation; kept with each end.
+    rest
+        How long to rest after each step, in the time that the step took: 1 leaves half of the service to others.
     json
         One JSON object in place of words.
     """
     began, ended = time.monotonic(), 0
     with door.client() as caller, bar(f"ending consents of {client}", 100, hidden=json) as show:
-        for part in ending(caller, client, reason):
+        for part in ending(caller, client, reason, rest):
             ended += part["ended"]
             done = int(part["next"][:8], 16) * 100 // _KEYS if "next" in part else 100
             show(f"{ended:,} consents of {client} ended; looked through, per cent", done, 100)
@@ -61,11 +66,11 @@ def end_all(
         print(f"{ended:,} consents of {client} were ended in {seconds:,.1f} s; none is left active")
 
 
-def ending(caller: "OperatorClient", client: str, reason: str) -> Iterator[dict[str, Any]]:
+def ending(caller: "OperatorClient", client: str, reason: str, rest: float) -> Iterator[dict[str, Any]]:
     """The answers, until a look from beginning to end has ended none: one may have been granted behind a look."""
     looked, again = "", 0
     while True:
-        body = {"reason": reason, "after": looked} if looked else {"reason": reason}
+        body = {"reason": reason, "rest": rest} | ({"after": looked} if looked else {})
         part = caller.call("POST", f"/participants/{client}/end-consents", body)
         yield part
         again += part["ended"]

@@ -28,16 +28,22 @@ from engine.consent.records import ClientId, ConsentKey, Role
 from engine.consent.states import IllegalTransition
 from engine.errors import Fault, Kind
 
-STEP: Final = 100  # consents ended in one append: some ten milliseconds in which nobody else writes
+STEP: Final = 60  # consents ended in one append: some milliseconds in which nobody else writes
+REST: Final = 1.0  # after each step, in the time that it took: half of the service is left to others
+MAX_REST: Final = 20.0
 CALL: Final = Seconds(2.0)  # after which a call begins no further step
 ATTEMPTS: Final = 5  # somebody else may end or renew one of a step's consents meanwhile
 
 
 class EndAllForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """reason: of each end. after: what the answer before gave as `next`; absent = from the beginning."""
+    """reason: of each end. after: what the answer before gave as `next`; absent = from the beginning.
+
+    rest: after each step, in the time that the step took.
+    """
 
     reason: RevocationReason
     after: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")] | None = None
+    rest: Annotated[float, Meta(ge=0, le=MAX_REST)] = REST
 
 
 class EndAllView(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -71,7 +77,7 @@ class Paced(Protocol):
 
     async def wait_even(self) -> None: ...
 
-    async def rest(self, began: float) -> None: ...
+    async def rest(self, began: float, share: float) -> None: ...
 
 
 class EndAll:
@@ -105,7 +111,7 @@ class EndAll:
                 return EndAllView(client_id, ended)
             after = found.next_key
             if done:
-                await self._pace.rest(began)
+                await self._pace.rest(began, form.rest)
             if trio.current_time() >= until:
                 return EndAllView(client_id, ended, after.hex())
 

@@ -9,7 +9,7 @@ nothing is lost if all this ends in the middle.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -85,9 +85,8 @@ class Lookahead:
 def _scanning(ahead: Book, roster_seq: int, page: int) -> Callable[[sa.Connection], _Scan]:
     def scan(connection: sa.Connection) -> _Scan:
         drafts: list[Draft] = []
-        heads = [
-            (seq, _left_out(ahead, tag, record)) for seq, tag, record in connection.execute(_heads(ahead.seq, page))
-        ]
+        rows = connection.execute(_heads(ahead.seq, page)).all()
+        heads = [(row.seq, _left_out(ahead, row.tag, row.feed_record)) for row in rows]
         bodies = _bodies(connection, [seq for seq, left_out in heads if left_out is None])
         for seq, left_out in heads:
             if left_out is not None:
@@ -105,7 +104,7 @@ def _scanning(ahead: Book, roster_seq: int, page: int) -> Callable[[sa.Connectio
     return scan
 
 
-def _heads(after: int, limit: int) -> sa.Select[tuple[int, str, bytes | None]]:
+def _heads(after: int, limit: int) -> sa.Select[Any]:
     """Of each event as much as says whether it is one of many that a suspension has told."""
     return (
         sa.select(events.c.seq, events.c.tag, events.c.feed_record)

@@ -2,7 +2,7 @@
 
 Whatever is recorded behind a million events is told behind them. A run that waits until deliveries were made of what
 it wrote before it writes more keeps that way short; and one that then rests for as long as its step has taken, leaves
-half of the process and of the database's one writer to others, on a slow machine and on a fast one.
+half of the process and of the database's one writer to others, on a slow machine as on a fast one.
 """
 
 from typing import Any, Final
@@ -18,7 +18,6 @@ from engine.errors import Fault, Kind
 
 PATIENCE: Final = Seconds(15.0)  # below the time that callers give an answer
 LOOK_EVERY: Final = Seconds(0.05)  # where another process's sequencer leads the outbox on, no bell rings here
-REST: Final = 1.0  # of the time that a step has taken
 
 
 class OutboxBehind(Fault):
@@ -47,9 +46,9 @@ class Pace:
                     await ringing.wait()
         raise OutboxBehind("events are not made into deliveries: see the sequencer's state, and ask again")
 
-    async def rest(self, began: float) -> None:
-        """After a step that began then (trio's clock), for as long."""
-        await trio.sleep(REST * max(0.0, trio.current_time() - began))
+    async def rest(self, began: float, share: float) -> None:
+        """After a step that began then (trio's clock), for this share of the time that it took."""
+        await trio.sleep(share * max(0.0, trio.current_time() - began))
 
     async def _read(self, query: sa.Select[Any]) -> int:
         return await self._database.read(lambda connection: int(connection.execute(query).scalar() or 0))

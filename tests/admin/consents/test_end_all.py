@@ -165,8 +165,8 @@ async def test_an_atp_that_is_reinstated_meanwhile_keeps_what_is_left(house: Hou
     one = ending(house, step=2)
     rest = one._pace.rest
 
-    async def reinstated(began: float) -> None:
-        await rest(began)
+    async def reinstated(began: float, share: float) -> None:
+        await rest(began, share)
         await house.suspend(ATP, suspended=False)
 
     one._pace.rest = reinstated  # type: ignore[method-assign]  # at the end of the first step
@@ -231,7 +231,7 @@ async def test_whoever_may_not_and_whatever_does_not_fit_is_refused(site: Site) 
         {"reason": "because"},
         BODY | {"after": "x"},
         BODY | {"after": "A" * 32},
-        BODY | {"more": 1},
+        BODY | {"rest": 21},
     )
     for body in wrong:
         assert (await site.call("operator-1", "POST", PATH, body))[0] == 400
@@ -269,5 +269,5 @@ def test_the_command_goes_through_once_more_after_a_look_that_ended_some() -> No
             asked.append((method, path, body))
             return answers[len(asked) - 1]
 
-    assert list(parts_of(Caller(), "atp-1", "security")) == answers  # type: ignore[arg-type]  # as much as is used
+    assert list(parts_of(Caller(), "atp-1", "security", 1.0)) == answers  # type: ignore[arg-type]  # as much as is used
     assert [body.get("after") for _, _, body in asked] == [None, "a" * 32, None, None]
