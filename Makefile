@@ -30,7 +30,7 @@ chaos: SECONDS := 300
 chaos: .venv/development
 	@$(BIN)/python -m tests.chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) \
 		$(if $(POSTGRES),--postgres) $(if $(REPORT),--report $(REPORT)) \
-		$(if $(PROFILE),--profile $(PROFILE)) $(if $(PACE),--circuit-pace $(PACE))
+		$(if $(PROFILE),--profile $(PROFILE)) $(if $(PACE),--circuit-pace $(PACE)) $(if $(ANSWERED),--answered $(ANSWERED))
 
 simulate: .venv/development
 	@$(BIN)/python -m tests.world.simulation $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) --mistake "$(MISTAKE)" $(SIMULATE)

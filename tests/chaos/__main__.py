@@ -2,8 +2,8 @@
 
 Real processes on loopback only: admin, Redis, nodes, a pusher, guards, mutual TLS between all. They are killed, frozen
 and cut off from each other while EDPs ask and consents are granted and revoked; every answer is checked against what
-was known before it was asked. Exit code 0: no promise was broken. 1: one was. 2: wrong input. 3: the system did not
-come up. 130: Ctrl-C.
+was known before it was asked. Exit code 0: no promise was broken. 1: one was, or guards answered less than `--answered`
+says. 2: wrong input. 3: the system did not come up. 130: Ctrl-C.
 """
 
 import argparse
@@ -62,7 +62,10 @@ def main(argv: list[str]) -> int:
         console.print(f"logs and results lie in {options.directory}", soft_wrap=True)
     else:
         shutil.rmtree(options.directory, ignore_errors=True)
-    return 1 if results.violations else 0
+    answered = results.guards.guarded.answered.seen
+    if short := bool(chosen.answered) and not answered.reaches(chosen.answered / 100):
+        console.print(f"fewer than {chosen.answered:g} % of what guards had introspected was answered", soft_wrap=True)
+    return 1 if results.violations or short else 0
 
 
 async def _until_told(options: Options, watching: Watching, url: str, *more: Any) -> Results | None:
@@ -97,6 +100,9 @@ def _read(argv: list[str]) -> tuple[Options, argparse.Namespace]:
         type=float,
         default=10.0,
         help="the circuits of guards wait so much less than in a real outage",
+    )
+    asked.add_argument(
+        "--answered", type=float, default=0.0, help="per cent of the checks of known tokens that guards must answer"
     )
     asked.add_argument("--postgres", action="store_true", help="the ledger in PostgreSQL, whose server is killed too")
     asked.add_argument("--report", type=Path, help="folder to write CHAOS.md and chaos.png to")

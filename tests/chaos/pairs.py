@@ -47,6 +47,10 @@ class Truth(msgspec.Struct, frozen=True):
     guarded: float
     missed: int = 0
 
+    def reaches(self, share: float) -> bool:
+        """Whether the guard answered at least that share of them; of no check nothing is shown."""
+        return self.checks > 0 and self.checks - self.missed >= share * self.checks
+
 
 class Answered(msgspec.Struct, frozen=True):
     """Shares of checks that were answered. seen: of tokens that the guard had introspected before, the headline.

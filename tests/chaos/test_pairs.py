@@ -79,6 +79,13 @@ def test_only_tokens_that_the_guard_never_introspected_stand_apart() -> None:
     assert shares(answered.seen_in_outages) == (1, 0.0, 0.0, 1.0)
 
 
+def test_a_run_may_be_held_to_a_share_of_answered_checks() -> None:
+    seen = guarded_by([WELL, WELL, WELL, NEW], PLAN, 10.0).answered.seen
+    assert seen.reaches(0.75)
+    assert not seen.reaches(0.76)
+    assert not truth([]).reaches(0.0)
+
+
 def test_populations_are_told_apart() -> None:
     answered = guarded_by([msgspec.structs.replace(WELL, lasting=True), OUT, NEW], PLAN, 10.0).answered
     assert (answered.lasting.checks, answered.passing.checks) == (1, 2)
