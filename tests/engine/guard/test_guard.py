@@ -365,6 +365,42 @@ async def test_nothing_known_is_used_while_pushes_are_missing(autojump_clock: Mo
         assert (await stand.guard.check(share())).reason is Reason.DEGRADED
 
 
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize(
+    ("found", "closed", "waits", "reason"),
+    [
+        (0, 1.0, 1.0, Reason.LAST_KNOWN),  # what was overtaken came a second later
+        (0, 5.4, 5.4, Reason.LAST_KNOWN),  # or was polled for after five
+        (0, 6.0, 5.5, Reason.DEGRADED),
+        (6, 1.0, 0.0, Reason.DEGRADED),  # missing for longer: it is no matter of order
+        (-60, 1.0, 0.0, Reason.DEGRADED),  # held back
+    ],
+)
+async def test_a_share_waits_for_a_hole_that_has_just_been_found(
+    found: int, closed: float, waits: float, reason: Reason, many: bool, autojump_clock: MockClock
+) -> None:
+    """found: seconds ago."""
+    stand = Stand(autojump_clock)
+    async with stand.guard, trio.open_nursery() as nursery:
+        await outage(stand)
+        await trio.sleep(10 - trio.current_time() % 1)  # on a whole second, as marks are
+        stand.memory.missing = UnixTime(stand.clock.now() - found)
+
+        async def close() -> None:
+            await trio.sleep(closed)
+            stand.memory.missing = None
+
+        nursery.start_soon(close)
+        began, before = trio.current_time(), len(stand.evidence.shares)
+        asked = share(), share(token="never seen")
+        verdicts = await stand.guard.check_many(asked) if many else [await stand.guard.check(asked[0])]
+        assert verdicts[0].reason is reason
+        assert trio.current_time() - began == pytest.approx(waits, abs=0.06)
+        assert [one.reason for one in verdicts[1:]] == [Reason.UNKNOWN_IN_OUTAGE] * many
+        recorded = [one.reason for one in stand.evidence.shares[before:] if one.allowed]
+        assert recorded == [Reason.LAST_KNOWN] * (reason is Reason.LAST_KNOWN)
+
+
 async def test_a_pushed_end_wins_over_an_answer_and_over_what_was_known(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:
