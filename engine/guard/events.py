@@ -101,14 +101,28 @@ class GuardEvents:
         self._receiver = None if receiver is None else PushReceiver(receiver, self._intake, keys, clock)
 
     async def __aenter__(self) -> "GuardEvents":
+        """Apply what an earlier process has acknowledged and not applied, before any share is judged.
+
+        Raises StoreDown, MemoryFull: then, and where this is cancelled, nothing stays open.
+        """
+        try:
+            await self._intake.apply_due()
+        except BaseException:
+            await self._close()
+            raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with anyio.CancelScope(shield=True), anyio.move_on_after(2.0):
-            await self._https.aclose()
-        self._store.close()
+        await self._close()
+
+    async def _close(self) -> None:
+        try:
+            with anyio.CancelScope(shield=True), anyio.move_on_after(2.0):
+                await self._https.aclose()
+        finally:
+            self._store.close()
 
     async def run(self, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED) -> None:
         """Until cancelled; started once pushes are taken. Raises CannotListen."""

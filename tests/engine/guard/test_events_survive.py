@@ -2,19 +2,32 @@
 
 import json
 import signal
+import ssl
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
+import trio
+from trio.testing import MockClock
 
 from engine.events.facts import Change
+from engine.guard import events as guard_events
+from engine.guard.config import GuardConfig, Store
 from engine.guard.event_store import EventStore
+from engine.guard.events import GuardEvents
+from engine.guard.guard import Guard
+from engine.guard.memory import MemoryFull
+from engine.guard.shares import Reason
+from tests.support.guard_stand import A, MovedClock, Nodes, Recorded, answers, config
+from tests.support.guard_words import entry, share
 from tests.support.killed_guard import write_keys
 from tests.support.logged_memory import LoggedMemory
-from tests.support.told import TellingService, Told, consent_id
+from tests.support.told import HandClock, TellingService, Told, consent_id
 
 ROOT = Path(__file__).parents[3]
+TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def life(folder: Path, step: str, events: list[Told]) -> tuple[int, int]:
@@ -42,3 +55,61 @@ def test_killed_at_any_step(step: str, acknowledged: int, tmp_path: Path) -> Non
     effects = [json.loads(line)[0] for line in (tmp_path / "memory").read_text().splitlines()]
     # Applied, not yet noted: it is applied once more, and the memory is as it was.
     assert effects.count("end") == (2 if step == "applied" else 1)
+
+
+async def test_what_was_acknowledged_is_applied_before_the_first_share_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    """Killed between the two; then a node that has not heard of the end either says yes."""
+    killed_before_applying(tmp_path)
+    monkeypatch.setattr(guard_events, "service_tls", lambda _: TLS)
+    memory = LoggedMemory(tmp_path / "memory")
+    assert not memory.has_ended(consent_id(1))
+    nodes, clock = Nodes(A), MovedClock(autojump_clock)
+    nodes.all(answers(entry(consent_id=consent_id(1)), ccs_freshness="last_known"))
+    config = config_in(tmp_path)
+    guard = Guard(config, memory=memory, evidence=Recorded(), transport=nodes, clock=clock)
+    async with guard, GuardEvents(config, memory, clock, jitter=lambda: 0.5) as events:
+        verdict = await guard.check(share())
+        assert (verdict.allowed, verdict.reason) == (False, Reason.NOT_ACTIVE)
+        assert events.status().ahead == 1  # its grant has not come, and an end does not wait for it
+
+
+async def test_entering_that_is_cut_off_or_fails_leaves_nothing_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    killed_before_applying(tmp_path)
+    monkeypatch.setattr(guard_events, "service_tls", lambda _: TLS)
+    memory, config = LoggedMemory(tmp_path / "memory"), config_in(tmp_path)
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        await entered(config, memory)
+    assert scope.cancelled_caught
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "end", full)
+        with pytest.raises(MemoryFull):
+            await entered(config, memory)
+    assert not memory.has_ended(consent_id(1))
+    await entered(config, memory)
+    assert memory.has_ended(consent_id(1))
+
+
+async def entered(config: GuardConfig, memory: LoggedMemory) -> None:
+    async with GuardEvents(config, memory, HandClock(), jitter=lambda: 0.5):
+        pass
+
+
+def killed_before_applying(folder: Path) -> None:
+    service = TellingService()
+    service.change(1, Change.GRANTED)
+    revoked = service.change(1, Change.REVOKED)
+    write_keys(folder)
+    assert life(folder, "answered", [revoked]) == (-signal.SIGKILL, 1)
+
+
+def config_in(folder: Path) -> GuardConfig:
+    return msgspec.structs.replace(config(A), store=Store(directory=folder, key_file=folder / "key"))
+
+
+def full(*_: object) -> None:
+    raise MemoryFull("full")

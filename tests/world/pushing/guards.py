@@ -112,12 +112,12 @@ class GuardMachine:
         guard = Guard(
             self._config, memory=self.memory, evidence=self.evidence, transport=transport, clock=self, draw=draw
         )
-        async with guard, GuardEvents(self._config, self.memory, self, jitter=draw, transmitter=service) as events:
-            process.at_death.append(events._store.close)
-            async with trio.open_nursery() as nursery:
-                await nursery.start(_run, events)
-                self.guard, self.events, self.booted_at = guard, events, world.now()
-                world.tell(f"{self.client_id} is up")
+        events = GuardEvents(self._config, self.memory, self, jitter=draw, transmitter=service)
+        process.at_death.append(events._store.close)  # entering takes time, and may be the last that it does
+        async with guard, events, trio.open_nursery() as nursery:
+            await nursery.start(_run, events)
+            self.guard, self.events, self.booted_at = guard, events, world.now()
+            world.tell(f"{self.client_id} is up")
 
     # What comes to it.
 
