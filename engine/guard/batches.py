@@ -26,6 +26,8 @@ from engine.tokens import jws
 _W = TypeVar("_W")
 
 AT_ONCE: Final = 16  # calls under way for one batch
+_LEARNT: Final = 16_384  # consents of tokens that were asked for once
+_SAYS: Final = frozenset({Reason.CONSENTED, Reason.NOT_ACTIVE, Reason.NOT_COVERED, Reason.WRONG_CERTIFICATE})
 
 
 class _Claims(msgspec.Struct, frozen=True):
@@ -64,6 +66,7 @@ class Batches:
         self._memory = memory
         self._ask_singly = ask_singly
         self._on_unanswered = on_unanswered
+        self._learnt: set[tuple[bytes, str]] = set()  # consents that were introspected for, or are about to be
 
     async def check(self, shares: Sequence[Share]) -> list[Verdict]:
         """Verdicts in the order of the shares."""
@@ -78,6 +81,7 @@ class Batches:
         left: list[_Asked] = []
         await self._each(list(_cut(rest)), lambda chunk: self._chunk(chunk, found, left))
         await self._each(left, lambda each: self._single(each, found))
+        await self._each(self._unlearnt(rest, found), lambda each: self._learn(each, found))
         return [found[place] for place in range(len(shares))]
 
     async def again(self, asked: Sequence[tuple[Share, bytes]]) -> dict[int, Verdict] | None:
@@ -137,6 +141,31 @@ class Batches:
 
     async def _single(self, each: _Asked, found: dict[int, Verdict]) -> None:
         found[each.place] = await self._ask_singly(each.share, each.digest)
+
+    def _unlearnt(self, asked: Sequence[_Asked], found: dict[int, Verdict]) -> list[_Asked]:
+        """Shares that a batch consented to by a consent which no introspection of their token has shown yet."""
+        if not self._introspects_first:
+            return []
+        new: list[_Asked] = []
+        for each in asked:
+            consent_id = found[each.place].consent_id
+            if each.known is None or each.known.consents[0].consent_id == consent_id:  # nearly always
+                continue
+            if consent_id is None or not found[each.place].allowed:
+                continue
+            name = each.digest, consent_id
+            if name not in self._learnt and all(one.consent_id != consent_id for one in each.known.consents):
+                if len(self._learnt) == _LEARNT:
+                    self._learnt.clear()
+                self._learnt.add(name)
+                new.append(each)
+        return new
+
+    async def _learn(self, each: _Asked, found: dict[int, Verdict]) -> None:
+        """A token has several consents, and a decision is no last-known one: ask once so that an outage finds it."""
+        verdict = await self._ask_singly(each.share, each.digest)
+        if verdict.reason in _SAYS:
+            found[each.place] = verdict
 
     async def _chunk(self, chunk: list[_Asked], found: dict[int, Verdict], left: list[_Asked]) -> None:
         """One call. left: gets what is to be asked singly."""

@@ -16,7 +16,7 @@ from engine.guard.shares import Reason, Share
 from engine.tokens.jws import encode_part
 from tests.support.guard_answers import x5t
 from tests.support.guard_stand import Behaviour, Stand, answers, fails, says, token_of
-from tests.support.guard_words import NOW, share
+from tests.support.guard_words import NOW, consent, entry, share
 
 YES = "yes"
 
@@ -31,7 +31,10 @@ def some(count: int, **changes: Any) -> list[Share]:
     return [share(token=jwt_like(number), **changes) for number in range(count)]
 
 
-def decides(*contexts: dict[str, Any] | str, freshness: str = "current") -> Behaviour:
+CONSENT = consent().consent_id
+
+
+def decides(*contexts: dict[str, Any] | str, freshness: str = "current", consent_id: str = CONSENT) -> Behaviour:
     """Introspections are answered yes; of a batch, each item as told, the last for all that follow."""
     single = answers()
 
@@ -43,7 +46,7 @@ def decides(*contexts: dict[str, Any] | str, freshness: str = "current") -> Beha
         asked = json.loads(call.body)["evaluations"]
         told = [contexts[min(place, len(contexts) - 1)] for place in range(len(asked))]
         items = [
-            {"decision": True, "context": {"consent_id": "c-1", "ccs_consent_version": 3}}
+            {"decision": True, "context": {"consent_id": consent_id, "ccs_consent_version": 3}}
             if one == YES
             else {"decision": False, "context": one}
             for one in told
@@ -143,7 +146,7 @@ async def test_a_pushed_end_wins_over_a_batch(autojump_clock: MockClock) -> None
     stand.nodes.all(decides(YES))
     async with stand.guard:
         await stand.guard.check_many(some(1))
-        stand.memory.end("c-1", 4, NOW)
+        stand.memory.end(CONSENT, 4, NOW)
         assert (await stand.guard.check_many(some(1)))[0].reason is Reason.NOT_ACTIVE
 
 
@@ -170,6 +173,37 @@ async def test_bad_shares_do_not_spoil_the_others(autojump_clock: MockClock) -> 
     assert [verdict.reason for verdict in verdicts] == [
         Reason.CONSENTED, Reason.BAD_REQUEST, Reason.BAD_REQUEST, Reason.CONSENTED,
     ]  # fmt: skip
+
+
+async def test_a_second_consent_of_a_token_is_introspected_once_and_known_in_an_outage(
+    autojump_clock: MockClock,
+) -> None:
+    """The service shows the one consent that covers a share; a decision shows none."""
+    stand = Stand(autojump_clock)
+    other = "00000000-0000-4000-8000-000000000009"
+    gas = [share(token=jwt_like(0), dataset_id="hh-gas")]
+    async with stand.guard:
+        assert (await stand.guard.check(some(1)[0])).allowed
+        decided = decides(YES, consent_id=other)
+        single = answers(entry(consent_id=other, dataset_id="hh-gas"))
+        stand.nodes.all(lambda call: (decided if call.path == EVALUATIONS else single)(call))
+        await trio.sleep(1)
+        stand.nodes.calls.clear()
+        for _ in range(3):
+            assert [verdict.reason for verdict in await stand.guard.check_many(gas)] == [Reason.CONSENTED]
+        assert (len(singles(stand)), len(batches(stand))) == (1, 3)
+        stand.nodes.all(fails(Failure.CONNECT))
+        found = [*await stand.guard.check_many(gas), *await stand.guard.check_many(some(1))]
+    assert [verdict.reason for verdict in found] == [Reason.LAST_KNOWN] * 2
+
+
+async def test_what_cannot_be_learnt_takes_no_yes_away(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        assert (await stand.guard.check(some(1)[0])).allowed
+        decided = decides(YES, consent_id="00000000-0000-4000-8000-000000000009")
+        stand.nodes.all(lambda call: decided(call) if call.path == EVALUATIONS else fails(Failure.CONNECT)(call))
+        assert (await stand.guard.check_many(some(1)))[0].reason is Reason.CONSENTED
 
 
 async def test_an_outage_is_judged_share_by_share(autojump_clock: MockClock) -> None:
