@@ -143,7 +143,9 @@ async def test_nobody_is_asked_again_beyond_the_budget(autojump_clock: MockClock
         await known(stand, shares)
         began = trio.current_time()
         stand.nodes.all(until(began + 0.5, fails(Failure.CONNECT), decides(YES)))
-        assert stand.guard._client.take_retry()
+        client = stand.guard._client
+        assert client is not None
+        assert client.take_retry()
         asked = Asked(stand, shares)
         await asked.run()
         reasons = [verdict.reason for verdict in asked.verdicts.values()]
