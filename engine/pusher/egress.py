@@ -8,7 +8,8 @@ not followed; sizes and times are bounded. Connections are kept for each receive
 
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Final, Protocol
 
 import msgspec
@@ -18,6 +19,7 @@ from engine.clock import Seconds
 from engine.consent.records import ClientId
 from engine.pusher.addresses import is_public
 from engine.pusher.connections import Connection, Unreached, connect
+from engine.pusher.gate import Gate
 from engine.pusher.replies import ReplyReader
 from engine.pusher.schedule import Reply, Trouble
 from engine.pusher.targets import Target
@@ -27,6 +29,7 @@ WHOLE: Final = Seconds(5.0)
 IDLE: Final = Seconds(75.0)  # heartbeats come each 60 s, on a connection that is there
 SWEEP: Final = Seconds(15.0)
 KEPT: Final = 8  # idle connections of one receiver: as many as may be under way
+OPENING: Final = 2  # connections to one receiver at once: what waits behind them may find one idle
 LOOKUPS: Final = 256  # names being resolved at once, a thread each; one of each receiver
 
 Address = tuple[int, tuple[object, ...]]  # family, socket address
@@ -70,12 +73,13 @@ def _look_up(host: str, port: int) -> list[Address]:
 class _Pool:
     """One receiver's connections that are idle, the newest last."""
 
-    __slots__ = ("gone", "idle", "looking")
+    __slots__ = ("gone", "idle", "looking", "opening")
 
     def __init__(self) -> None:
         self.gone = False  # nothing is kept here any more
         self.idle: deque[Connection] = deque()
         self.looking = trio.Lock()
+        self.opening = trio.CapacityLimiter(OPENING)
 
 
 class Egress:
@@ -88,12 +92,14 @@ class Egress:
         *,
         resolve: Resolver | None = None,
         now: Callable[[], float] = trio.current_time,
+        gate: Gate | None = None,
     ) -> None:
         self._tls = tls
         self._config = config
         self._resolve = resolve or SystemResolver()
         self._now = now
         self._pools: dict[ClientId, _Pool] = {}
+        self._gate = gate or Gate()
 
     def reload(self, tls: ssl.SSLContext) -> None:
         """Another certificate or authority: connections from before serve no further push."""
@@ -104,26 +110,52 @@ class Egress:
         readers = [ReplyReader()]
         request = b"%b%d\r\n\r\n%b" % (target.head, len(content), content)
         pool = self._pools.get(client_id) or self._pools.setdefault(client_id, _Pool())
-        with trio.move_on_after(self._config.whole):
-            await self._exchange(pool, target, request, readers)
+        with trio.move_on_after(self._config.whole) as whole:
+            await self._exchange(pool, target, request, readers, whole)
         if not readers[-1].status:
             raise Unreached(Trouble.TIMEOUT)
         return readers[-1].reply()
 
-    async def _exchange(self, pool: _Pool, target: Target, request: bytes, readers: list[ReplyReader]) -> None:
-        """The last reader is of the connection that was used last: a head that broke off must not begin another's."""
-        while (kept := self._kept(pool, target)) is not None:
+    async def _exchange(
+        self, pool: _Pool, target: Target, request: bytes, readers: list[ReplyReader], whole: trio.CancelScope
+    ) -> None:
+        """Each connection has a reader, the last one counts: a head that broke off must not begin another's."""
+        while True:
+            connection, is_kept = await self._connection(pool, target, whole)
             try:
-                await self._on(kept, pool, request, readers[-1])
+                return await self._on(connection, pool, request, readers[-1])
             except Unreached:
-                readers.append(ReplyReader())
-                continue  # the server closed it as we began: an event may be sent again
-            return
-        with trio.move_on_after(self._config.connect) as connecting:
-            fresh = await self._connected(pool, target)
-        if connecting.cancelled_caught:
-            raise Unreached(Trouble.TIMEOUT, detail="connecting")
-        await self._on(fresh, pool, request, readers[-1])
+                if not is_kept:
+                    raise
+            readers.append(ReplyReader())  # the server closed it as we began: an event may be sent again
+
+    async def _connection(self, pool: _Pool, target: Target, whole: trio.CancelScope) -> tuple[Connection, bool]:
+        """One that is kept, also one that has become idle while a new one had to wait; else a new one."""
+        kept = self._kept(pool, target)
+        if kept is None:
+            async with self._admitted(pool, whole):
+                kept = self._kept(pool, target)
+                if kept is None:
+                    return await self._opened(pool, target), False
+        return kept, True
+
+    async def _opened(self, pool: _Pool, target: Target) -> Connection:
+        with trio.move_on_after(self._config.connect):
+            return await self._connected(pool, target)
+        raise Unreached(Trouble.TIMEOUT, detail="connecting")
+
+    @asynccontextmanager
+    async def _admitted(self, pool: _Pool, whole: trio.CancelScope) -> AsyncIterator[None]:
+        """What we wait for ourselves takes nothing of the receiver's time."""
+        left = whole.deadline - trio.current_time()
+        whole.deadline = float("inf")
+        async with pool.opening:
+            place = await self._gate.enter()
+            try:
+                whole.deadline = trio.current_time() + left
+                yield
+            finally:
+                self._gate.leave(place)
 
     async def _on(self, connection: Connection, pool: _Pool, request: bytes, reader: ReplyReader) -> None:
         """One request on a connection, which is kept if it can be."""

@@ -12,7 +12,8 @@ import trio
 from engine.clock import Seconds
 from engine.consent.records import ClientId, Thumbprint
 from engine.pusher.connections import Unreached
-from engine.pusher.egress import Address, Egress, EgressConfig
+from engine.pusher.egress import KEPT, Address, Egress, EgressConfig
+from engine.pusher.gate import Gate
 from engine.pusher.replies import MAX_BODY, MAX_HEAD
 from engine.pusher.schedule import Reply, Trouble
 from engine.pusher.targets import BadTarget, Target, target_of
@@ -315,6 +316,46 @@ async def test_new_credentials_are_shown_by_the_next_push(pki: Pki, egress: Egre
         egress.reload(pki.client_context("pusher-2"))
         await egress.push(EDP, target(pki, running), SET)
         assert running.accepted == 2
+        egress.close()
+
+
+async def test_what_waits_behind_handshakes_loses_none_of_its_time(pki: Pki) -> None:
+    """Two connections at once here, and eight receivers whose handshakes take half of the time that one may."""
+
+    async def resolve(_host: str, port: int) -> list[Address]:
+        await trio.sleep(CONFIG.connect / 2)
+        return [(int(socket.AF_INET), ("127.0.0.1", port))]
+
+    gate = Gate(places=2, longest=CONFIG.whole)
+    egress = Egress(pki.client_context("pusher-1"), CONFIG, resolve=resolve, gate=gate)
+    replies: list[Reply] = []
+
+    async def push(number: int) -> None:
+        replies.append(await egress.push(ClientId(f"edp-{number}"), where, SET))
+
+    async with receiving(pki.server_context()) as running:
+        where = target(pki, running)
+        async with trio.open_nursery() as nursery:
+            for number in range(8):
+                nursery.start_soon(push, number)
+        assert replies == [Reply(202)] * 8
+        egress.close()
+
+
+async def test_a_receiver_that_is_slow_has_all_its_places_all_the_same(pki: Pki, egress: Egress) -> None:
+    all_there = trio.Event()
+
+    async def answer(_path: str, _content: bytes) -> bytes:
+        if len(running.requests) == KEPT:
+            all_there.set()
+        await all_there.wait()
+        return ACCEPTED
+
+    async with receiving(pki.server_context(), answer) as running:
+        async with trio.open_nursery() as nursery:
+            for _ in range(KEPT):
+                nursery.start_soon(egress.push, EDP, target(pki, running), SET)
+        assert running.accepted == KEPT
         egress.close()
 
 
