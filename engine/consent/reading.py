@@ -204,7 +204,13 @@ def _in_our_words(message: str) -> str:
 
 
 def _texts(value: object) -> Iterator[str]:
+    """All that is text in it, names of members too: keys of a map are whoever sent them's words."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, list):
-        yield from (item for item in value if isinstance(item, str))
+        for item in value:
+            yield from _texts(item)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield name
+            yield from _texts(item)

@@ -202,6 +202,7 @@ BAD_POLLS: list[dict[str, Any]] = [
     {"setErrs": ["c1.x"]},
     {"setErrs": {"c1.x": "bad"}},
     {"setErrs": {"c1.x": {"description": "no code"}}},
+    {"setErrs": {"c1.\x00": {"err": "invalid_request"}}},
     {"max_events": 1},
 ]
 

@@ -146,3 +146,18 @@ def test_members_go_by_their_names_on_the_wire() -> None:
         Problem("data_from", "is not a member of this type"),
         Problem("from", "is missing"),
     )
+
+
+class Mapped(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    words: dict[str, dict[str, str]] = {}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [{"\x00": {}}, {"\ud800": {}}, {"a": {"b": "\x00"}}, {"a": {"\n": "b"}}],
+    ids=["no database's key", "half a character", "a value", "a name within"],
+)
+def test_names_and_values_of_a_map_hold_no_control_characters_either(words: object) -> None:
+    with pytest.raises(InvalidFields) as caught:
+        read_struct({"words": words}, Mapped)
+    assert caught.value.problems == (Problem("words", "must hold no control characters"),)
