@@ -182,7 +182,6 @@ class Pusher:
             )
             for part in (signing.run, telling.run, turns.run, *following):
                 nursery.start_soon(part)
-            await actors.wait_known()
             for lane in Lane:
                 nursery.start_soon(self._pull, lane, actors)
             await self._stopping.wait()
@@ -208,7 +207,8 @@ class Pusher:
         )
 
     async def _pull(self, lane: Lane, actors: Actors) -> None:
-        """What is new in one lane, for ever."""
+        """What is new in one lane, for ever, once it is known for whom."""
+        await actors.wait_known()
         after = 0
         while True:
             page = await until_answered("fresh", partial(self._service.fresh, lane, after, PAGE, self._settings.wait))

@@ -525,6 +525,18 @@ async def test_a_pusher_that_stops_finishes_what_is_under_way_and_gives_the_leas
     assert len(receivers.of("edp-1")) == 20
 
 
+async def test_a_pusher_that_does_not_learn_who_there_is_stops_all_the_same(
+    service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    service.fails = lambda call, _when: call == "roster"
+    pushing = pusher(service, receivers)
+    nursery.start_soon(pushing.run)
+    await until(lambda: pushing.state is PusherState.WORKING)
+    await trio.sleep(10)
+    pushing.stop()
+    await until(lambda: pushing.state is PusherState.STOPPED, within=5)
+
+
 async def test_everything_stops_when_the_lease_may_have_ended_and_begins_again_under_a_new_one(
     service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
