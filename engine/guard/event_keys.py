@@ -10,6 +10,7 @@ import anyio
 
 from engine.clock import Clock, Seconds
 from engine.errors import Fault, Kind
+from engine.guard.transmitter import TooManyCalls
 from engine.telemetry import logs
 from engine.tokens.keys import BadKeySet, KeySet
 
@@ -68,7 +69,8 @@ class EventKeys:
             await self._keep(raw)
         except Fault as fault:
             _log.warning("event_keys_not_fetched", text=fault.text, detail=fault.detail)
-            self._failed, self._next_fetch = True, now + AFTER_FAILURE
+            wait = fault.wait if isinstance(fault, TooManyCalls) else AFTER_FAILURE
+            self._failed, self._next_fetch = True, now + max(wait, AFTER_FAILURE)
         else:
             self._keys, self._failed, self._next_fetch = keys, False, now + REFETCH
 

@@ -14,8 +14,9 @@ from engine.errors import Fault
 from engine.guard.event_store import EventStore, StreamIds
 from engine.guard.healing import Healing
 from engine.guard.intake import Intake
+from engine.guard.retry import NOT_SAID
 from engine.guard.subscribing import Subscribing
-from engine.guard.transmitter import NoSuchStream, NotTold, TooOld
+from engine.guard.transmitter import NoSuchStream, NotTold, TooManyCalls, TooOld
 from engine.guard.watch import Watch, Why
 from engine.telemetry import logs
 
@@ -90,7 +91,7 @@ class Following:
             except Fault as fault:
                 failures += 1
                 _log.error("events_not_followed", step=what, text=fault.text, detail=fault.detail)
-                await anyio.sleep(BACKOFF.delay(failures + 1, self._jitter()))
+                await anyio.sleep(max(BACKOFF.delay(failures + 1, self._jitter()), _wait_of(fault)))
             else:
                 failures = 0
                 await bell.wait(LOOK_EVERY)
@@ -100,6 +101,8 @@ class Following:
             at, why = self._watch.next_ask()
             if at <= self._clock.boot():
                 await self._ask(why)
+            elif self._subscribing.is_due():
+                await self._mend_streams()
             await self._look()
             at, _ = self._watch.next_ask()
             await self._to_ask.wait(min(LOOK_EVERY, max(0.0, at - self._clock.boot())))
@@ -127,10 +130,19 @@ class Following:
             await step()
         except NotTold as fault:
             _log.error("streams_not_set_up", text=fault.text, detail=fault.detail)
+        except TooManyCalls as fault:
+            _log.info("streams_set_up_later", text=fault.text, detail=fault.detail)
+
+    async def _mend_streams(self) -> None:
+        """What the service did not take as soon as we wanted it; should that fail, the next audit does it."""
+        try:
+            await self._unless_refused(self._subscribing.ensure)
+        except Fault as fault:
+            _log.warning("streams_not_looked_at", text=fault.text, detail=fault.detail)
 
     def _failed(self, why: Why, fault: Fault) -> None:
-        refused = isinstance(fault, NotTold | NoSuchStream | TooOld)
-        self._watch.failed(self._clock.boot(), self._jitter(), refused=refused)
+        refused = isinstance(fault, NotTold | NoSuchStream | TooOld | TooManyCalls)
+        self._watch.failed(self._clock.boot(), self._jitter(), refused=refused, wait=_wait_of(fault))
         _log.warning("events_not_asked", why=why, text=fault.text, detail=fault.detail)
 
     async def _look(self) -> None:
@@ -139,3 +151,8 @@ class Following:
             await self._intake.note_sound()
         except Fault as fault:
             _log.error("events_not_noted", text=fault.text, detail=fault.detail)
+
+
+def _wait_of(fault: Fault) -> Seconds:
+    """How long the service asked us to wait."""
+    return fault.wait if isinstance(fault, TooManyCalls) else NOT_SAID

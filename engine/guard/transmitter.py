@@ -8,13 +8,14 @@ from typing import Any, Protocol
 
 import msgspec
 
-from engine.clock import UnixTime
+from engine.clock import Seconds, UnixTime
 from engine.errors import Fault, Kind
 from engine.events.verification import RefusedEvent
+from engine.guard.retry import NOT_SAID
 
 
 class Unreachable(Fault):
-    """No connection, no answer in time, 429 or 5xx: as in an outage."""
+    """No connection, no answer in time, or 5xx: as in an outage."""
 
     kind = Kind.UNAVAILABLE
 
@@ -23,6 +24,16 @@ class NotTold(Fault):
     """The service was there and did not tell: a refusal, a TLS failure, or what cannot be read."""
 
     kind = Kind.BROKEN
+
+
+class TooManyCalls(Fault):
+    """429: the service was there, and wants to be asked later. wait: as it said, up to a minute; 0 = it did not say."""
+
+    kind = Kind.TOO_MANY
+
+    def __init__(self, text: str, *, detail: str = "", wait: Seconds = NOT_SAID) -> None:
+        super().__init__(text, detail=detail)
+        self.wait = wait
 
 
 class TooOld(Fault):
@@ -93,15 +104,16 @@ class Page(msgspec.Struct, frozen=True):
 
 
 class Stream(msgspec.Struct, frozen=True):
-    """A stream's configuration, as far as a guard needs it."""
+    """A stream's configuration, as far as a guard needs it. verification_interval: least time between two requests."""
 
     stream_id: str
     is_push: bool
     endpoint_url: str
+    verification_interval: Seconds = Seconds(60.0)
 
 
 class Transmitter(Protocol):
-    """Every call may raise Unreachable and NotTold, and may be repeated."""
+    """Every call may raise Unreachable, NotTold and TooManyCalls, and may be repeated."""
 
     async def event_keys(self) -> bytes:
         """The event key set, as it is published."""

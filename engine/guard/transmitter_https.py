@@ -17,6 +17,7 @@ from msgspec import Meta
 from engine.clock import Seconds
 from engine.errors import Fault
 from engine.events.verification import RefusedEvent
+from engine.guard.retry import LONGEST_RETRY_AFTER, read_retry_after
 from engine.guard.transmitter import (
     Changes,
     NoSuchStream,
@@ -24,6 +25,7 @@ from engine.guard.transmitter import (
     Page,
     Polled,
     Stream,
+    TooManyCalls,
     TooOld,
     Unreachable,
 )
@@ -57,9 +59,11 @@ class _Delivery(msgspec.Struct, frozen=True):
 class _Configuration(msgspec.Struct, frozen=True):
     stream_id: str
     delivery: _Delivery
+    min_verification_interval: Annotated[int, Meta(ge=0, le=86_400)] = 60
 
     def stream(self) -> Stream:
-        return Stream(self.stream_id, self.delivery.method == PUSH_URN, self.delivery.endpoint_url)
+        interval = Seconds(float(self.min_verification_interval))
+        return Stream(self.stream_id, self.delivery.method == PUSH_URN, self.delivery.endpoint_url, interval)
 
 
 class _Status(msgspec.Struct, frozen=True):
@@ -182,7 +186,7 @@ class HttpsTransmitter:
             raise _broken(error) from error
         if not response.is_success:
             self._found = None
-            raise _refusal(response.status_code, answer, missing)
+            raise _refusal(response.status_code, answer, response.headers.get("Retry-After", ""), missing)
         return answer
 
 
@@ -208,9 +212,12 @@ def _broken(error: httpx2.HTTPError) -> Fault:
     return NotTold("the service's answer could not be read", detail=repr(error))
 
 
-def _refusal(status: int, body: bytes, missing: type[Fault]) -> Fault:
+def _refusal(status: int, body: bytes, retry_after: str, missing: type[Fault]) -> Fault:
     detail = f"{status}: {body[:300]!r}"
-    if status == 429 or status >= 500:
+    if status == 429:
+        said = read_retry_after(retry_after.encode())
+        return TooManyCalls("the service is asked too often", detail=detail, wait=min(said, LONGEST_RETRY_AFTER))
+    if status >= 500:
         return Unreachable("the service cannot serve now", detail=detail)
     if status == 410:
         return TooOld("the service does not know that far back", detail=detail)

@@ -21,6 +21,7 @@ import msgspec
 
 from engine.backoff import Backoff
 from engine.clock import BootTime, Seconds
+from engine.guard.retry import NOT_SAID
 
 AGAIN: Final = Seconds(60.0)  # while there is no heartbeat, asking may bring what a push does not
 BACKOFF: Final = Backoff(first=Seconds(1.0), limit=Seconds(60.0))
@@ -106,11 +107,11 @@ class Watch:
         """Asking was answered to the end."""
         self._asked_at, self._failures, self._not_before, self._refused = now, 0, _NEVER, False
 
-    def failed(self, now: BootTime, jitter: float, *, refused: bool) -> None:
-        """Asking failed. refused: the service was there and did not tell. jitter: in [0, 1)."""
+    def failed(self, now: BootTime, jitter: float, *, refused: bool, wait: Seconds = NOT_SAID) -> None:
+        """Asking failed. refused: the service was there and did not tell. jitter: in [0, 1). wait: as it asked for."""
         self._failures += 1
         self._refused = refused
-        self._not_before = BootTime(now + BACKOFF.delay(self._failures + 1, jitter))
+        self._not_before = BootTime(now + max(BACKOFF.delay(self._failures + 1, jitter), wait))
 
     def next_ask(self) -> tuple[BootTime, Why]:
         """When to ask next unless something happens before, and why then."""

@@ -42,6 +42,7 @@ class EventGuard:
         self.service = service
         self.memory = InMemory() if memory is None else memory
         self.clock = HandClock() if clock is None else clock
+        service.now = self.clock.boot
         self.store = EventStore(path)
         self.watch = Watch(Limits() if limits is None else limits)
         self.intake = Intake(

@@ -2,6 +2,7 @@
 listings and keys, in the forms that are on the wire. On trio and on asyncio; every call needs a client certificate."""
 
 import json
+import math
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +15,7 @@ from anyio.abc import SocketAttribute, SocketStream
 from anyio.streams.tls import TLSStream
 
 from engine.events.verification import ErrorCode, RefusedEvent
-from engine.guard.transmitter import NoSuchStream, Stream, TooOld
+from engine.guard.transmitter import NoSuchStream, Stream, TooManyCalls, TooOld
 from engine.listener.http1 import HeadLimits, Refused, Request, Response, ServerConnection, Signal, render_response
 from engine.listener.tls import server_context
 from tests.support.mutual_tls import Authority
@@ -31,6 +32,7 @@ class EventService:
         self.telling = telling
         self.issuer = ""
         self.status = 0
+        self.retry_after = b""
         self.raw: bytes | None = None
         self.requests: list[tuple[str, str]] = []
         self.bodies: list[dict[str, Any]] = []
@@ -67,7 +69,8 @@ class EventService:
         target = request.target.decode()
         self.requests.append((request.method.decode(), target))
         if self.status:
-            return Response(self.status, b'{"code":"made_up"}')
+            fields = ((b"Retry-After", self.retry_after),) if self.retry_after else ()
+            return Response(self.status, b'{"code":"made_up"}', headers=fields)
         body = json.loads(request.body) if request.body else {}
         self.bodies.append(body)
         query = {name: values[0] for name, values in parse_qs(urlsplit(target).query).items()}
@@ -75,6 +78,8 @@ class EventService:
             status, said = await self._route(request.method.decode(), urlsplit(target).path)(query, body)
         except NoSuchStream:
             status, said = 404, {"code": "unknown_stream"}
+        except TooManyCalls as fault:
+            return Response(429, b'{"code":"too_soon"}', headers=((b"Retry-After", b"%d" % math.ceil(fault.wait)),))
         except TooOld:
             status, said = 410, {"code": "too_old"}
         raw = self.raw if self.raw is not None else said if isinstance(said, bytes) else msgspec.json.encode(said)

@@ -5,7 +5,7 @@ from typing import Any
 
 import msgspec
 
-from engine.clock import BootTime, UnixTime
+from engine.clock import BootTime, Seconds, UnixTime
 from engine.consent.records import ConsentId, Role
 from engine.consent.states import ENDED, State
 from engine.errors import Fault
@@ -21,6 +21,7 @@ from engine.guard.transmitter import (
     Page,
     Polled,
     Stream,
+    TooManyCalls,
     TooOld,
 )
 from tests.support.events import ATP, EDP, ISSUER, NOW, consent_fact, jwks, party_fact, signer
@@ -80,6 +81,8 @@ class TellingService:
         self.confirmed: list[tuple[str, str]] = []
         self.verified: list[tuple[str, str | None]] = []
         self.push_status = "paused"
+        self.now: Callable[[], float] | None = None  # where it is set, verifications are limited as the service does it
+        self._challenged_at = self._verified_at = float("-inf")
         self.before_poll: Callable[[], None] = lambda: None
         self._page = page
         self._position = 0
@@ -200,11 +203,14 @@ class TellingService:
             else Stream("push", is_push=True, endpoint_url=push_url)
         )
         self.made[made.stream_id] = made
+        self._challenged(is_push=made.is_push)
         return made
 
     async def move_stream(self, stream_id: str, push_url: str) -> Stream:
         self._called("move_stream")
+        self._refuse_too_soon(self._challenged_at)
         self.made[stream_id] = Stream(stream_id, is_push=True, endpoint_url=push_url)
+        self._challenged(is_push=True)
         return self.made[stream_id]
 
     async def confirm(self, stream_id: str, challenge: str) -> None:
@@ -212,7 +218,7 @@ class TellingService:
         if stream_id not in self.made:
             raise NoSuchStream("no such stream")
         self.confirmed.append((stream_id, challenge))
-        self.push_status = "enabled"
+        self.push_status, self._challenged_at = "enabled", float("-inf")
 
     async def status(self, stream_id: str) -> str:
         self._called("status")
@@ -220,7 +226,20 @@ class TellingService:
 
     async def verify(self, stream_id: str, state: str | None) -> None:
         self._called("verify")
+        self._refuse_too_soon(max(self._verified_at, self._challenged_at))
         self.verified.append((stream_id, state))
+        if self.now is not None:
+            self._verified_at = self.now()
+            if self.push_status == "paused":
+                self._challenged_at = self._verified_at
+
+    def _challenged(self, *, is_push: bool) -> None:
+        if is_push:
+            self._challenged_at = float("-inf") if self.now is None else self.now()
+
+    def _refuse_too_soon(self, last: float) -> None:
+        if self.now is not None and (wait := last + 60.0 - self.now()) > 0:
+            raise TooManyCalls("too soon", wait=Seconds(wait))
 
 
 def _lines(told: list[Told]) -> tuple[tuple[ListedConsent, ...], tuple[ListedParty, ...]]:

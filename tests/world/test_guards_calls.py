@@ -12,7 +12,7 @@ import trio
 from engine.consent.records import ClientId
 from engine.events.facts import Change
 from engine.events.verification import ErrorCode, Expected, RefusedEvent, VerifiedEvent, verify_event
-from engine.guard.transmitter import NoSuchStream, NotTold, TooOld, Unreachable
+from engine.guard.transmitter import NoSuchStream, NotTold, TooManyCalls, TooOld
 from engine.guard.transmitter_https import HttpsTransmitter
 from engine.telemetry.host import SystemClock
 from engine.tokens.keys import KeySet
@@ -89,8 +89,9 @@ async def test_every_call_of_a_guards_about_events_is_one_that_the_service_answe
         push = await service.create_stream(f"https://localhost:{told.running.port}/events")
         assert (push.is_push, await service.status(push.stream_id)) == (True, "paused")
         assert await service.move_stream(push.stream_id, push.endpoint_url) == push
-        with pytest.raises(Unreachable):  # too soon, 429: one new address a minute
+        with pytest.raises(TooManyCalls) as refused:  # one new address a minute
             await service.move_stream(push.stream_id, f"https://localhost:{told.running.port}/elsewhere")
+        assert 0 < refused.value.wait <= push.verification_interval == 60
         assert set(await service.streams()) == {poll, push}
         challenge = await told.find(lambda event: event.challenge is not None)
         assert challenge.subject == push.stream_id
@@ -101,7 +102,7 @@ async def test_every_call_of_a_guards_about_events_is_one_that_the_service_answe
         assert await service.status(push.stream_id) == "enabled"
         await service.verify(push.stream_id, "their word")
         await told.find(lambda event: getattr(event.payload, "state", None) == "their word")
-        with pytest.raises(Unreachable):  # too soon: 429
+        with pytest.raises(TooManyCalls):
             await service.verify(push.stream_id, "their word")
 
         page = await service.snapshot(None)

@@ -1,18 +1,21 @@
 """The part of a guard that follows events, as it runs: what it does by itself, and when. On trio and on asyncio."""
 
+import io
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+import structlog
 
-from engine.clock import UnixTime
+from engine.clock import Seconds, UnixTime
 from engine.events.facts import Change
 from engine.guard.event_store import StreamIds
 from engine.guard.memory import MemoryFull
-from engine.guard.transmitter import NotTold, Stream, Unreachable
+from engine.guard.transmitter import NotTold, Stream, TooManyCalls, Unreachable
 from engine.guard.watch import Limits, Standing
+from engine.telemetry import logs
 from tests.support.event_guards import EventGuard
 from tests.support.guard_memory import InMemory
 from tests.support.told import HandClock, TellingService, consent_id
@@ -84,7 +87,8 @@ def test_it_sets_up_streams_and_learns_everything(play: Play) -> None:
         assert run.guard.memory.missing_since() is None
         assert run.guard.store.chain.last_seq >= run.service.last_seq
         assert not run.service.unacknowledged
-        assert run.service.verified == [("push", None)]  # the address is not confirmed: a challenge shall come
+        assert run.service.verified == []  # a challenge comes by itself, and the service takes no request so soon
+        assert run.guard.subscribing.push_status == "paused"
 
     play(scenario, service=service, push_url=PUSH_URL)
 
@@ -107,9 +111,9 @@ def test_challenge_is_said_back_and_a_verification_follows(play: Play) -> None:
     async def scenario(run: Running) -> None:
         await run.asked()
         assert await run.guard.push(run.service.verification(challenge="prove it"))
-        await until(lambda: len(run.service.verified) == 2)
+        await until(lambda: len(run.service.verified) == 1)
         assert run.service.confirmed == [("push", "prove it")]
-        state = run.service.verified[1][1]
+        state = run.service.verified[0][1]
         assert state is not None
         echo = run.service.verification(state)
         assert not await run.guard.push(run.service.verification(state + "x"))
@@ -118,6 +122,83 @@ def test_challenge_is_said_back_and_a_verification_follows(play: Play) -> None:
         assert run.guard.store.due() == []
 
     play(scenario, push_url=PUSH_URL)
+
+
+def test_a_start_that_goes_well_warns_of_nothing(play: Play) -> None:
+    """The service takes one request for a verification a minute, and refuses what comes sooner."""
+    written = io.BytesIO()
+    logs.configure("info", stream=written)
+
+    async def scenario(run: Running) -> None:
+        await run.asked()
+        assert await run.guard.push(run.service.verification(challenge="prove it"))
+        await until(lambda: len(run.service.verified) == 1)
+        assert await run.guard.push(run.service.verification(run.service.verified[0][1]))
+        for _ in range(3):
+            run.clock.forward(60)
+            assert await run.guard.push(run.service.heartbeat(run.clock.now()))
+            await run.rest()
+        assert run.guard.subscribing.push_status == "enabled"
+
+    try:
+        play(scenario, push_url=PUSH_URL)
+    finally:
+        structlog.reset_defaults()
+    lines = written.getvalue().decode()
+    assert "push_stream_confirmed" in lines
+    assert "streams_set_up_later" not in lines, "nothing is asked for too soon"
+    assert "warning" not in lines, lines
+    assert "error" not in lines, lines
+
+
+def test_challenge_that_does_not_come_is_asked_for_after_the_services_interval(play: Play) -> None:
+    async def scenario(run: Running) -> None:
+        await run.asked()
+        await run.forward(59)
+        assert run.service.verified == []
+        await run.forward(2)
+        await until(lambda: run.service.verified == [("push", None)])
+        assert await run.guard.push(run.service.verification(challenge="prove it"))
+        await until(lambda: run.service.confirmed == [("push", "prove it")])
+        await run.rest()
+        assert len(run.service.verified) == 1, "another request would be too soon"
+        await run.forward(61)
+        await until(lambda: len(run.service.verified) == 2)
+        assert run.service.verified[1][1] is not None, "our own word, to be echoed"
+
+    play(scenario, push_url=PUSH_URL)
+
+
+def test_another_address_is_told_again_when_the_service_takes_it(play: Play) -> None:
+    service = TellingService()
+
+    async def scenario(run: Running) -> None:
+        service.made = {"push": Stream("push", is_push=True, endpoint_url="https://old.example/events")}
+        service._challenged_at = run.clock.boot()
+        await run.asked()
+        assert service.made["push"].endpoint_url == "https://old.example/events"
+        assert run.guard.memory.missing_since() is None, "what keeps it from the address keeps it from nothing else"
+        await run.forward(61)
+        await until(lambda: service.made["push"].endpoint_url == PUSH_URL)
+
+    play(scenario, service=service, push_url=PUSH_URL)
+
+
+def test_429_is_heeded_as_long_as_it_says_and_is_no_outage(play: Play) -> None:
+    async def scenario(run: Running) -> None:
+        await run.asked()
+        run.service.fails = TooManyCalls("slow down", wait=Seconds(50.0))
+        run.clock.forward(180)
+        run.guard.following.wake()
+        await until(lambda: run.guard.memory.missing_since() == run.clock.now())
+        run.service.calls.clear()
+        run.service.fails = None
+        await run.forward(49)
+        assert run.service.calls == []
+        await run.forward(2)
+        await until(lambda: run.guard.memory.missing_since() is None)
+
+    play(scenario)
 
 
 def test_challenge_is_said_back_when_the_service_can_be_reached_again(play: Play) -> None:

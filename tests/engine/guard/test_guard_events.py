@@ -15,7 +15,7 @@ from engine.events.facts import Change
 from engine.guard.config import Events, GuardConfig, Receiver, Service, Store
 from engine.guard.events import EventsStatus, GuardEvents, push_url_of, service_tls
 from engine.guard.opening import open_parts
-from engine.guard.transmitter import NoSuchStream, NotTold, TooOld, Unreachable
+from engine.guard.transmitter import NoSuchStream, NotTold, TooManyCalls, TooOld, Unreachable
 from engine.guard.transmitter_https import HttpsTransmitter
 from engine.guard.watch import Standing
 from engine.telemetry.host import SystemClock
@@ -90,7 +90,7 @@ async def _live(authority: Authority, folder: Path) -> None:
                 assert telling.made["push"].endpoint_url == "https://edp-7.example/ccs/events"
                 assert not telling.unacknowledged
                 await _push(authority, events, telling.verification(challenge="prove it"))
-                await _until(lambda: events.status().push_status == "enabled" and len(telling.verified) == 2)
+                await _until(lambda: events.status().push_status == "enabled" and len(telling.verified) == 1)
                 lost, told = telling.change(1, Change.REVOKED), telling.change(2, Change.GRANTED)
                 await _push(authority, events, told.compact)
                 assert events.status().standing is Standing.MISSING
@@ -182,7 +182,7 @@ def test_listing_by_pages(call: Callable[[Scenario], None]) -> None:
 
 @pytest.mark.parametrize(
     ("status", "fault"),
-    [(503, Unreachable), (500, Unreachable), (429, Unreachable), (400, NotTold), (401, NotTold), (302, NotTold),
+    [(503, Unreachable), (500, Unreachable), (429, TooManyCalls), (400, NotTold), (401, NotTold), (302, NotTold),
      (404, NoSuchStream), (410, TooOld)],
 )  # fmt: skip
 def test_refusals_by_what_they_mean(call: Callable[[Scenario], None], status: int, fault: type[Exception]) -> None:
@@ -190,6 +190,19 @@ def test_refusals_by_what_they_mean(call: Callable[[Scenario], None], status: in
         service.status = status
         with pytest.raises(fault):
             await transmitter.poll(service.issuer + "/ssf/poll/p", (), 100, {})
+
+    call(scenario)
+
+
+@pytest.mark.parametrize(
+    ("said", "wait"), [(b"7", 7), (b"86400", 60), (b"", 0), (b"-1", 0), (b"Sat, 28 Nov 2026 04:00:00 GMT", 0)]
+)
+def test_429_says_how_long_to_wait_up_to_a_minute(call: Callable[[Scenario], None], said: bytes, wait: int) -> None:
+    async def scenario(service: EventService, transmitter: HttpsTransmitter) -> None:
+        service.status, service.retry_after = 429, said
+        with pytest.raises(TooManyCalls) as refused:
+            await transmitter.event_keys()
+        assert refused.value.wait == wait
 
     call(scenario)
 

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from engine.clock import Seconds
 from engine.config import BadConfig
 from engine.consent.records import ConsentId
 from engine.errors import Fault
@@ -24,7 +25,7 @@ from engine.guard.event_store import StoreDown
 from engine.guard.memory import MemoryFull
 from engine.guard.ordering import Chain
 from engine.guard.receiver import PushReceiver, pins_of
-from engine.guard.transmitter import Unreachable
+from engine.guard.transmitter import TooManyCalls, Unreachable
 from tests.support.event_guards import EventGuard
 from tests.support.event_pushes import EVENT, Answer, exchange
 from tests.support.events import CONSENT, claims_of, consent_fact, jwks, members_of, signer
@@ -297,6 +298,21 @@ def test_key_that_cannot_be_fetched_is_our_trouble(play: Play) -> None:
         assert served.service.calls == ["event_keys"]
         served.service.fails = None
         served.guard.clock.forward(5)
+        assert (await served.push(told.compact))[0] == 202
+
+    play(scenario)
+
+
+def test_key_set_is_fetched_again_when_the_service_said(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        told = served.service.change(1, Change.GRANTED)
+        served.service.fails = TooManyCalls("slow down", wait=Seconds(40.0))
+        assert (await served.push(told.compact))[0] == 503
+        served.service.fails = None
+        served.guard.clock.forward(39)
+        assert (await served.push(told.compact))[0] == 503
+        assert served.service.calls == ["event_keys"]
+        served.guard.clock.forward(1)
         assert (await served.push(told.compact))[0] == 202
 
     play(scenario)
