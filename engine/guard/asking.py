@@ -14,7 +14,17 @@ from engine.guard.config import AnswerForm, GuardConfig
 from engine.guard.decisions import MAX_DECISIONS, Decisions
 from engine.guard.kept_keys import KeyShelf
 from engine.guard.keys import AnswerKeys
-from engine.guard.questions import EVALUATIONS, FORM, INTROSPECT, JSON, batch, introspection, probe
+from engine.guard.questions import (
+    EVALUATIONS,
+    FORM,
+    INTROSPECT,
+    JSON,
+    batch,
+    digest_of,
+    introspection,
+    nobodys_share,
+    probe,
+)
 from engine.guard.shares import Share
 from engine.telemetry import logs
 from engine.telemetry.floods import Floods
@@ -112,6 +122,12 @@ class Asking:
         body, digest = probe(self._config.client_id, self._new_id())
         await self._have_keys()
         return await self._client.probe(self._call(body), self._judge(digest))
+
+    async def is_current(self) -> bool:
+        """Ask, as a share does, about a token that nobody issued; whether a node says that it is current."""
+        share = nobodys_share(self._new_id(), self._clock.now())
+        result = await self.evaluate([share], [digest_of(share)], names_certificates=False)
+        return isinstance(result, Answered) and result.value.context.is_current
 
     def _call(self, body: bytes) -> Call:
         return Call(INTROSPECT, body, self._new_id(), FORM, SIGNED if self._is_signed else PLAIN)

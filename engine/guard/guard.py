@@ -19,6 +19,7 @@ from engine.clock import BootTime, Clock, UnixTime
 from engine.guard.asking import Asking, Introspected
 from engine.guard.batches import Batches
 from engine.guard.calls import Transport
+from engine.guard.circuit import PROBE_EVERY, PROBE_JITTER
 from engine.guard.client import Answered, CallCounts, Client, Unanswered
 from engine.guard.closing import Closing
 from engine.guard.config import GuardConfig
@@ -111,6 +112,7 @@ class Guard:
         group.start_soon(self._client.run)
         group.start_soon(self._probe)
         group.start_soon(self._asking.keep_keys)
+        group.start_soon(self._find_end)
         return self
 
     async def __aexit__(
@@ -214,3 +216,10 @@ class Guard:
             good = await self._asking.probe()
             PROBES.labels("good" if good else "failed").inc()
             self._outages.probed(good=good)
+
+    async def _find_end(self) -> None:
+        """For ever: ask ourselves whether an outage is over, as a share would, where no share comes that finds out."""
+        while True:
+            await self._outages.wait_unended()
+            self._outages.answered(current=await self._asking.is_current())
+            await anyio.sleep(PROBE_EVERY + PROBE_JITTER * (2 * self._draw() - 1))

@@ -315,7 +315,8 @@ class Intake:
             self._unknown += 1
             _log.warning("event_of_unknown_type", type=event.type, jti=event.jti)
         if isinstance(event.payload, StreamPayload):
-            _log.warning("stream_updated", stream_id=event.subject, status=event.payload.status)
+            say = _log.info if event.payload.status == "enabled" else _log.warning
+            say("stream_updated", stream_id=event.subject, status=event.payload.status)
 
     def _count_refusal(self, refusal: RefusedEvent) -> None:
         self._refused[refusal.err] = self._refused.get(refusal.err, 0) + 1

@@ -17,11 +17,13 @@ from engine.guard.evidence_words import Attempt, Evidence, OutageEvidence
 from engine.guard.fallback import Outage
 from engine.guard.memory import Memory, MemoryFull
 
+LOOK_EVERY: Final = Seconds(1.0)  # while an outage lasts: whether the circuit has closed
+
 _KEPT: Final = 16  # attempts of the run that shares in an outage are recorded with
 
 
 class Outages:
-    """Never waits but in `wait_probe`."""
+    """Never waits but in `wait_probe` and `wait_unended`."""
 
     def __init__(
         self,
@@ -37,7 +39,7 @@ class Outages:
         self._clock = clock
         self._draw = draw
         self._circuit = Circuit()
-        self._opened = anyio.Event()
+        self._opened, self._began = anyio.Event(), anyio.Event()
         self._shares = 0
         self.attempts: tuple[Attempt, ...] = ()
         self.since: float | None = evidence.open_outage()
@@ -57,6 +59,7 @@ class Outages:
         if self.since is None:
             self.since, self._since_boot, self._shares = float(self._clock.now()), float(now), 0
             self._record(OutageEvidence(self.since, 0.0, self.attempts))
+            self._began.set()
         self._opened.set()
 
     def answered(self, *, current: bool) -> None:
@@ -108,6 +111,15 @@ class Outages:
                 await self._opened.wait()
             else:
                 await anyio.sleep(max(wait, 0.001))
+
+    async def wait_unended(self) -> None:
+        """Return when an outage stands although every share is asked about: it may be that none comes to end it."""
+        while self.since is None or not self.is_closed:
+            if self.since is None:
+                self._began = anyio.Event()
+                await self._began.wait()
+            else:
+                await anyio.sleep(LOOK_EVERY)
 
     def probed(self, *, good: bool) -> None:
         """What came of it."""

@@ -11,6 +11,7 @@ from urllib.parse import quote
 import msgspec
 
 from engine.clock import UnixTime, format_utc
+from engine.consent.records import Thumbprint
 from engine.guard.shares import Share
 from engine.tokens.claims import MAX_PRESENTED_BYTES
 from engine.tokens.jws import encode_part
@@ -56,6 +57,21 @@ def probe(client_id: str, name: bytes) -> tuple[bytes, bytes]:
     """A question whose answer is no: an introspection of a token that nobody issued, and that token's digest."""
     token = b"probe-" + name
     return b"token=%b&client_id=%b" % (token, _escaped(client_id).encode()), hashlib.sha256(token).digest()
+
+
+def nobodys_share(name: bytes, now: UnixTime) -> Share:
+    """A share by a token that nobody issued: a batch of it is answered no, and says how fresh the node is all the same.
+
+    Of an introspection only a yes says that.
+    """
+    return Share(
+        token=f"probe-{name.decode()}",
+        thumbprint=Thumbprint(bytes(32)),
+        dataset_id="probe",
+        mpxn="mpan:0000000000000",
+        data_from=UnixTime(now - 1_800),
+        data_to=now,
+    )
 
 
 class _Properties(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):

@@ -2,6 +2,7 @@
 
 import inspect
 import itertools
+import json
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,6 +19,7 @@ from engine.guard.evidence_words import Entry, Failure, OutageEvidence, ShareEvi
 from engine.guard.guard import Guard
 from engine.guard.kept_keys import KeyShelf
 from engine.guard.memory import MemoryFull
+from engine.guard.questions import EVALUATIONS
 from engine.guard.shares import KnownNo, KnownToken
 from tests.support.guard_answers import EDP, ISSUER, jwks, plain, signed
 from tests.support.guard_words import NOW
@@ -199,14 +201,24 @@ def says(
 
 
 def answers(*entries: bytes, **changes: Any) -> Behaviour:
-    """Yes to everything but a probe, as of now."""
+    """Yes to every introspection but a probe, and no to what is in a batch, as of now."""
 
     def behave(call: Call) -> Reply:
         now = UnixTime(NOW + int(anyio.current_time()))
+        if call.path == EVALUATIONS:
+            return refuses_all(call, now, changes.get("ccs_freshness", "current"))
         body = INACTIVE if token_of(call).startswith("probe-") else plain(*entries, now=now, **changes)
         return Reply(200, b"application/json", body, call.request_id)
 
     return behave
+
+
+def refuses_all(call: Call, now: UnixTime, freshness: str) -> Reply:
+    """A batch whose tokens nobody has issued."""
+    items = [{"decision": False, "context": {"code": "token_not_active"}}] * len(json.loads(call.body)["evaluations"])
+    about = {"decision_id": "d_0", "evaluated_at": now, "ccs_freshness": freshness, "ccs_as_of": now - 1}
+    body = json.dumps({"evaluations": items, "context": about}).encode()
+    return Reply(200, b"application/json", body, call.request_id)
 
 
 def answers_signed(**changes: Any) -> Behaviour:

@@ -7,7 +7,7 @@ from trio.testing import MockClock
 from engine.clock import Seconds, UnixTime
 from engine.guard.config import AnswerForm, OnOutage, Policy
 from engine.guard.evidence_words import Failure
-from engine.guard.questions import digest_of
+from engine.guard.questions import EVALUATIONS, INTROSPECT, digest_of
 from engine.guard.shares import Reason
 from tests.support.guard_stand import (
     INACTIVE,
@@ -506,6 +506,63 @@ async def test_a_last_known_answer_does_not_end_an_outage(autojump_clock: MockCl
         stand.nodes.all(answers())
         assert (await stand.guard.check(share())).freshness == "current"
         assert stand.guard.status().outage_since is None
+
+
+async def ramps(stand: Stand) -> None:
+    """An outage, and three good probes after it."""
+    await outage(stand)
+    stand.nodes.all(answers())
+    await trio.sleep(200)
+    assert stand.guard.status().circuit == "ramping"
+    stand.nodes.calls.clear()
+
+
+async def test_an_outage_ends_although_no_share_comes(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await ramps(stand)
+        await trio.sleep(110)
+        assert (stand.guard.status().circuit, stand.guard.status().outage_since) == ("closed", None)
+        assert [call.path for _, _, call in stand.nodes.calls] == [EVALUATIONS], "no token of anybody's is shown"
+        await trio.sleep(3600)
+        assert len(stand.nodes.calls) == 1, "where there is no outage, nobody is asked"
+        assert stand.evidence.outages[-1].ended_at == pytest.approx(NOW + 301, abs=3)
+        assert stand.guard.answered_at() is not None
+
+
+@pytest.mark.parametrize("behaviour", [fails(Failure.CONNECT), answers(ccs_freshness="last_known"), says(b"", 429),
+                                       says(b"{}"), says(b"", 403)])  # fmt: skip
+async def test_only_a_current_answer_to_our_own_question_ends_an_outage(
+    behaviour: Behaviour, autojump_clock: MockClock
+) -> None:
+    """Nor does such a question of ours open the circuit: shares do."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await ramps(stand)
+        stand.nodes.all(behaviour)
+        await trio.sleep(600)
+        assert stand.guard.status().circuit == "closed"
+        assert stand.guard.status().outage_since is not None
+        assert len(stand.evidence.outages) == 1
+        stand.nodes.all(answers())
+        await trio.sleep(75)
+        assert stand.guard.status().outage_since is None
+
+
+async def test_an_outage_of_before_the_restart_ends_although_no_share_comes(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, before=float(NOW - 3599))
+    async with stand.guard:
+        await trio.sleep(1)
+        assert stand.guard.status().outage_since is None
+    assert [entry.began_at for entry in stand.evidence.outages] == [NOW - 3599]
+
+
+async def test_nobody_is_asked_of_our_own_while_the_circuit_is_open(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await outage(stand)
+        await trio.sleep(3600)
+        assert {call.path for _, _, call in stand.nodes.calls} == {INTROSPECT}
 
 
 async def test_a_slow_node_is_hedged_after_fifty_milliseconds(autojump_clock: MockClock) -> None:
