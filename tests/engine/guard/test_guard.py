@@ -530,12 +530,25 @@ async def test_an_outage_ends_although_no_share_comes(autojump_clock: MockClock)
         assert stand.guard.answered_at() is not None
 
 
-@pytest.mark.parametrize("behaviour", [fails(Failure.CONNECT), answers(ccs_freshness="last_known"), says(b"", 429),
-                                       says(b"{}"), says(b"", 403)])  # fmt: skip
+async def test_our_own_question_that_finds_nobody_opens_the_circuit_again(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await ramps(stand)
+        stand.nodes.all(fails(Failure.CONNECT))
+        await trio.sleep(200)
+        assert stand.guard.status().circuit == "probing"
+        stand.nodes.all(answers())
+        await trio.sleep(500)
+        assert (stand.guard.status().circuit, stand.guard.status().outage_since) == ("closed", None)
+        assert [entry.ended_at for entry in stand.evidence.outages] == [0.0, pytest.approx(NOW + 660, abs=30)]
+
+
+@pytest.mark.parametrize(
+    "behaviour", [answers(ccs_freshness="last_known"), says(b"", 429), says(b"{}"), says(b"", 403)]
+)
 async def test_only_a_current_answer_to_our_own_question_ends_an_outage(
     behaviour: Behaviour, autojump_clock: MockClock
 ) -> None:
-    """Nor does such a question of ours open the circuit: shares do."""
     stand = Stand(autojump_clock)
     async with stand.guard:
         await ramps(stand)
