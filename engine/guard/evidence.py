@@ -33,7 +33,9 @@ SETTLED: Final = 0  # reported, or nothing to report; due: its number
 UNREPORTED: Final = 1
 _TIP_RANK: Final = 2
 _TIP: Final = b"tip"
-_RESERVE: Final = 256  # pages kept free; an eighth of a small log
+# Pages that no share may take; an eighth of a small log. In a log without any room what was reported could not be noted
+# as that, nor the end of the outage, so that it would stay full for ever.
+_RESERVE: Final = 256
 _TOGETHER: Final = 256
 _DAY: Final = 86_400
 
@@ -115,6 +117,7 @@ class EvidenceLog:
                 for link, rank in links:
                     self._put(link, rank)
                 self._sealed.put(Sort.EVIDENCE, _TIP, _encode(tip), rank=_TIP_RANK, due=0)
+                self._refuse_the_last_pages(entries)
             self._tip = tip
             for _, rank in links:
                 self._counts[rank] += 1
@@ -142,11 +145,13 @@ class EvidenceLog:
     def mark_reported(self, links: Sequence[Link]) -> None:
         """The service has these. Raises MemoryFull: then they are reported again."""
         now, moved = float(self._wall()), 0
-        with self._trusting(), self._sealed.writing(durable=True):
-            for link in links:
-                moved += self._put(msgspec.structs.replace(link, reported_at=now), SETTLED) == UNREPORTED
-        self._counts[UNREPORTED] -= moved
-        self._counts[SETTLED] += moved
+        with self._trusting():
+            self._make_room()
+            with self._sealed.writing(durable=True):
+                for link in links:
+                    moved += self._put(msgspec.structs.replace(link, reported_at=now), SETTLED) == UNREPORTED
+            self._counts[UNREPORTED] -= moved
+            self._counts[SETTLED] += moved
 
     def links(self) -> Iterator[Link]:
         """All entries that are kept, in their order: for an export."""
@@ -192,7 +197,7 @@ class EvidenceLog:
 
     def _make_room(self) -> None:
         """Let go of what was reported long ago, and of the oldest that was reported where the file is nearly full."""
-        short = self._sealed.table.free_pages() < self._reserve
+        short = self._sealed.table.free_pages() < 2 * self._reserve
         oldest = self._sealed.rows_after(SETTLED, 0, _TOGETHER if short else 2)
         over = oldest if short else [row for row in oldest if self._is_over(row)]
         if not over:
@@ -201,6 +206,11 @@ class EvidenceLog:
             for row in over:
                 self._sealed.take_away(row)
         self._counts[SETTLED] -= len(over)
+
+    def _refuse_the_last_pages(self, entries: Sequence[Entry]) -> None:
+        has_shares = any(isinstance(entry, ShareEvidence) for entry in entries)
+        if has_shares and self._sealed.table.free_pages() < self._reserve:
+            raise MemoryFull("the evidence log is full of shares that were not reported yet")
 
     def _is_over(self, row: Row) -> bool:
         link = self._open(row)

@@ -99,7 +99,13 @@ class Parts:
         self.services: dict[str, Service] = {
             "events": events.run,
             "memory": self._keep_flushing,
-            "reports": FallbackReporter(evidence.log, reports, random.random).run,
+            "reports": FallbackReporter(
+                # Not as the log has it: a full log cannot take the end of an outage before it is reported.
+                evidence.log,
+                reports,
+                random.random,
+                in_outage=lambda: guard.status().outage_since is not None,
+            ).run,
         }
         self.reloads: list[Callable[[], None]] = [guard.renew, events.reload, reports.reload]
 

@@ -41,6 +41,7 @@ class Outages:
         self._circuit = Circuit()
         self._opened, self._began = anyio.Event(), anyio.Event()
         self._shares = 0
+        self._untold: OutageEvidence | None = None  # an end that the evidence had no room for
         self.attempts: tuple[Attempt, ...] = ()
         self.since: float | None = evidence.open_outage()
         self._since_boot = float(clock.boot())
@@ -58,7 +59,9 @@ class Outages:
         self.attempts = tuple(attempts)[-_KEPT:]
         if self.since is None:
             self.since, self._since_boot, self._shares = float(self._clock.now()), float(now), 0
-            self._record(OutageEvidence(self.since, 0.0, self.attempts))
+            before = () if self._untold is None else (self._untold,)
+            self._record(*before, OutageEvidence(self.since, 0.0, self.attempts))
+            self._untold = None
             self._began.set()
         self._opened.set()
 
@@ -66,10 +69,11 @@ class Outages:
         """A node answered. An outage ends with a `current` answer once the circuit is closed, and not before."""
         if current:
             self.current_at = self._clock.boot()
-        if self.since is None or not current or not self.is_closed:
-            return
-        self._record(OutageEvidence(self.since, float(self._clock.now()), self.attempts, self._shares))
-        self.since, self.attempts = None, ()
+        if self.since is not None and current and self.is_closed:
+            self._untold = OutageEvidence(self.since, float(self._clock.now()), self.attempts, self._shares)
+            self.since, self.attempts = None, ()
+        if self._untold is not None and self._record(self._untold):
+            self._untold = None
 
     @property
     def is_closed(self) -> bool:
@@ -113,8 +117,11 @@ class Outages:
                 await anyio.sleep(max(wait, 0.001))
 
     async def wait_unended(self) -> None:
-        """Return when an outage stands although every share is asked about: it may be that none comes to end it."""
-        while self.since is None or not self.is_closed:
+        """Return when an outage stands although every share is asked about: it may be that none comes to end it.
+
+        Or when its end is not on record yet, for want of room.
+        """
+        while self._untold is None and (self.since is None or not self.is_closed):
             if self.since is None:
                 self._began = anyio.Event()
                 await self._began.wait()
@@ -125,9 +132,10 @@ class Outages:
         """What came of it."""
         self._circuit.probed(self._clock.boot(), self._draw(), good=good)
 
-    def _record(self, entry: OutageEvidence) -> None:
-        """A full disk does not end an outage: it only allows no share in it."""
+    def _record(self, *entries: OutageEvidence) -> bool:
+        """A full disk neither begins nor ends an outage: it only allows no share in it. Returns whether it had room."""
         try:
-            self._evidence.record(entry)
+            self._evidence.record_all(entries)
         except MemoryFull:
-            return
+            return False
+        return True

@@ -98,7 +98,10 @@ class HttpsPost:
 
 
 class FallbackReporter:
-    """Reports what stands unreported in the log. sleep, draw: for tests; draw gives numbers in [0, 1)."""
+    """Reports what stands unreported in the log. in_outage: whether one lasts; None = as the log has it.
+
+    sleep, draw: for tests; draw gives numbers in [0, 1).
+    """
 
     def __init__(
         self,
@@ -106,11 +109,14 @@ class FallbackReporter:
         post: Post,
         draw: Callable[[], float],
         sleep: Callable[[float], Awaitable[Any]] = anyio.sleep,
+        *,
+        in_outage: Callable[[], bool] | None = None,
     ) -> None:
         self._log = log
         self._post = post
         self._draw = draw
         self._sleep = sleep
+        self._in_outage = in_outage or (lambda: log.open_outage() is not None)
         self._refused: set[str] = set()  # evidence ids that the service could not read; told to people, and kept
         self.reported = 0
 
@@ -119,7 +125,7 @@ class FallbackReporter:
         task_status.started()
         vain = 0
         while True:
-            if self._log.open_outage() is not None:
+            if self._in_outage():
                 await self._sleep(LOOK_EVERY)
                 continue
             try:

@@ -570,6 +570,38 @@ async def test_an_outage_of_before_the_restart_ends_although_no_share_comes(auto
     assert [entry.began_at for entry in stand.evidence.outages] == [NOW - 3599]
 
 
+async def test_an_end_that_found_no_room_is_recorded_when_there_is_some(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await ramps(stand)
+        stand.evidence.is_full = True
+        await trio.sleep(110)
+        assert stand.guard.status().outage_since is None
+        assert len(stand.evidence.outages) == 1
+        stand.evidence.is_full = False
+        await trio.sleep(75)
+        assert stand.evidence.outages[-1].ended_at == pytest.approx(NOW + 301, abs=3)
+        await trio.sleep(300)
+        assert len(stand.evidence.outages) == 2
+
+
+async def test_an_end_that_found_no_room_does_not_end_the_outage_after_it(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await ramps(stand)
+        stand.evidence.is_full = True
+        await trio.sleep(110)
+        assert stand.guard.status().outage_since is None
+        stand.nodes.all(fails(Failure.CONNECT))
+        stand.evidence.is_full = False
+        await stand.guard.check(share())
+        assert stand.guard.status().circuit == "buffering"
+        first = stand.evidence.outages[0]
+        ends = [entry.ended_at == 0 for entry in stand.evidence.outages]
+        assert ends == [True, False, True]
+        assert stand.evidence.outages[1].began_at == first.began_at < stand.evidence.outages[2].began_at
+
+
 async def test_nobody_is_asked_of_our_own_while_the_circuit_is_open(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:

@@ -13,6 +13,7 @@ from engine.guard import config
 from engine.guard.evidence import EvidenceLog
 from engine.guard.evidence_words import Attempt, Failure, OutageEvidence, ShareEvidence
 from engine.guard.fallback_report import MAX_SHARES, Report, report_of
+from engine.guard.memory import MemoryFull
 from engine.guard.reporting import (
     LONG_REST,
     LOOK_EVERY,
@@ -57,6 +58,11 @@ def log(tmp_path: Path) -> Iterator[EvidenceLog]:
     opened = EvidenceLog(config.Evidence(), store_settings(tmp_path), OWNER, Wall())
     yield opened
     opened.close()
+
+
+def fill(log: EvidenceLog) -> None:
+    for number in range(10_000):
+        log.record(share(number))
 
 
 class Service:
@@ -194,6 +200,21 @@ class TestReporter:
         with pytest.raises(Enough):
             await reporter(log, service, Clock(1)).run()
         assert len(service.reports) == 1
+
+    async def test_a_log_full_of_shares_is_reported_and_takes_the_end_of_their_outage(self, tmp_path: Path) -> None:
+        began, ended = OutageEvidence(float(NOW), 0.0, ()), OutageEvidence(float(NOW), float(NOW + 60), ATTEMPTS)
+        log = EvidenceLog(config.Evidence(max_bytes=1 << 18), store_settings(tmp_path), OWNER, Wall())
+        log.record(began)
+        with pytest.raises(MemoryFull):
+            fill(log)
+        log.record(ended)
+        assert log.open_outage() is None
+        service = Service()
+        with pytest.raises(Enough):
+            await FallbackReporter(log, service, lambda: 1.0, Clock(1).sleep, in_outage=lambda: False).run()
+        assert log.unreported(1) == []
+        log.record(share(1))
+        log.close()
 
     async def test_rests_grow_after_ten_runs_in_vain(self, log: EvidenceLog) -> None:
         log.record(share())
