@@ -201,14 +201,20 @@ def _size(memory: dict[str, Any]) -> str:
 
 
 def _address_table(addresses: list[dict[str, Any]]) -> Table:
-    table = Table("node", "freshness", "as of", "last answer", "last failure")
+    table = Table("node", "newest contact", "freshness", "as of", "last answer", "last failure")
     for node in addresses:
-        state = node["freshness"]
-        shown = f"[{'green' if state == 'current' else 'yellow'}]{state}[/]" if state else "not asked yet"
-        failed = f"{escape(node['failure'])}, {_ago(node['failed_at'])}" if node["failed_at"] else ""
-        row = (escape(node["address"]), shown, node["as_of"] or "", _ago(node["answered_at"]), failed)
-        table.add_row(*row)
+        failed = f"{escape(node['failure'])}, {_ago(node['failed_at'])}" if node["failed_at"] else "none"
+        told = (node["freshness"] or "not said", node["as_of"] or "", _ago(node["answered_at"]), failed)
+        table.add_row(escape(node["address"]), _contact(node), *told)
     return table
+
+
+def _contact(node: dict[str, Any]) -> str:
+    how = node["contact"]
+    if not how:
+        return "not asked yet"
+    colour = {"current": "green", "answered": "green", "last_known": "yellow"}.get(how, "red")
+    return f"[{colour}]{escape(how)}[/], {_ago(node['contact_at'])}"
 
 
 def _part_table(parts: list[dict[str, Any]]) -> Table:

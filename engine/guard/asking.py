@@ -112,7 +112,9 @@ class Asking:
             if isinstance(read, NoAnswer):
                 self._raise_alarm(read.doubt)
                 return None
-            return Judged(read, Worth.CURRENT if read.context.is_current else Worth.LAST_KNOWN)
+            context = read.context
+            worth = Worth.CURRENT if context.is_current else Worth.LAST_KNOWN
+            return Judged(read, worth, context.ccs_freshness, float(context.ccs_as_of))
 
         accept = decisions.SIGNED if self._is_signed else JSON
         return Call(EVALUATIONS, body, self._new_id(), JSON, accept, max_body=2 * MAX_DECISIONS), judge
@@ -143,9 +145,10 @@ class Asking:
                 self._raise_alarm(outcome.doubt)
                 return None
             answer = Introspected(outcome, reply.request_id.decode())
-            if isinstance(outcome, Active) and not outcome.is_current:
-                return Judged(answer, Worth.LAST_KNOWN)
-            return Judged(answer, Worth.CURRENT)
+            if not isinstance(outcome, Active):
+                return Judged(answer, Worth.CURRENT)
+            worth = Worth.CURRENT if outcome.is_current else Worth.LAST_KNOWN
+            return Judged(answer, worth, outcome.members.ccs_freshness, float(outcome.members.ccs_as_of))
 
         return judge
 

@@ -67,10 +67,12 @@ class Worth(enum.Enum):
 
 
 class Judged(msgspec.Struct, Generic[V], frozen=True):
-    """A reply of status 200, read."""
+    """A reply of status 200, read. freshness, as_of: as the node said; "" and None: it did not."""
 
     value: V
     worth: Worth
+    freshness: str = ""
+    as_of: float | None = None
 
 
 Judge = Callable[[Reply], Awaitable[Judged[V] | None]]  # None: no answer

@@ -19,6 +19,7 @@ import msgspec
 from engine.clock import Seconds
 from engine.guard.addresses import Addresses, Pace
 from engine.guard.calls import Call, CallFailed, Judge, Judged, Reply, Transport, Worth
+from engine.guard.contacts import Contacts
 from engine.guard.evidence_words import Attempt, Failure
 from engine.guard.retry import (
     ATTEMPTS,
@@ -159,6 +160,7 @@ class Client:
         is_open: Callable[[], bool] = lambda: False,
     ) -> None:
         self.addresses = Addresses(addresses)
+        self.contacts = Contacts(addresses)
         self._transport = transport
         self._now = now
         self._wall = wall
@@ -370,6 +372,7 @@ class Client:
         now = self._now()
         self._pace.note(now - begun)
         self.addresses.answered(address, now, current=judged.worth is Worth.CURRENT)
+        self.contacts.answered(address, self._wall(), judged.freshness, judged.as_of)
         if self.on_answer is not None:
             self.on_answer()
         return judged
@@ -378,6 +381,7 @@ class Client:
         took = self._now() - begun
         run.failures.append(Attempt(address, self._wall() - took, took, failure, status))
         self.addresses.failed(address, self._now(), failure)
+        self.contacts.failed(address, self._wall(), failure)
         self._failures[failure] += 1
         ATTEMPTS_FAILED.labels(failure).inc()
 

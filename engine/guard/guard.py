@@ -23,6 +23,7 @@ from engine.guard.circuit import PROBE_EVERY, PROBE_JITTER
 from engine.guard.client import Answered, CallCounts, Client, Unanswered
 from engine.guard.closing import Closing
 from engine.guard.config import GuardConfig
+from engine.guard.contacts import Contact
 from engine.guard.evidence_words import Evidence
 from engine.guard.http1_client import Http1Transport, client_tls
 from engine.guard.joining import Again, Joining
@@ -50,6 +51,7 @@ class GuardStatus(msgspec.Struct, frozen=True):
     missing_since: float | None
     addresses: tuple[str, ...]
     calls: CallCounts | None = None
+    contacts: tuple[Contact, ...] = ()  # what came of the newest ones, by address
 
 
 class Guard:
@@ -168,6 +170,7 @@ class Guard:
             missing_since=None if missing is None else float(missing),
             addresses=self._config.service.addresses,
             calls=None if self._client is None else self._client.counts(),
+            contacts=() if self._client is None else self._client.contacts.now(),
         )
 
     def renew(self) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from engine.guard.config import GuardConfig
+from engine.guard.contacts import Contact
 from engine.guard.events import EventsStatus
 from engine.guard.evidence import EvidenceLog
 from engine.guard.evidence_words import Entry, ShareEvidence
@@ -59,7 +60,7 @@ def health_of(
     return GuardHealth(
         client_id=config.client_id,
         circuit=guard.circuit,
-        addresses=tuple(AddressHealth(address) for address in guard.addresses),
+        addresses=tuple(_address(contact) for contact in guard.contacts),
         memory=MemoryHealth(
             tokens=store.active,
             ends=store.guarding,
@@ -88,4 +89,17 @@ def health_of(
         outage_since=guard.outage_since,
         outage_ends_at=guard.outage_ends_at,
         next_probe_at=guard.next_probe_at,
+    )
+
+
+def _address(contact: Contact) -> AddressHealth:
+    return AddressHealth(
+        address=contact.address,
+        freshness=contact.freshness,
+        as_of=contact.as_of,
+        answered_at=contact.answered_at,
+        failed_at=contact.failed_at,
+        failure=contact.failure,
+        contact=contact.how,
+        contact_at=contact.at,
     )

@@ -17,14 +17,20 @@ Said = tuple[int, bytes]  # HTTP status, JSON body
 
 
 class AddressHealth(msgspec.Struct, frozen=True):
-    """One engine node as the guard met it last. freshness: `current`, `last_known`, "" = it has not answered yet."""
+    """One engine node as the guard met it last.
+
+    contact: how the newest one went: `current` or `last_known` as the node said, `answered` where it did not say (a no
+    does not), else how it failed; "" = there was none yet. freshness: of the newest answer that said it.
+    """
 
     address: str
     freshness: str = ""
-    as_of: float | None = None  # what its last answer rested on
+    as_of: float | None = None  # what that answer rested on
     answered_at: float | None = None
     failed_at: float | None = None
-    failure: str = ""  # of the last attempt, if that failed
+    failure: str = ""  # of the newest attempt that failed
+    contact: str = ""
+    contact_at: float | None = None
 
 
 class MemoryHealth(msgspec.Struct, frozen=True):

@@ -171,6 +171,9 @@ def test_a_guard_as_the_guide_has_it(guarded: Guarded) -> None:
 
     verdict = json.loads(guarded.run(commands["ask"]))
     assert (verdict["allowed"], verdict["reason"], verdict["freshness"]) == (True, "consented", "current")
+    (node,) = guarded.status()["addresses"]
+    assert (node["contact"], node["freshness"]) == ("current", "current")
+    assert "current," in guarded.run(commands["look"])
     assert_other_languages_say_yes(guarded, minted)
 
     known, revoked = guarded.sandbox.tokens(2, "--edp", "edp-1", "--consents", "2")

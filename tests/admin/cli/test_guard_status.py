@@ -1,6 +1,8 @@
 """`ccs guard status` on a guard's real doors: what it shows, and when it says that something is wrong."""
 
 import json
+import re
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
@@ -133,6 +135,28 @@ def test_each_thing_that_is_wrong_is_named(changes: dict[str, object], word: str
     assert bool(found) == bool(word)
 
 
+def test_each_node_is_shown_with_its_newest_contact(capsys: pytest.CaptureFixture[str]) -> None:
+    now = time.time()
+    nodes = (
+        AddressHealth("https://a.example", "current", now - 9, now - 8, contact="current", contact_at=now - 8),
+        AddressHealth("https://b.example", "last_known", 1.0, now - 300, now - 30, "reset", "reset", now - 30),
+        AddressHealth("https://c.example", "last_known", 1.0, now - 61, contact="last_known", contact_at=now - 61),
+        AddressHealth("https://d.example", answered_at=now - 5, contact="answered", contact_at=now - 5),
+        AddressHealth("https://e.example"),
+    )
+    show(told(addresses=nodes), Console(width=160))
+    rows = [re.sub(r"\s*[│┃|]\s*", "|", line).strip("|") for line in capsys.readouterr().out.splitlines()]
+    shown = {row.split("|")[0]: row.split("|")[1:] for row in rows if "example" in row}
+    assert re.fullmatch(r"current, [89] s ago", shown["https://a.example"][0])
+    assert shown["https://a.example"][1] == "current"
+    assert re.fullmatch(r"reset, 3\d s ago", shown["https://b.example"][0])
+    assert (shown["https://b.example"][1], shown["https://b.example"][3]) == ("last_known", "5 min ago")
+    assert re.fullmatch(r"last_known, 6\d s ago", shown["https://c.example"][0])
+    assert re.fullmatch(r"answered, \d s ago", shown["https://d.example"][0])
+    assert shown["https://d.example"][1] == "not said"
+    assert shown["https://e.example"] == ["not asked yet", "not said", "", "never", "none"]
+
+
 def test_the_page_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
     page = told(
         circuit="suspended",
@@ -140,7 +164,7 @@ def test_the_page_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
         outage_ends_at=1767312000.0,
         next_probe_at=1767226500.0,
         addresses=(
-            AddressHealth("https://a.example", "current", as_of=1.0, answered_at=1.0),
+            AddressHealth("https://a.example", "current", 1.0, 1.0, contact="current", contact_at=1.0),
             AddressHealth("https://b.example", failed_at=1.0, failure="timeout"),
         ),
         memory=MemoryHealth(tokens=1234, ends=56, bytes_used=3 << 20, bytes_allowed=1 << 30),

@@ -610,6 +610,31 @@ async def test_nobody_is_asked_of_our_own_while_the_circuit_is_open(autojump_clo
         assert {call.path for _, _, call in stand.nodes.calls} == {INTROSPECT}
 
 
+async def test_the_status_tells_the_newest_contact_with_each_node(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, A, B)
+    async with stand.guard:
+        assert [(one.address, one.how) for one in stand.guard.status().contacts] == [(A, ""), (B, "")]
+        stand.nodes.behaviours = {A: answers(ccs_freshness="last_known"), B: fails(Failure.RESET)}
+        for _ in range(2):
+            await stand.guard.check(share())
+        a, b = stand.guard.status().contacts
+        assert (a.how, a.freshness, a.failed_at) == ("last_known", "last_known", None)
+        assert (b.how, b.freshness, b.answered_at) == ("reset", "", None)
+        await trio.sleep(20)
+        stand.nodes.all(says(INACTIVE))
+        for _ in range(4):
+            await stand.guard.check(share())
+        a, b = stand.guard.status().contacts
+        assert (a.how, a.freshness, a.at, a.answered_at) == ("answered", "last_known", NOW + 20, NOW + 20)
+        assert (b.how, b.failure, b.at) == ("answered", "reset", NOW + 20)
+        assert b.failed_at is not None
+        assert b.failed_at < b.at
+        stand.nodes.all(answers())
+        for _ in range(4):
+            await stand.guard.check(share(token="another"))
+        assert [(one.how, one.as_of) for one in stand.guard.status().contacts] == [("current", NOW + 19)] * 2
+
+
 async def test_a_slow_node_is_hedged_after_fifty_milliseconds(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock, A, B)
     async with stand.guard:
