@@ -364,8 +364,10 @@ class GuardStore:
 
 
 def shows_less(new: KnownToken, old: KnownToken) -> bool:
-    """Whether losing the newer answer would leave more known than it said: anything but times differs."""
-    return new.consents != old.consents or new.client_id != old.client_id or new.thumbprint != old.thumbprint
+    """Whether losing the newer answer would leave more known than it said: other content, or less time."""
+    is_shorter = new.last_known_until < old.last_known_until or new.token_expires_at < old.token_expires_at
+    is_other = new.consents != old.consents or new.client_id != old.client_id or new.thumbprint != old.thumbprint
+    return is_shorter or is_other
 
 
 def _read(decoder: msgspec.msgpack.Decoder[T], record: bytes) -> T:

@@ -212,8 +212,13 @@ class Verdicts:
         return no is not None and as_of <= no.as_of
 
     def _is_as_good(self, before: KnownToken, answer: Active, shown: tuple[KnownConsent, ...]) -> bool:
-        """Whether what is kept says the same and is nearly as new."""
-        if answer.members.ccs_as_of - before.as_of >= REMEMBER_EVERY or self._memory.missing_since() is not None:
+        """Whether what is kept says the same, allows no more, and is nearly as new."""
+        members = answer.members
+        if members.ccs_as_of - before.as_of >= REMEMBER_EVERY or self._memory.missing_since() is not None:
+            return False
+        if members.ccs_last_known_until < before.last_known_until or members.exp < before.token_expires_at:
+            return False
+        if members.client_id != before.client_id or thumbprint_of(members.cnf) != before.thumbprint:
             return False
         kept = {consent.consent_id: consent for consent in before.consents}
         return all(kept.get(consent.consent_id) == consent for consent in shown)

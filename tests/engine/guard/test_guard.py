@@ -833,7 +833,7 @@ async def test_the_last_current_answer_is_known_by_its_time(autojump_clock: Mock
 
 
 async def test_an_answer_that_says_the_same_is_written_once_a_minute(autojump_clock: MockClock) -> None:
-    """At once where it says something else, or while events are missing: then its time counts."""
+    """At once where it says something else or less, or while events are missing: then its time counts."""
     stand = Stand(autojump_clock)
     async with stand.guard:
         for wait, writes in ((0, 1), (30, 1), (29, 1), (1, 2), (59, 2)):
@@ -843,6 +843,14 @@ async def test_an_answer_that_says_the_same_is_written_once_a_minute(autojump_cl
         stand.nodes.all(answers(entry(), ccs_consent_version=4))
         await stand.guard.check(share())
         assert stand.memory.writes == 3
-        stand.memory.mark_missing(NOW)
+        stand.nodes.all(answers(entry(), ccs_consent_version=4, ccs_last_known_until=NOW + 7_200))
+        await stand.guard.check(share())
+        assert stand.memory.writes == 4, "what may be used for a shorter time is kept at once"
+        (kept,) = stand.memory.tokens.values()
+        assert kept.last_known_until == NOW + 7_200
+        stand.nodes.all(answers(entry(), ccs_consent_version=4, ccs_last_known_until=NOW + 7_201))
         await stand.guard.check(share())
         assert stand.memory.writes == 4
+        stand.memory.mark_missing(NOW)
+        await stand.guard.check(share())
+        assert stand.memory.writes == 5

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from engine.clock import UnixTime
@@ -103,6 +104,18 @@ class TestWhatOutlivesWhat:
         crash(store)
         with opened(tmp_path) as store:
             assert store.look(narrow.digest) == narrow
+
+    @pytest.mark.parametrize("member", ["last_known_until", "token_expires_at"])
+    def test_crash_loses_no_answer_that_may_be_used_for_a_shorter_time(self, member: str, tmp_path: Path) -> None:
+        before = known_token()
+        shorter = msgspec.structs.replace(known_token(as_of=LATER), **{member: getattr(before, member) - 1})
+        store = GuardStore(store_settings(tmp_path), OWNER, Wall())
+        store.remember(before)
+        store.flush()
+        store.remember(shorter)
+        crash(store)
+        with opened(tmp_path) as store:
+            assert store.look(shorter.digest) == shorter
 
     def test_answers_wait_for_each_other_and_not_longer_than_a_second(self, tmp_path: Path) -> None:
         wall = Wall()
