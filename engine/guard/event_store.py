@@ -52,11 +52,12 @@ class StoreDown(Fault):
 
 
 class Arrival(msgspec.Struct, frozen=True):
-    """A verified event with its bytes. early: do not hold it until it is its turn."""
+    """A verified event with its bytes. early: do not hold it until it is its turn. polled: poll offers it to us."""
 
     event: VerifiedEvent
     compact: bytes
     early: bool
+    polled: bool = False
 
 
 class Kept(msgspec.Struct, frozen=True):
@@ -141,12 +142,14 @@ class EventStore:
         event, digest = arrival.event, _digest(arrival.compact)
         known = self._db.execute("SELECT digest FROM events WHERE jti = ?", (event.jti,)).fetchone()
         if known is not None:
+            if arrival.polled and known[0] == digest:  # an acknowledgement, if there was one, is not known there
+                self._db.execute("UPDATE events SET acknowledged = 0 WHERE jti = ?", (event.jti,))
             return Kept(None, is_other=known[0] != digest)
         place = chain.place(event.seq, event.prev)
         row = (
             event.jti, digest, event.seq, event.prev, event.type, event.subject,
             None if place is Place.OLD and not arrival.early else arrival.compact, arrival.early, now,
-            event.last_seq is not None,  # a heartbeat is nowhere kept, and no poll will bring it
+            event.last_seq is not None and not arrival.polled,  # a heartbeat is nowhere kept: no poll will bring it
         )  # fmt: skip
         self._db.execute(
             "INSERT INTO events (jti, digest, seq, prev, type, subject, compact, early, received_at, acknowledged)"

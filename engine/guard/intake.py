@@ -117,11 +117,19 @@ class Intake:
         arrivals, refused = list[Arrival](), dict[str, RefusedEvent]()
         for jti, compact in sets.items():
             try:
-                arrivals.append(await self._arrival(compact.encode(), keys))
+                arrivals.append(await self._polled(jti, compact.encode(), keys))
             except RefusedEvent as refusal:
                 refused[jti] = refusal
         others = await self._take(sorted(arrivals, key=lambda arrival: arrival.event.seq), refuse=False)
         return refused | others
+
+    async def _polled(self, jti: str, compact: bytes, keys: EventKeys) -> Arrival:
+        arrival = await self._arrival(compact, keys)
+        if arrival.event.jti != jti:  # it could not be acknowledged under the name that poll has for it
+            refusal = RefusedEvent(ErrorCode.INVALID_REQUEST, "the event has another jti")
+            self._count_refusal(refusal)
+            raise refusal
+        return msgspec.structs.replace(arrival, polled=True)
 
     async def _arrival(self, compact: bytes, keys: EventKeys) -> Arrival:
         if self._memory_full:

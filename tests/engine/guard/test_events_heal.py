@@ -366,6 +366,36 @@ async def test_events_are_fetched_by_the_hundred_until_there_are_no_more(path: P
     assert not service.unacknowledged
 
 
+async def test_what_was_acknowledged_and_is_offered_again_is_acknowledged_again(path: Path) -> None:
+    """A service that lost its outbox, as by a restore, offers seven days of events again."""
+    service = TellingService(page=2)
+    for number in range(6):
+        service.change(number, Change.GRANTED)
+    guard = EventGuard(path, service)
+    await guard.healing.heal(must_list=True)
+    service.unacknowledged = {told.jti: told.compact for told in service.history}
+    service.calls.clear()
+
+    def stop_if_endless() -> None:
+        assert service.calls.count("poll") < 20
+
+    service.before_poll = stop_if_endless
+    await guard.healing.heal(must_list=True)
+    assert not service.unacknowledged
+    assert guard.store.unacknowledged(9) == []
+    assert_agrees(guard, service)
+
+
+async def test_event_under_another_name_than_its_own_is_refused_and_does_not_come_again(path: Path) -> None:
+    service = TellingService(page=2)
+    told = service.change(1, Change.GRANTED)
+    service.unacknowledged = {"c1.another": told.compact, told.jti: told.compact}
+    guard = EventGuard(path, service)
+    await guard.healing.heal(must_list=True)
+    assert service.refused == {"c1.another": "invalid_request"}
+    assert not service.unacknowledged
+
+
 async def test_event_that_is_refused_for_good_is_told_and_does_not_come_again(path: Path) -> None:
     service = TellingService()
     told = service.change(1, Change.GRANTED)
