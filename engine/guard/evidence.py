@@ -143,12 +143,17 @@ class EvidenceLog:
             return [self._open(row) for row in self._sealed.rows_after(UNREPORTED, 0, limit)]
 
     def mark_reported(self, links: Sequence[Link]) -> None:
-        """The service has these. Raises MemoryFull: then they are reported again."""
+        """The service has these. Passes over what another log than this one held, which was damaged meanwhile.
+
+        Raises MemoryFull: then they are reported again.
+        """
         now, moved = float(self._wall()), 0
         with self._trusting():
             self._make_room()
             with self._sealed.writing(durable=True):
                 for link in links:
+                    if not self._holds(link):
+                        continue
                     moved += self._put(msgspec.structs.replace(link, reported_at=now), SETTLED) == UNREPORTED
             self._counts[UNREPORTED] -= moved
             self._counts[SETTLED] += moved
@@ -177,6 +182,10 @@ class EvidenceLog:
             finally:
                 self._sealed.table.close()
                 self._home.release()
+
+    def _holds(self, link: Link) -> bool:
+        record = self._sealed.get(Sort.EVIDENCE, _name(link.seq))
+        return record is not None and _read(record).evidence_id == link.evidence_id
 
     def _put(self, link: Link, rank: int) -> int | None:
         return self._sealed.put(Sort.EVIDENCE, _name(link.seq), _encode(link), rank=rank, due=link.seq)

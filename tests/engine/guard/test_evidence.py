@@ -213,6 +213,20 @@ class TestWhatCannotBeTrusted:
             database.close()
             assert len(list((tmp_path / "store").glob("evidence.db.aside-*"))) == number
 
+    def test_what_was_reported_of_a_log_that_is_gone_marks_nothing_in_the_next_one(self, tmp_path: Path) -> None:
+        """A report was under way when the damage was found: the numbers of its shares are given anew."""
+        with opened(tmp_path) as log:
+            log.record_all([share(1), share(2)])
+            reported = log.unreported(2)
+            log._sealed.table._db.execute("UPDATE kept SET sealed = zeroblob(100) WHERE rank = 1")
+            with pytest.raises(MemoryFull, match="damaged"):
+                log.unreported(1)
+            ids = log.record_all([share(3), share(4)])
+            log.mark_reported(reported)
+            assert [link.evidence_id for link in log.unreported(9)] == ids
+            assert (log.statistics().settled, log.statistics().unreported) == (0, 2)
+            assert check_lines(exported(log)) == 2
+
     def test_older_copy_is_taken_and_gives_no_number_twice(self, tmp_path: Path) -> None:
         with opened(tmp_path) as log:
             first = log.record(share(1))
