@@ -49,13 +49,16 @@ class Healing:
         """must_list: also where the chain is whole, because the service has not told lately up to where it goes.
 
         Raises the transmitter's faults, KeysUnavailable, StoreDown, MemoryFull: try again later."""
-        if self._store.streams.poll_url:
-            await self._polling.drain(self._store.streams.poll_url)
-            await self._intake.apply_due()
+        await self._poll()
         if must_list or self._intake.settle() is not Standing.WHOLE:
             await self._list()
         self._watch.asked(self._clock.boot())
         self._intake.settle()
+
+    async def _poll(self) -> None:
+        if self._store.streams.poll_url:
+            await self._polling.drain(self._store.streams.poll_url)
+            await self._intake.apply_due()
 
     async def _list(self) -> None:
         asked_at = self._clock.boot()
@@ -64,6 +67,7 @@ class Healing:
             as_of = await self._read_changes()
         except TooOld:
             as_of = await self._read_snapshot()
+            await self._poll()  # what happened while it was read
         self._watch.told(as_of, asked_at)  # true at some moment after we asked, which is all that may be claimed
         await self._intake.apply_due()  # events that were held until what lies before them was known
         _log.info("events_listed", after=before, as_of=as_of)

@@ -228,6 +228,28 @@ async def test_events_that_come_while_a_snapshot_is_read(path: Path) -> None:
     assert_agrees(guard, service)
 
 
+async def test_poll_is_drained_after_a_snapshot(path: Path) -> None:
+    """What happened while it was read, and was not pushed, need not wait for the next time."""
+    service = TellingService(page=2)
+    for number in range(5):
+        service.change(number, Change.GRANTED)
+    service.unacknowledged.clear()
+    service.horizon = service.last_seq + 1
+    guard = EventGuard(path, service)
+    page_of = service.snapshot
+
+    async def snapshot(cursor: str | None) -> Any:
+        page = await page_of(cursor)
+        if cursor == "2":
+            service.change(0, Change.REVOKED)
+        return page
+
+    service.snapshot = snapshot
+    await guard.healing.heal(must_list=True)
+    assert service.calls[-1] == "poll"
+    assert_agrees(guard, service)
+
+
 async def test_a_listing_that_breaks_off_goes_on_where_it_was(path: Path) -> None:
     service = TellingService(page=2)
     for number in range(6):
