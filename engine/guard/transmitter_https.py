@@ -10,6 +10,7 @@ from contextlib import aclosing
 from typing import Annotated, Any, Final, Literal, TypeVar
 from urllib.parse import urlsplit
 
+import anyio
 import httpx2
 import msgspec
 from msgspec import Meta
@@ -33,7 +34,8 @@ from engine.guard.transmitter import (
 PUSH_URN: Final = "urn:ietf:rfc:8935"
 POLL_URN: Final = "urn:ietf:rfc:8936"
 CONNECT: Final = Seconds(3.0)
-READ: Final = Seconds(15.0)  # nothing here waits at the other side
+READ: Final = Seconds(15.0)  # a piece of an answer; nothing here waits at the other side
+WHOLE: Final = Seconds(60.0)  # an answer from its head to its end
 MAX_ANSWER: Final = 16 << 20  # bytes; a hundred events have at most 6.5 MB
 PAGE: Final = 500  # lines of a listing in one answer
 
@@ -191,12 +193,14 @@ class HttpsTransmitter:
 
 
 async def _read(response: httpx2.Response) -> bytes:
-    answer = bytearray()
+    answer, deadline = bytearray(), anyio.current_time() + WHOLE
     async with aclosing(response.aiter_raw()) as pieces:
         async for piece in pieces:
             answer += piece
             if len(answer) > MAX_ANSWER:
                 raise NotTold("the service's answer is too long")
+            if anyio.current_time() > deadline:  # each piece came in time, and all of them did not
+                raise Unreachable("the service's answer took too long")
     return bytes(answer)
 
 

@@ -233,6 +233,20 @@ def test_answer_without_end_is_cut_off(call: Callable[[Scenario], None], monkeyp
     call(scenario)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # as above
+def test_answer_that_does_not_end_in_time_is_none(
+    call: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each piece comes in time, and all of them do not: nobody may keep a guard from asking for ever."""
+    monkeypatch.setattr("engine.guard.transmitter_https.WHOLE", -1.0)
+
+    async def scenario(_service: EventService, transmitter: HttpsTransmitter) -> None:
+        with pytest.raises(Unreachable, match="too long"):
+            await transmitter.event_keys()
+
+    call(scenario)
+
+
 def test_configuration_of_another_issuer_is_not_taken(call: Callable[[Scenario], None]) -> None:
     async def scenario(service: EventService, transmitter: HttpsTransmitter) -> None:
         service.issuer = "https://elsewhere.example"
