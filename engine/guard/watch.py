@@ -75,7 +75,7 @@ class Watch:
     def told(self, newest: int, at: BootTime) -> None:
         """The service said which event is our newest."""
         self._told = max(self._told, newest)
-        self._heard_at = at
+        self._heard_at = max(self._heard_at, at)  # a listing is as of when it was asked for
 
     def note(self, last_seq: int, now: BootTime, *, has_hole: bool, missing: int = 0, newest: int = 0) -> bool:
         """How the chain stands now; returns whether something is missing that was not missing before.

@@ -114,3 +114,10 @@ def test_limits_are_settings() -> None:
     watch.asked(at(0))
     watch.note(0, at(0), has_hole=True)
     assert watch.next_ask() == (at(1), Why.HOLE)
+
+
+def test_a_listing_that_took_long_does_not_undo_a_heartbeat_that_came_meanwhile(watch: Watch) -> None:
+    watch.told(10, at(170))
+    watch.told(10, at(60))  # asked for then
+    assert watch.standing(at(300)) is Standing.WHOLE
+    assert watch.standing(at(350)) is Standing.UNHEARD
