@@ -64,13 +64,13 @@ class Healing:
         asked_at = self._clock.boot()
         before = self._store.chain.last_seq
         try:
-            as_of = await self._read_changes()
+            as_of, way = await self._read_changes(), "changes"
         except TooOld:
-            as_of = await self._read_snapshot()
+            as_of, way = await self._read_snapshot(), "snapshot"
             await self._poll()  # what happened while it was read
         self._watch.told(as_of, asked_at)  # true at some moment after we asked, which is all that may be claimed
         await self._intake.apply_due()  # events that were held until what lies before them was known
-        _log.info("events_listed", after=before, as_of=as_of)
+        _log.info("events_listed", by=way, after=before, as_of=as_of)
 
     async def _read_changes(self) -> int:
         after = self._store.chain.last_seq

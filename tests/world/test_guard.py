@@ -13,12 +13,22 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
+import trio
 
+from admin.ledger.database import Database
+from admin.ledger.outbox_pruning import DAY, PAYLOAD_DAYS, POLL_DAYS, Pruning
+from admin.ledger.schema import deliveries
+from engine.guard.config import load_guard_config
+from engine.guard.store import GuardStore
+from engine.telemetry.host import SystemClock
 from tests.support.sandbox import ROOT, SOON, Running, eventually, gone
 from tests.world.test_front_door import run_as_written, shell_blocks
 
@@ -63,6 +73,7 @@ class Guarded:
         self.folder = folder
         self.process: subprocess.Popen[bytes] | None = None
         self.log = folder / "guard.log"
+        self.log.touch()
         (folder / "haste.py").write_text(f"{HASTE}from admin.cli import main\nmain()\n")
         (folder / ".venv/bin").mkdir(parents=True)
         ccs = folder / ".venv/bin/ccs"
@@ -212,6 +223,70 @@ def test_a_guard_as_the_guide_has_it(guarded: Guarded) -> None:
     assert not (guarded.home / "guard.sock").exists()
 
 
+def test_a_guard_that_was_down_learns_what_it_missed(guarded: Guarded) -> None:
+    """For an hour by poll; for eight days by the changes; for longer than payloads are kept by a snapshot."""
+    commands = guards_commands()
+    if not (guarded.home / "guard.toml").exists():
+        guarded.run(commands["set up"].replace("guard edp-1", f"guard edp-1 {FREE_PORTS}"))
+    tokens = guarded.sandbox.tokens(3, "--edp", "edp-1", "--consents", "3")
+    for minted, days in zip(tokens, (0, POLL_DAYS + 1, PAYLOAD_DAYS + 1), strict=True):
+        revived(guarded, commands["start"], 0)
+        eventually(lambda minted=minted: guarded.check(minted)["allowed"])  # type: ignore[misc]
+        before = guarded.status()["events"]["last_seq"]
+        assert guarded.stop() == 0
+        assert not knows_the_end(guarded, minted["consent_id"])
+        told = guarded.sandbox.ccs("sandbox", "revoke", minted["consent_id"], "--wait-effective")
+        position = json.loads(told.stdout)["position"]
+        if days:
+            trio.run(prune_outbox, guarded.sandbox, position, days)
+        listed = revived(guarded, commands["start"], position)
+        assert guarded.stop() == 0
+        assert knows_the_end(guarded, minted["consent_id"])
+        way = "snapshot" if days > PAYLOAD_DAYS else "changes"
+        assert (listed["by"], listed["as_of"] >= position) == (way, True)
+        assert days or listed["after"] >= position, "poll has brought it before"
+        assert days <= PAYLOAD_DAYS or listed["after"] == before, "neither poll nor push has"
+
+
+def revived(guarded: Guarded, command: str, position: int) -> dict[str, Any]:
+    """What a started guard has logged of its first listing, once nothing is missing up to a position."""
+    seen = len(guarded.log.read_bytes())
+    guarded.start(command)
+    eventually(lambda: (guarded.home / "guard.sock").exists() or ended(guarded))
+    eventually(lambda: "events_listed" in guarded.log.read_bytes()[seen:].decode())
+    eventually(lambda: guarded.status()["events"]["last_seq"] >= position)
+    eventually(guarded.is_well)
+    found = re.search(r'.*"event":"events_listed".*', guarded.log.read_bytes()[seen:].decode())
+    assert found is not None
+    line: dict[str, Any] = json.loads(found[0])
+    return line
+
+
+def knows_the_end(guarded: Guarded, consent_id: str) -> bool:
+    """Of a guard that is stopped."""
+    config = load_guard_config(guarded.home / "guard.toml")
+    store = GuardStore(config.store, config.client_id, SystemClock().now)
+    try:
+        return store.has_ended(consent_id)
+    finally:
+        store.close()
+
+
+async def prune_outbox(sandbox: Running, position: int, days: int) -> None:
+    """As the service itself would after so many days, once the outbox holds what happened at a position."""
+    database = Database(f"sqlite:///{sandbox.state / 'ledger/ledger.db'}")
+    with trio.fail_after(SOON):
+        while not await database.read(partial(is_derived, position=position)):  # noqa: ASYNC110 - another process
+            await trio.sleep(0.05)
+    await Pruning(database, lambda: time.time() + days * DAY).prune()
+    database.dispose()
+
+
+def is_derived(connection: sa.Connection, position: int) -> bool:
+    query = sa.select(deliveries.c.number).where(deliveries.c.seq >= position, deliveries.c.client_id == "edp-1")
+    return connection.execute(query.limit(1)).first() is not None
+
+
 def assert_refused(verdict: dict[str, Any], *reasons: str) -> None:
     assert not verdict["allowed"]
     assert verdict["reason"] in reasons
@@ -247,6 +322,7 @@ def library_says(guarded: Guarded, minted: dict[str, Any]) -> dict[str, Any]:
     """The guide's Python, on the guard's own settings."""
     asking = """
 import sys
+import time
 from engine.guard.requests import verdict_json
 pem = open(sys.argv[3]).read()
 print(verdict_json(asyncio.run(main(sys.argv[1], sys.argv[2], pem))).decode())
