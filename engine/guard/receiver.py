@@ -129,6 +129,7 @@ class PushReceiver:
 
     async def _next(self, tls: TLSStream, connection: ServerConnection) -> Request | Refused | None:
         """The next request; None: none has come in time, or no more will."""
+        began: float | None = None
         while True:
             event = connection.next_event()
             if isinstance(event, Request | Refused):
@@ -136,7 +137,9 @@ class PushReceiver:
             if event is Signal.SEND_CONTINUE:
                 await tls.send(CONTINUE)
                 continue
-            with anyio.move_on_after(IDLE if connection.idle else WHOLE) as scope:
+            if began is None and not connection.idle:
+                began = anyio.current_time()
+            with anyio.CancelScope(deadline=anyio.current_time() + IDLE if began is None else began + WHOLE) as scope:
                 connection.receive_data(await tls.receive(65_536))
             if scope.cancelled_caught:
                 return None

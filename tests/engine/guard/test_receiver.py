@@ -329,6 +329,25 @@ def test_too_many_connections_are_closed(play: Play) -> None:
     play(scenario, max_connections=2)
 
 
+def test_request_that_comes_byte_by_byte_is_not_waited_for(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes in time, and the whole does not: nobody may hold a place for ever."""
+    monkeypatch.setattr("engine.guard.receiver.WHOLE", 0.3)
+
+    async def scenario(served: Served) -> None:
+        async with await served.dial() as stream:
+            with pytest.raises((anyio.BrokenResourceError, ConnectionError, ssl.SSLError)):
+                await trickle(stream)
+
+    play(scenario)
+
+
+async def trickle(stream: anyio.abc.ByteStream) -> None:
+    await stream.send(b"POST /events HTTP/1.1\r\nX-Long: ")
+    for _ in range(100):
+        await stream.send(b"x")
+        await anyio.sleep(0.05)
+
+
 def test_bytes_that_are_no_request_end_their_connection_alone(play: Play) -> None:
     async def scenario(served: Served) -> None:
         async with await served.dial() as stream:
