@@ -231,7 +231,7 @@ def test_a_guard_that_was_down_learns_what_it_missed(guarded: Guarded) -> None:
     tokens = guarded.sandbox.tokens(3, "--edp", "edp-1", "--consents", "3")
     for minted, days in zip(tokens, (0, POLL_DAYS + 1, PAYLOAD_DAYS + 1), strict=True):
         revived(guarded, commands["start"], 0)
-        eventually(lambda minted=minted: guarded.check(minted)["allowed"])  # type: ignore[misc]
+        eventually(partial(is_allowed, guarded, minted))
         before = guarded.status()["events"]["last_seq"]
         assert guarded.stop() == 0
         assert not knows_the_end(guarded, minted["consent_id"])
@@ -260,6 +260,10 @@ def revived(guarded: Guarded, command: str, position: int) -> dict[str, Any]:
     assert found is not None
     line: dict[str, Any] = json.loads(found[0])
     return line
+
+
+def is_allowed(guarded: Guarded, minted: dict[str, Any]) -> bool:
+    return bool(guarded.check(minted)["allowed"])
 
 
 def knows_the_end(guarded: Guarded, consent_id: str) -> bool:
