@@ -15,6 +15,7 @@ import trio
 from admin.authorization.token_records import RedisTokenRecords, TokenRecords
 from admin.config import AdminConfig
 from admin.consents.expiry import Expiry
+from admin.directory.fallback_rights import FallbackRights
 from admin.directory.receiver_watch import ReceiverWatch
 from admin.directory.stream_service import Streams
 from admin.keys import Secrets
@@ -71,7 +72,9 @@ class Background:
             lambda: secrets.token_urlsafe(32),
             private_allowed=config.ledger.kind == "sandbox",
         )
-        self.receivers = ReceiverWatch(self.streams, self.standings, clock.now, time)
+        self.receivers = ReceiverWatch(
+            self.streams, FallbackRights(MeasuredLedger(ledger)), self.standings, clock.now, time
+        )
         self.expiry = Expiry(MeasuredLedger(ledger), self.claims, clock.now, random.random)
         self.vouching = Vouching(ledger)
         self.recovery = RecoveryReader(ledger)

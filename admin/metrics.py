@@ -119,12 +119,18 @@ BARRIER_SECONDS: Final = Histogram(
 )
 RECEIVERS_BEHIND: Final = Gauge(
     "ccs_receivers_behind",
-    "Receivers whose oldest event that was not pushed is older.",
+    "Receivers whose oldest event that has not come to them is older.",
     ["beyond"],
     registry=REGISTRY,
 )
 RECEIVERS_PARKED: Final = Gauge(
     "ccs_receivers_with_parked_events", "Receivers with events that are pushed no more.", registry=REGISTRY
+)
+FALLBACK_SUSPENDED: Final = Gauge(
+    "ccs_receivers_without_fallback", "EDPs whose right to fall back is suspended: a day behind.", registry=REGISTRY
+)
+FALLBACK_RIGHTS: Final = Counter(
+    "ccs_fallback_rights", "Rights to fall back suspended and restored by this process.", ["step"], registry=REGISTRY
 )
 OLDEST_UNSENT: Final = Gauge(
     "ccs_oldest_unsent_event_seconds", "Age of the oldest event that was not pushed, of all.", registry=REGISTRY

@@ -38,6 +38,7 @@ class ReceiverRow(msgspec.Struct, frozen=True):
     oldest: str
     parked: int
     error: str
+    fallback_suspended_at: str = ""  # "" = its right to fall back stands
 
 
 class Status(msgspec.Struct, frozen=True):

@@ -97,6 +97,8 @@ def show(found: dict[str, Any], console: Console) -> None:
         ways.add_column(name)
     for one in found["receivers"]:
         name = f"{one['client_id']}{' (suspended)' if one['suspended'] else ''}"
+        if since := one.get("fallback_suspended_at"):
+            name += f" [red]no fallback since {since}[/]"
         parked = f"[red]{one['parked']}[/]" if one["parked"] else "0"
         numbers = (str(one["unsent"]), one.get("oldest_unsent", ""), parked, str(one["unacknowledged"]))
         owed.add_row(name, one["role"], str(one["last_seq"]), *numbers, escape(one.get("error", "")))

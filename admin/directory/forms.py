@@ -91,6 +91,7 @@ class ParticipantView(msgspec.Struct, frozen=True):
     max_requests_per_second: int
     version: int
     position: Place
+    fallback_suspended_at: str = ""  # since when an EDP may not fall back, being a day behind; "" = it may
 
 
 class ListQuery(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -167,6 +168,7 @@ def view_of(standing: Standing, version: int, position: Place) -> ParticipantVie
         max_requests_per_second=shown.max_requests_per_second,
         version=version,
         position=position,
+        fallback_suspended_at="" if shown.fallback_suspended is None else format_utc(shown.fallback_suspended.at),
     )
 
 

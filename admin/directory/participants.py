@@ -13,6 +13,8 @@ import msgspec
 from admin.ledger.events import (
     Act,
     CertificatesReplaced,
+    FallbackRestored,
+    FallbackSuspended,
     Organisation,
     ParticipantEvent,
     ParticipantRegistered,
@@ -20,7 +22,16 @@ from admin.ledger.events import (
     ParticipantSuspended,
     ParticipantUpdated,
 )
-from engine.consent.records import Answers, Certificate, ClientId, ParticipantRecord, Role, Thumbprint
+from engine.clock import UnixTime
+from engine.consent.records import (
+    Answers,
+    Certificate,
+    ClientId,
+    FallbackSuspension,
+    ParticipantRecord,
+    Role,
+    Thumbprint,
+)
 from engine.errors import Fault, Kind
 
 MAX_CERTIFICATES: Final = 8  # an organisation's machines share few; rotation needs two at once
@@ -81,7 +92,8 @@ def register(
         raise ParticipantExists("a participant of this client_id is registered already")
     _check(participant, organisation)
     _check_certificates(participant, owners, act)
-    return ParticipantRegistered(msgspec.structs.replace(participant, suspended=False), organisation, act)
+    fresh = msgspec.structs.replace(participant, suspended=False, fallback_suspended=None)
+    return ParticipantRegistered(fresh, organisation, act)
 
 
 def update(
@@ -99,6 +111,7 @@ def update(
         role=kept.role,
         suspended=kept.suspended,
         certificates=kept.certificates,
+        fallback_suspended=kept.fallback_suspended,
     )
     _check(after, organisation)
     if Standing(after, organisation) == before:
@@ -134,6 +147,30 @@ def reinstate(current: Standing | None, act: Act) -> ParticipantReinstated:
     if not before.participant.suspended:
         raise NoChange("the participant is not suspended")
     return ParticipantReinstated(_suspended(before, to=False), before.organisation, act)
+
+
+def suspend_fallback(current: Standing | None, oldest_seq: int, oldest_at: UnixTime, act: Act) -> FallbackSuspended:
+    """An EDP was not told for too long what has ended. Raises UnknownParticipant, NoChange.
+
+    oldest_seq, oldest_at: of the oldest event that it was not told. Whether it handles `last_known` does not matter:
+    should it be registered for that tomorrow, it still does not know what has ended.
+    """
+    before = _standing(current)
+    if before.participant.fallback_suspended is not None:
+        raise NoChange("its right to fall back is suspended already")
+    suspension = FallbackSuspension(act.at, oldest_seq)
+    after = msgspec.structs.replace(before.participant, fallback_suspended=suspension)
+    return FallbackSuspended(after, before.organisation, act, oldest_at)
+
+
+def restore_fallback(current: Standing | None, act: Act) -> FallbackRestored:
+    """It has caught up. Raises UnknownParticipant, NoChange."""
+    before = _standing(current)
+    suspension = before.participant.fallback_suspended
+    if suspension is None:
+        raise NoChange("its right to fall back is not suspended")
+    after = msgspec.structs.replace(before.participant, fallback_suspended=None)
+    return FallbackRestored(after, before.organisation, act, suspension.at)
 
 
 def standing_after(event: ParticipantEvent) -> Standing:

@@ -53,6 +53,8 @@ class ReceiverView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A receiver and what it is owed; counts go to 10,000. oldest_unsent: when its event was written.
 
     unsent: not pushed yet. parked: pushed no more. unacknowledged: by poll. error: of the newest attempt.
+    oldest_untold: when the oldest event was written that came to it in neither way, or could be told first.
+    fallback_suspended_at: since when an EDP may not fall back, because of that; absent: it may.
     """
 
     client_id: str
@@ -65,6 +67,8 @@ class ReceiverView(msgspec.Struct, frozen=True, omit_defaults=True):
     streams: tuple[ReceiverStreamView, ...]
     oldest_unsent: str = ""
     error: str = ""
+    oldest_untold: str = ""
+    fallback_suspended_at: str = ""
 
 
 class ReceiversView(msgspec.Struct, frozen=True):
@@ -144,6 +148,8 @@ def view_of(standing: Standing) -> ReceiverView:
         streams=tuple(_stream_view(stream) for stream in standing.streams),
         oldest_unsent="" if oldest is None else format_utc(UnixTime(int(oldest))),
         error=standing.error,
+        oldest_untold="" if standing.untold is None else format_utc(UnixTime(int(standing.untold.since))),
+        fallback_suspended_at="" if standing.fallback_suspended is None else format_utc(standing.fallback_suspended.at),
     )
 
 
@@ -159,6 +165,7 @@ def row_of(standing: Standing) -> ReceiverRow:
         view.oldest_unsent,
         standing.parked,
         standing.error,
+        view.fallback_suspended_at,
     )
 
 

@@ -21,6 +21,7 @@ PENDING: Final = sa.text("push = 0")
 PARKED: Final = sa.text("push = 2")
 OWED: Final = sa.text("push IN (0, 2)")
 UNSIGNED: Final = sa.text("signed_at IS NULL")
+UNTOLD: Final = sa.text("seq > 0 AND ((push IN (0, 2) AND poll NOT IN (1, 2)) OR (push = 3 AND poll = 0))")
 FRAMEWORK: Final = sa.text("push = 0 AND seq = 0")
 
 _PUSH_OF: Final = {Fate.DONE: Push.DONE, Fate.AGAIN: Push.PENDING, Fate.PARKED: Push.PARKED}

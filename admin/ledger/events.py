@@ -248,6 +248,24 @@ class ParticipantReinstated(msgspec.Struct, frozen=True, array_like=True, tag="p
     act: Act
 
 
+class FallbackSuspended(msgspec.Struct, frozen=True, array_like=True, tag="participant.fallback_suspended"):
+    """An EDP has not been told for a day what has ended: its right to fall back rests. oldest_at: of that event."""
+
+    participant: ParticipantRecord
+    organisation: Organisation
+    act: Act
+    oldest_at: UnixTime
+
+
+class FallbackRestored(msgspec.Struct, frozen=True, array_like=True, tag="participant.fallback_restored"):
+    """It has caught up with its events, and may fall back again. suspended_at: since when it could not."""
+
+    participant: ParticipantRecord
+    organisation: Organisation
+    act: Act
+    suspended_at: UnixTime
+
+
 class CertificatesReplaced(msgspec.Struct, frozen=True, array_like=True, tag="participant.certificates_replaced"):
     """Other transport certificates stand for the client from now on."""
 
@@ -395,7 +413,13 @@ ConsentEvent = (
     | ConsentSuperseded
 )
 ParticipantEvent = (
-    ParticipantRegistered | ParticipantUpdated | ParticipantSuspended | ParticipantReinstated | CertificatesReplaced
+    ParticipantRegistered
+    | ParticipantUpdated
+    | ParticipantSuspended
+    | ParticipantReinstated
+    | CertificatesReplaced
+    | FallbackSuspended
+    | FallbackRestored
 )
 LedgerEvent = (
     ConsentEvent
@@ -509,6 +533,8 @@ def subject_of(event: LedgerEvent) -> str:
             | ParticipantSuspended()
             | ParticipantReinstated()
             | CertificatesReplaced()
+            | FallbackSuspended()
+            | FallbackRestored()
         ):
             return f"participant:{event.participant.client_id}"
         case _:
@@ -532,6 +558,8 @@ def feed_record_of(event: LedgerEvent) -> FeedRecord | None:
             | ParticipantSuspended()
             | ParticipantReinstated()
             | CertificatesReplaced()
+            | FallbackSuspended()
+            | FallbackRestored()
         ):
             key = event.participant.client_id.encode()
             return FeedRecord(EntryKind.PARTICIPANT, key, _encoder.encode(event.participant))

@@ -25,6 +25,8 @@ from admin.ledger.events import (
     ConsentRevoked,
     ConsentSuperseded,
     ConsentWindowCut,
+    FallbackRestored,
+    FallbackSuspended,
     Initiator,
     IssuerKeysPublished,
     LedgerCreated,
@@ -79,6 +81,8 @@ def fact_of(event: LedgerEvent, version: int, recorded_at: UnixTime) -> ConsentF
             return None  # it never came to a consent
         case ParticipantRegistered() | ParticipantUpdated() | CertificatesReplaced() | CertificateBound():
             return None
+        case FallbackSuspended() | FallbackRestored():
+            return None  # engines know it by the participant, and tell its EDP with each answer
         case CertificateReleased() | TokenRevoked() | PolicyChanged() | IssuerKeysPublished() | StreamChanged():
             return None
         case LedgerCreated() | LedgerRestored() | LedgerWentLive() | RecoveryTold() | RecoveryReported():

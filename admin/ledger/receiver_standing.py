@@ -9,14 +9,27 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from admin.ledger.deliveries import BY_RECEIVER, PARKED, PENDING_OF_ONE, of_receiver
+from admin.ledger.deliveries import BY_RECEIVER, PARKED, PENDING_OF_ONE, UNTOLD, of_receiver
+from admin.ledger.outbox import Poll, Push
 from admin.ledger.polling import OPEN
-from admin.ledger.schema import deliveries, receivers, streams
-from engine.consent.records import ClientId, ParticipantRecord, Role
+from admin.ledger.schema import deliveries, outbox, receivers, streams
+from admin.ledger.sequencer import REACH
+from engine.consent.records import ClientId, FallbackSuspension, ParticipantRecord, Role
 from engine.pusher.service import Lane
-from engine.pusher.streams import StreamRecord
+from engine.pusher.streams import DeliveryMethod, StreamRecord
 
 COUNTED_TO: Final = 10_000  # whoever is owed so many or more is shown with this number
+
+
+class Untold(msgspec.Struct, frozen=True):
+    """The oldest event that was neither pushed to a receiver nor acknowledged by poll. since: when it could be first.
+
+    That is its commit or, where the outbox was made anew since, as after a restore, when that was.
+    """
+
+    seq: int
+    since: float
+
 
 _records: Final = msgspec.msgpack.Decoder(ParticipantRecord)
 _streams: Final = msgspec.msgpack.Decoder(StreamRecord)
@@ -39,6 +52,9 @@ class Standing(msgspec.Struct, frozen=True):
     parked: int
     unacknowledged: int
     error: str
+    untold: Untold | None = None
+    fallback_suspended: FallbackSuspension | None = None
+    caught_up: bool = False  # it was told something since its right to fall back was suspended
 
 
 def read_standings(connection: sa.Connection) -> list[Standing]:
@@ -65,7 +81,52 @@ def _standing(connection: sa.Connection, row: sa.Row[Any], own: tuple[StreamReco
         parked=len(parked),
         unacknowledged=len(_left(connection, client_id, OPEN)),
         error=next((one.error for one in oldest if one.error), ""),
+        untold=_untold(connection, client_id, own),
+        fallback_suspended=record.fallback_suspended,
+        caught_up=_was_told(connection, client_id, record.fallback_suspended),
     )
+
+
+def untold_query(connection: sa.Connection, *, by_poll_alone: bool) -> sa.TextClause:
+    """The oldest event of UNTOLD of `:client_id`. by_poll_alone: it has no push stream: only what poll offers counts.
+
+    Said in words, so that each database takes the index that holds nothing else: see `deliveries`.
+    """
+    hint = " INDEXED BY ix_deliveries_untold" if connection.dialect.name == "sqlite" else ""
+    condition = (
+        f"{UNTOLD.text} AND client_id BETWEEN :client_id AND :client_id{' AND poll = 0' if by_poll_alone else ''}"
+    )
+    order = "ORDER BY client_id, number LIMIT 1"
+    return sa.text(f"SELECT seq, committed_at FROM deliveries{hint} WHERE {condition} {order}")  # noqa: S608 - words of ours
+
+
+def _untold(connection: sa.Connection, client_id: ClientId, own: tuple[StreamRecord, ...]) -> Untold | None:
+    by_poll_alone = all(stream.delivery is not DeliveryMethod.PUSH for stream in own)
+    query = untold_query(connection, by_poll_alone=by_poll_alone)
+    row = connection.execute(query, {"client_id": client_id}).first()
+    if row is None:
+        return None
+    made_at = connection.execute(sa.select(outbox.c.rows_from)).scalar_one() + REACH
+    return Untold(row.seq, max(row.committed_at, float(made_at)))
+
+
+def _was_told(connection: sa.Connection, client_id: ClientId, suspended: FallbackSuspension | None) -> bool:
+    """Whether any event from the one that it was suspended for on was taken since: silence alone proves nothing.
+
+    Sets go out of poll after seven days, and a restore makes the outbox anew; neither means that it has caught up.
+    """
+    if suspended is None:
+        return False
+    from_there = (
+        sa.select(deliveries)
+        .where(deliveries.c.seq > 0, deliveries.c.client_id == client_id, deliveries.c.seq >= suspended.oldest_seq)
+        .order_by(deliveries.c.seq)
+        .limit(COUNTED_TO)
+        .subquery()
+    )
+    pushed = sa.and_(from_there.c.push == int(Push.DONE), from_there.c.tried_at >= suspended.at)
+    polled = sa.and_(from_there.c.poll == int(Poll.ACKED), from_there.c.polled_at >= suspended.at)
+    return connection.execute(sa.select(from_there.c.number).where(sa.or_(pushed, polled)).limit(1)).first() is not None
 
 
 def _pending(connection: sa.Connection, client_id: ClientId) -> list[int]:

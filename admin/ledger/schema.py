@@ -255,6 +255,13 @@ _partial("framework", "push = 0 AND seq = 0", deliveries.c.lane, deliveries.c.nu
 _partial("parked", "push = 2", deliveries.c.client_id, deliveries.c.number)
 _partial("unsigned", "signed_at IS NULL", deliveries.c.lane, deliveries.c.number)
 _partial("open", "poll = 0", deliveries.c.client_id, deliveries.c.number)
+# Neither pushed nor acknowledged by poll, and still to be had one way or the other: `deliveries.UNTOLD` names it.
+_partial(
+    "untold",
+    "seq > 0 AND ((push IN (0, 2) AND poll NOT IN (1, 2)) OR (push = 3 AND poll = 0))",
+    deliveries.c.client_id,
+    deliveries.c.number,
+)
 _partial("chain", "seq > 0", deliveries.c.client_id, deliveries.c.seq)  # all of a receiver's events, for listings
 
 push_lease = Table(

@@ -83,6 +83,13 @@ class Answers(enum.IntEnum):
     SIGNED = 2
 
 
+class FallbackSuspension(msgspec.Struct, frozen=True, array_like=True):
+    """An EDP's right to fall back rests: it has not been told for too long what has ended."""
+
+    at: UnixTime  # when that was found
+    oldest_seq: int  # position of the oldest event that it had not been told by then
+
+
 class ParticipantRecord(msgspec.Struct, frozen=True, array_like=True):
     """An organisation's client; key = UTF-8 of its `client_id`."""
 
@@ -95,6 +102,12 @@ class ParticipantRecord(msgspec.Struct, frozen=True, array_like=True):
     handles_last_known: bool = False  # an EDP that may be given answers flagged `last_known`
     max_connections: int = 100
     max_requests_per_second: int = 50
+    fallback_suspended: FallbackSuspension | None = None  # of an EDP that is a day behind with its events
+
+    @property
+    def may_fall_back(self) -> bool:
+        """Whether it may be given answers flagged `last_known`, and act on what it knew in an outage."""
+        return self.handles_last_known and self.fallback_suspended is None
 
 
 class OnSilence(enum.IntEnum):

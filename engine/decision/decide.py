@@ -8,6 +8,8 @@ the audience before any consent is looked at, the claim of a one-off last, becau
 
 from typing import Final
 
+import msgspec
+
 from engine.clock import Seconds, UnixTime
 from engine.consent.records import AccessMode, ClientId, ConsentKey, ConsentRecord, ParticipantRecord, Role
 from engine.consent.states import State
@@ -66,7 +68,9 @@ def decide(ask: Ask, token: VerifiedToken | None, records: Records, freshness: F
     what was found in `records`, the rest of it unchanged.
     """
     refusal = refusal_of_caller(ask.caller, records, freshness)
-    return decide_served(ask, token, records, freshness, now) if refusal is None else refusal
+    if refusal is not None or records.edp is None:
+        return refusal or NO
+    return decide_served(ask, token, records, freshness_for(records.edp, freshness), now)
 
 
 def decide_served(ask: Ask, token: VerifiedToken | None, records: Records, freshness: Freshness, now: UnixTime) -> Step:
@@ -105,7 +109,14 @@ def refusal_of_caller(caller: ClientId, records: Records, freshness: Freshness) 
         return NO
     if freshness.state is _CURRENT:  # as the table says, without looking it up on the hot path
         return None
-    return None if SERVED[freshness.state, records.policy.on_silence, edp.handles_last_known] else NOT_SERVING
+    return None if SERVED[freshness.state, records.policy.on_silence, edp.may_fall_back] else NOT_SERVING
+
+
+def freshness_for(edp: ParticipantRecord, freshness: Freshness) -> Freshness:
+    """As an EDP is told it: one whose right to fall back rests may keep no answer for an outage."""
+    if edp.fallback_suspended is None:
+        return freshness
+    return msgspec.structs.replace(freshness, last_known_until=freshness.as_of)
 
 
 def settled(edp: ClientId, token: VerifiedToken, records: Records, now: UnixTime) -> tuple[Shown, ...]:

@@ -16,7 +16,7 @@ import trio
 
 from engine.clock import Clock, Seconds, UnixTime
 from engine.consent.records import Answers, ClientId, ConsentId, ParticipantRecord, Role
-from engine.decision.decide import refusal_of_caller
+from engine.decision.decide import freshness_for, refusal_of_caller
 from engine.decision.evaluations import Circumstances, Outcome, Semantic, Verdict
 from engine.decision.freshness import FreshnessState, freshness_of
 from engine.decision.questions import ClaimFirst, ClaimResult
@@ -164,7 +164,8 @@ class Evaluations:
             if refusal_of_caller(caller.client_id, of_nobody(caller, policy), freshness) is not None:
                 raise NotServing("this node may not answer this caller now")
             signer = self._signer_for(caller, asked.head, now)
-            under = Circumstances(caller.client_id, freshness, now, self._meter_key, self._rules.explains)
+            told = freshness_for(caller, freshness)
+            under = Circumstances(caller.client_id, told, now, self._meter_key, self._rules.explains)
             snapshot = Snapshot(under, caller, policy, bound, signer, {}, [], [])
             self._bearers.read(view, asked.items, snapshot, gathered)
             return snapshot

@@ -218,6 +218,8 @@ class Introspection:
         yes, caller = known.yes(question.digest), known.caller(peer.thumbprint)
         if yes is None or caller is None or yes.caller != caller.record.client_id:
             return None
+        if caller.record.fallback_suspended is not None:  # what it is told of freshness is its own
+            return None
         moment = self._replica.moment()
         now = self._clock.now()
         boot = self._clock.boot()

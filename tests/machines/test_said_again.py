@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from admin.authorization.minting import Minted
 from admin.pki.keys import FileTokenSigner, new_token_key
 from engine.clock import BootTime, Seconds, UnixTime
-from engine.consent.records import ConsentId, OnSilence, PolicyRecord, Role
+from engine.consent.records import ConsentId, FallbackSuspension, OnSilence, PolicyRecord, Role
 from engine.consent.states import State
 from engine.listener.http1 import Request, Response
 from engine.tokens.grants import consent_key
@@ -158,7 +158,14 @@ CONSENTS = st.fixed_dictionaries(
         "data_to": st.sampled_from([None, UnixTime(NOW - 40 * DAY), UnixTime(NOW + DAY)]),
     },
 )
-PARTICIPANTS = st.fixed_dictionaries({}, optional={"suspended": st.booleans(), "handles_last_known": st.booleans()})
+PARTICIPANTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "suspended": st.booleans(),
+        "handles_last_known": st.booleans(),
+        "fallback_suspended": st.sampled_from([None, None, FallbackSuspension(NOW, 7)]),
+    },
+)
 CLIENTS = st.sampled_from([("edp-1", Role.EDP), ("edp-2", Role.EDP), ("atp-1", Role.ATP)])
 ASKING = st.builds(
     lambda token, caller, parameters: lambda world: world.ask(token, caller, parameters),

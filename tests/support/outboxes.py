@@ -98,12 +98,12 @@ async def house_in(directory: Path, url: str = "") -> AsyncIterator["House"]:
         yield House(ledger, clock)
 
 
-def make_anew(connection: sa.Connection) -> None:
+def make_anew(connection: sa.Connection, since: int = 0) -> None:
     """Take the outbox's row and what is derived beside it, as an operator would; deliveries that are there stay."""
     numbered = connection.execute(sa.select(outbox.c.numbered)).scalar_one()
     for table in (outbox, receivers, streams):
         connection.execute(sa.delete(table))
-    begin(connection, 0)
+    begin(connection, since)
     connection.execute(sa.update(outbox).values(numbered=numbered))
 
 

@@ -22,6 +22,8 @@ from admin.ledger.events import (
     ConsentRevoked,
     ConsentSuperseded,
     ConsentWindowCut,
+    FallbackRestored,
+    FallbackSuspended,
     Initiator,
     IssuerKeysPublished,
     LeadOccupant,
@@ -53,6 +55,7 @@ from engine.consent.records import (
     ConsentId,
     ConsentRecord,
     DoubtRecord,
+    FallbackSuspension,
     LiveRecord,
     OnSilence,
     ParticipantRecord,
@@ -105,6 +108,7 @@ PARTICIPANT: Final = ParticipantRecord(
     YES,
     1000,
     100_000,
+    FallbackSuspension(UnixTime(1_795_340_000), 91_822),
 )
 ORGANISATION: Final = Organisation("Made-Up Networks", ("https://api.edp7.example/hh",))
 POLICY: Final = PolicyRecord(OnSilence.HALT, Seconds(3600.0))
@@ -150,6 +154,8 @@ EVENTS: Final[dict[str, LedgerEvent]] = {
     "participant.suspended": ParticipantSuspended(PARTICIPANT, ORGANISATION, ACT),
     "participant.reinstated": ParticipantReinstated(PARTICIPANT, ORGANISATION, ACT),
     "participant.certificates_replaced": CertificatesReplaced(PARTICIPANT, ORGANISATION, ACT),
+    "participant.fallback_suspended": FallbackSuspended(PARTICIPANT, ORGANISATION, ACT, UnixTime(1_795_253_599)),
+    "participant.fallback_restored": FallbackRestored(PARTICIPANT, ORGANISATION, ACT, UnixTime(1_795_340_000)),
     "certificate.bound": CertificateBound(Thumbprint(b"t" * 32), ClientId("edp-1"), ACT),
     "certificate.released": CertificateReleased(Thumbprint(b"t" * 32), ClientId("edp-1"), ACT),
     "token.revoked": TokenRevoked(b"k" * 16, REVOCATION, ClientId("atp-1"), ACT),
@@ -192,6 +198,8 @@ RECORDS: Final[dict[str, msgspec.Struct]] = {
     "Position": Position("0123456789abcdef", 7),
     "Bound": Bound("0123456789abcdef", 7, "boot-1", BootTime(100.5), AT),
 }
+_UNSUSPENDED: Final = msgspec.structs.replace(PARTICIPANT, fallback_suspended=None)
+_WITHOUT: Final = "without a suspension of fallback"
 # The same values as a program wrote them before their last fields existed: defaults stand in.
 EARLIER: Final[dict[str, msgspec.Struct]] = {
     "ConsentRecord": msgspec.structs.replace(CONSENT, purpose_code=None),
@@ -212,4 +220,10 @@ EARLIER: Final[dict[str, msgspec.Struct]] = {
         Organisation("Made-Up Networks"),
         Act(Initiator.OPERATOR, "operator-1", Route.CONSOLE, AT),
     ),
+    f"ParticipantRecord, {_WITHOUT}": _UNSUSPENDED,
+    f"participant.registered, {_WITHOUT}": ParticipantRegistered(_UNSUSPENDED, ORGANISATION, ACT),
+    f"participant.updated, {_WITHOUT}": ParticipantUpdated(_UNSUSPENDED, ORGANISATION, ACT),
+    f"participant.suspended, {_WITHOUT}": ParticipantSuspended(_UNSUSPENDED, ORGANISATION, ACT),
+    f"participant.reinstated, {_WITHOUT}": ParticipantReinstated(_UNSUSPENDED, ORGANISATION, ACT),
+    f"participant.certificates_replaced, {_WITHOUT}": CertificatesReplaced(_UNSUSPENDED, ORGANISATION, ACT),
 }

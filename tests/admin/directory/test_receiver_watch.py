@@ -2,25 +2,28 @@
 
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from admin import metrics
+from admin.directory.fallback_rights import FallbackRights, Step, step
 from admin.directory.receiver_watch import LOOK_EVERY, Lateness, ReceiverWatch, lateness
 from admin.directory.stream_service import Streams
-from admin.ledger.receiver_standing import Standing, read_standings
+from admin.ledger.receiver_standing import Standing, Untold, read_standings
 from engine.clock import UnixTime
-from engine.consent.records import ClientId, Role
+from engine.consent.records import ClientId, FallbackSuspension, Role
 from engine.pusher.service import Fate, Outcome
 from engine.pusher.streams import StreamStatus
 from tests.support.outboxes import House, house_in
 
 EDP = ClientId("edp-1")
+SUSPENDED = FallbackSuspension(UnixTime(90_000), 7)
 OWED = Standing(
     EDP, Role.EDP, suspended=False, last_seq=7, streams=(), unsent=1, oldest_unsent=1_000.0, parked=0,
-    unacknowledged=0, error="http_503",
+    unacknowledged=0, error="http_503", untold=Untold(7, 1_000.0),
 )  # fmt: skip
 
 
@@ -40,7 +43,7 @@ def watch_of(house: House) -> ReceiverWatch:
     async def read() -> Sequence[Standing]:
         return await house.ledger.database.read(read_standings)
 
-    return ReceiverWatch(streams_of(house), read, house.clock.now, house.clock.wall)
+    return ReceiverWatch(streams_of(house), FallbackRights(house.ledger), read, house.clock.now, house.clock.wall)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +58,38 @@ def watch_of(house: House) -> ReceiverWatch:
 )
 def test_lateness_is_counted_from_the_oldest_event(age: int, expected: Lateness) -> None:
     assert lateness(OWED, 1_000.0 + age) is expected
-    assert lateness(msgspec.structs.replace(OWED, oldest_unsent=None), 1_000.0 + age) is Lateness.NONE
+    assert lateness(msgspec.structs.replace(OWED, oldest_unsent=None, untold=None), 1_000.0 + age) is Lateness.NONE
+
+
+def test_who_polls_what_is_not_pushed_is_called_and_keeps_its_right() -> None:
+    polled = msgspec.structs.replace(OWED, untold=None)
+    assert lateness(polled, 1_000.0 + 90_000) is Lateness.CALL
+    assert step(polled, 1_000.0 + 90_000) is Step.NONE
+
+
+def test_who_only_polls_is_late_after_an_hour() -> None:
+    unpolled = msgspec.structs.replace(OWED, oldest_unsent=None)
+    ages = {age: lateness(unpolled, 1_000.0 + age) for age in (3_600, 3_601, 86_401)}
+    assert ages == {3_600: Lateness.NONE, 3_601: Lateness.CALL, 86_401: Lateness.NO_FALLBACK}
+
+
+@pytest.mark.parametrize(
+    ("fields", "age", "expected"),
+    [
+        ({}, 86_400, Step.NONE),
+        ({}, 86_401, Step.SUSPEND),
+        ({"role": Role.ATP}, 86_401, Step.NONE),
+        ({"fallback_suspended": SUSPENDED}, 86_401, Step.NONE),
+        ({"fallback_suspended": SUSPENDED, "caught_up": True}, 601, Step.NONE),
+        ({"fallback_suspended": SUSPENDED, "caught_up": True}, 600, Step.RESTORE),
+        ({"fallback_suspended": SUSPENDED, "caught_up": True, "untold": None}, 601, Step.RESTORE),
+        ({"fallback_suspended": SUSPENDED, "untold": None}, 601, Step.NONE),  # gone from poll, never told
+    ],
+)
+def test_a_right_rests_after_a_day_and_comes_back_with_the_events(
+    fields: dict[str, Any], age: int, expected: Step
+) -> None:
+    assert step(msgspec.structs.replace(OWED, **fields), 1_000.0 + age) is expected
 
 
 async def test_a_receivers_own_pause_ends_after_fifteen_minutes_and_it_is_told(house: House) -> None:
@@ -94,7 +128,9 @@ async def test_each_lateness_is_told_once_and_so_is_its_end(house: House) -> Non
     assert await look(605) == [("receiver_behind", "10m")]
     assert await look(10) == []
     assert await look(3_000) == [("receiver_behind", "1h")]
-    assert await look(83_000) == [("receiver_behind", "24h")]
+    late = await look(83_000)
+    assert late == [("receiver_behind", "24h"), ("fallback_right_suspended", ""), ("security_event", "")]
+    await house.settle()
     beyond = {name: metrics.RECEIVERS_BEHIND.labels(name)._value.get() for name in ("10m", "1h", "24h")}
     assert beyond == {"10m": 1, "1h": 1, "24h": 1}
     assert metrics.OLDEST_UNSENT._value.get() > 86_400
@@ -102,8 +138,15 @@ async def test_each_lateness_is_told_once_and_so_is_its_end(house: House) -> Non
     lease = await house.outbox.lease("test", None)
     at = house.clock.wall()
     await house.outbox.tell(lease.epoch, [Outcome(owed.number, Fate.PARKED, 1, at, error="invalid_request")])
-    assert await look(1) == [("deliveries_parked", ""), ("receiver_caught_up", "")]
+    assert await look(1) == [("deliveries_parked", "")]  # what is parked has not come to it
     assert await look(1) == []
     assert (metrics.RECEIVERS_PARKED._value.get(), metrics.OLDEST_UNSENT._value.get()) == (1, 0)
+    assert metrics.FALLBACK_SUSPENDED._value.get() == 1
     await house.outbox.unpark(lease.epoch, EDP, house.clock.now())
-    assert await look(0) == [("receiver_behind", "24h")]  # what was parked is old, and owed again
+    assert await look(0) == []
+    at = house.clock.wall()
+    await house.outbox.tell(lease.epoch, [Outcome(owed.number, Fate.DONE, 1, at)])
+    assert await look(1) == [("receiver_caught_up", ""), ("fallback_right_restored", "")]
+    await house.settle()
+    assert await look(1) == []
+    assert metrics.FALLBACK_SUSPENDED._value.get() == 0

@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.clock import UnixTime
-from engine.consent.records import AccessMode, ConsentKey, ConsentRecord
+from engine.consent.records import AccessMode, ConsentKey, ConsentRecord, FallbackSuspension, ParticipantRecord
 from engine.consent.states import State
 from engine.decision.decide import CLOCK_SKEW, decide
-from engine.decision.freshness import FreshnessState
+from engine.decision.freshness import Freshness, FreshnessState
 from engine.decision.questions import (
     Active,
     Ask,
@@ -20,6 +20,7 @@ from engine.decision.questions import (
     Miss,
     Records,
     Share,
+    Step,
     Unavailable,
 )
 from engine.tokens.claims import VerifiedToken
@@ -71,6 +72,27 @@ def test_a_lost_claim_of_the_first_never_shows_the_second() -> None:
     ask, token, records = two_one_offs()
     lost = msgspec.structs.replace(records, claim=ClaimResult.TAKEN, claimed=token.grants[0].key)
     assert decide(ask, token, lost, BOTH.freshness(NOW), NOW) == Inactive()
+
+
+def test_whose_right_to_fall_back_rests_gets_nothing_for_an_outage_and_nothing_in_one() -> None:
+    ask, token, records = given_by(PLAIN)
+    assert records.edp is not None
+    handling = msgspec.structs.replace(records.edp, handles_last_known=True)
+    late = msgspec.structs.replace(handling, fallback_suspended=FallbackSuspension(NOW, 7))
+    fresh = PLAIN.freshness(NOW)
+    stale = msgspec.structs.replace(fresh, state=FreshnessState.LAST_KNOWN)
+
+    def answer(edp: ParticipantRecord, freshness: Freshness) -> Step:
+        return decide(ask, token, msgspec.structs.replace(records, edp=edp), freshness, NOW)
+
+    usual, told = answer(handling, fresh), answer(late, fresh)
+    assert isinstance(usual, Active)
+    assert isinstance(told, Active)
+    assert usual.freshness.last_known_until > NOW
+    assert told.freshness.last_known_until == told.freshness.as_of == fresh.as_of
+    assert msgspec.structs.replace(told, freshness=fresh) == usual
+    assert isinstance(answer(handling, stale), Active)
+    assert isinstance(answer(late, stale), Unavailable)
 
 
 def test_records_of_another_token_decide_nothing() -> None:

@@ -1,0 +1,20 @@
+"""Rights to fall back on PostgreSQL."""
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from tests.contracts.fallback_rights import FallbackRightsContract
+from tests.support.outboxes import House, house_in
+
+
+@pytest.mark.postgres
+class TestPostgresFallbackRights(FallbackRightsContract):
+    """A server with fsync on."""
+
+    @pytest.fixture
+    async def house(self, tmp_path: Path, postgres_url: str) -> AsyncIterator[House]:
+        async with house_in(tmp_path, postgres_url) as house:
+            await house.furnish()
+            yield house
