@@ -106,7 +106,7 @@ def renew(state: SubjectState, form: RenewForm, *, act: Act, now: UnixTime, limi
     ]
     if problems or expires is None:
         raise InvalidFields(problems)
-    changed = _next(record, after, expires_at=expires)
+    changed = _next(state, record, after, expires_at=expires)
     event = ConsentRenewed(
         before.consent_id,
         changed,
@@ -139,7 +139,7 @@ def cut_window(state: SubjectState, form: OccupancyForm, *, act: Act, now: UnixT
         raise InvalidFields([Problem("", OUTSIDE)])
     if (window.start, window.end) == (record.data_from, record.data_to):
         raise IllegalTransition("the window lies inside the occupancy already")
-    changed = _next(record, after, data_from=window.start, data_to=window.end)
+    changed = _next(state, record, after, data_from=window.start, data_to=window.end)
     event = ConsentWindowCut(before.consent_id, changed, before.terms, act, record.data_from, record.data_to)
     return append_of(event, state.version, encode_personal(msgspec.structs.replace(personal, person=person)))
 
@@ -152,7 +152,7 @@ def consume(state: SubjectState, *, edp: ClientId, share_id: str, act: Act, now:
         raise IllegalTransition("only a one-off consent is consumed")
     if edp not in before.consent.edps:
         raise UnknownConsent("there is no such consent")
-    event = ConsentConsumed(before.consent_id, _next(before.consent, after), before.terms, act, edp, share_id)
+    event = ConsentConsumed(before.consent_id, _next(state, before.consent, after), before.terms, act, edp, share_id)
     return append_of(event, state.version, _same_person(state))
 
 
@@ -162,7 +162,7 @@ def expire(state: SubjectState, *, act: Act, now: UnixTime) -> Append:
     after = _after(before, Event.EXPIRED)
     if now < before.consent.expires_at:
         raise IllegalTransition("the consent has not reached its expiry")
-    event = ConsentExpired(before.consent_id, _next(before.consent, after), before.terms, act)
+    event = ConsentExpired(before.consent_id, _next(state, before.consent, after), before.terms, act)
     return append_of(event, state.version, _same_person(state))
 
 
@@ -186,7 +186,7 @@ def _revoked(state: SubjectState, form: RevokeForm | InvalidForm, act: Act, now:
     if since is None or since > now:
         raise InvalidFields([Problem("effective_from", "must be a date that exists and not lie in the future")])
     told = msgspec.structs.replace(act, reason=form.reason)
-    record = _next(before.consent, after)
+    record = _next(state, before.consent, after)
     event = ConsentRevoked(before.consent_id, record, before.terms, told, since, form.evidence or "")
     return append_of(event, state.version, _same_person(state))
 
@@ -197,7 +197,7 @@ def dispute(state: SubjectState, *, case_id: str, act: Act) -> Append:
     if act.initiator is Initiator.ATP:
         raise UnknownConsent("there is no such consent")
     after = _after(before, Event.DISPUTED)
-    event = ConsentDisputed(before.consent_id, _next(before.consent, after), before.terms, act, case_id)
+    event = ConsentDisputed(before.consent_id, _next(state, before.consent, after), before.terms, act, case_id)
     return append_of(event, state.version, _same_person(state))
 
 
@@ -230,9 +230,19 @@ def _after(before: ConsentEvent, event: Event) -> State:
         raise IllegalTransition(fault.text, state=fault.state, since=since) from None
 
 
-def _next(record: ConsentRecord, state: State, **changes: UnixTime | None) -> ConsentRecord:
+def next_version(state: SubjectState, record: ConsentRecord) -> int:
+    """The version of a consent's next event: above any that anybody was ever told of it.
+
+    One more than before; the first one after a restore is the position where the ledger began anew, or a later one.
+    Versions that were lost are below it: a consent's version is at most the position of its event, because each
+    version costs a position, and a restore begins above every position ever given (docs/decisions/0018).
+    """
+    return max(record.consent_version + 1, state.floor)
+
+
+def _next(state: SubjectState, record: ConsentRecord, after: State, **changes: UnixTime | None) -> ConsentRecord:
     """The record after an event; each event is a version."""
-    return msgspec.structs.replace(record, state=state, consent_version=record.consent_version + 1, **changes)
+    return msgspec.structs.replace(record, state=after, consent_version=next_version(state, record), **changes)
 
 
 def _same_person(state: SubjectState) -> Personal | None:

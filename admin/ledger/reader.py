@@ -62,7 +62,8 @@ class SqlLedgerReader:
         key = None if row.key_id is None else PersonKey(row.person_id, row.key_id, row.wrapped_key)
         sealed = event.ciphertext
         personal = None if sealed is None else self._safe.unseal(key, row.asked, event.version, sealed)
-        return SubjectState(row.asked, event.version, event, personal)
+        floor = row.of_ledger if row.of_ledger > event.position.seq else 0
+        return SubjectState(row.asked, event.version, event, personal, floor)
 
     async def records(self, after: tuple[int, bytes], limit: int) -> Sequence[tuple[int, FeedRecord]]:
         """The newest feed record of each (kind, key) above `after`, in order, each with its seq."""
@@ -127,8 +128,12 @@ def stored_checkpoint(row: sa.Row[Any]) -> Checkpoint:
     return Checkpoint(row.incarnation, row.seq, row.hash, UnixTime(row.signed_at), row.kid, row.signature)
 
 
+_ledgers: Final = subjects.alias("ledgers")
+_OF_LEDGER: Final = (
+    sa.select(_ledgers.c.seq).where(_ledgers.c.subject == "ledger").scalar_subquery().label("of_ledger")
+)  # its creation, restore or going live
 _states: Final = sa.select(
-    events, subjects.c.subject.label("asked"), person_keys.c.key_id, person_keys.c.wrapped_key
+    events, subjects.c.subject.label("asked"), person_keys.c.key_id, person_keys.c.wrapped_key, _OF_LEDGER
 ).select_from(
     subjects.join(events, events.c.seq == subjects.c.seq).outerjoin(
         person_keys, person_keys.c.person_id == events.c.person_id

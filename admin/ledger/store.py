@@ -92,6 +92,7 @@ class SubjectState(msgspec.Struct, frozen=True, gc=False):
     version: int
     event: StoredEvent
     personal: bytes | None  # decrypted; None: there is none, or the person was erased
+    floor: int = 0  # position of the ledger's own newest event where that is newer: a restore may lie between
 
 
 class VersionConflict(Fault):

@@ -16,6 +16,7 @@ from typing import Final
 
 import msgspec
 
+from admin.consents.commands import next_version
 from admin.ledger.events import (
     Act,
     Change,
@@ -106,21 +107,21 @@ def _end(
     if telling.change is Change.EXPIRED and record.expires_at <= teller.at:
         return Outcome(Result.KNOWN)  # by its own date; nothing has to be written for it
     noted = _told(telling, telling.change or Change.REVOKED, teller, _parties(record), told)
-    ending = append_of(_ending(telling, teller, event), consent.version, _same_person(consent))
+    ending = append_of(_ending(telling, teller, event, consent), consent.version, _same_person(consent))
     return Outcome(Result.ENDED, (noted, ending))
 
 
-def _ending(telling: Telling, teller: Teller, event: ConsentEvent) -> ConsentEvent:
+def _ending(telling: Telling, teller: Teller, event: ConsentEvent, consent: SubjectState) -> ConsentEvent:
     act, at = _act(teller), teller.at
     if telling.change is Change.DISPUTED:
-        after = _after(event.consent, Event.DISPUTED)
+        after = _after(consent, event.consent, Event.DISPUTED)
         return ConsentDisputed(event.consent_id, after, event.terms, act, telling.evidence or _UNKNOWN_CASE)
     if telling.change is Change.CONSUMED:
-        after = _after(event.consent, Event.CONSUMED)
+        after = _after(consent, event.consent, Event.CONSUMED)
         edp = teller.client_id if teller.role is Role.EDP else event.consent.edps[0]
         share = telling.share_id or _UNKNOWN_CASE
         return ConsentConsumed(event.consent_id, after, event.terms, act, edp, share)
-    after = _after(event.consent, Event.REVOKED)
+    after = _after(consent, event.consent, Event.REVOKED)
     return ConsentRevoked(event.consent_id, after, event.terms, act, min(telling.happened_at or at, at))
 
 
@@ -135,7 +136,9 @@ def _touch(
     record, window = event.consent, _narrower(telling, event.consent)
     if window is not None:
         noted = _told(telling, Change.WINDOW_CUT, teller, _parties(record), told)
-        after = msgspec.structs.replace(_after(record, Event.WINDOW_CUT), data_from=window[0], data_to=window[1])
+        after = msgspec.structs.replace(
+            _after(consent, record, Event.WINDOW_CUT), data_from=window[0], data_to=window[1]
+        )
         cut = ConsentWindowCut(event.consent_id, after, event.terms, _act(teller), record.data_from, record.data_to)
         return Outcome(Result.RESTRICTED, (noted, append_of(cut, consent.version, _same_person(consent))))
     if _was_told(told, since):
@@ -200,9 +203,9 @@ def _act(teller: Teller) -> Act:
     return Act(Initiator.SYSTEM, teller.client_id, Route.API, teller.at, reason=REASON)
 
 
-def _after(record: ConsentRecord, event: Event) -> ConsentRecord:
-    state = step(record.state, event)
-    return msgspec.structs.replace(record, state=state, consent_version=record.consent_version + 1)
+def _after(consent: SubjectState, record: ConsentRecord, event: Event) -> ConsentRecord:
+    version = next_version(consent, record)  # above that of what was lost, which receivers may have
+    return msgspec.structs.replace(record, state=step(record.state, event), consent_version=version)
 
 
 def _same_person(state: SubjectState) -> Personal | None:

@@ -22,6 +22,7 @@ MAX_OUTAGES: Final = 100
 MAX_ATTEMPTS: Final = 32  # of one outage: the newest say enough
 MAX_BYTES: Final = 262_144  # of a report: its shares, and a few attempts for each outage
 MAX_DEPTH: Final = 6
+MAX_VERSION: Final = 2**53 - 1  # after a restore a consent's version goes on at a position, which stays below this
 CLOCK_SKEW: Final = 60  # seconds by which an EDP's clock may be ahead
 
 ConsentIdText = Annotated[str, Meta(pattern="^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$")]
@@ -63,7 +64,7 @@ class ShareForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only
     token_digest: Digest
     client_id: ClientText
     consent_id: ConsentIdText
-    consent_version: Annotated[int, Meta(ge=1, le=1_000_000)]
+    consent_version: Annotated[int, Meta(ge=1, le=MAX_VERSION)]
     dataset_id: Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{2,63}$")]
     data_from: Instant
     data_to: Instant

@@ -8,10 +8,12 @@ import pytest
 import trio
 
 from admin.config import Ledger as LedgerConfig
-from admin.consents.commands import consent_of
+from admin.consents.commands import consent_of, renew
+from admin.consents.forms import RenewForm
 from admin.ledger.events import (
     Act,
     Change,
+    ConsentRenewed,
     ConsentRevoked,
     Initiator,
     LedgerWentLive,
@@ -21,21 +23,28 @@ from admin.ledger.events import (
     ParticipantSuspended,
     Route,
     append_of,
+    decode,
     event_of,
 )
+from admin.ledger.facts import fact_of
 from admin.ledger.sql import SqlLedger, open_ledger
 from admin.ledger.store import Append, Idempotency, Ledger, LedgerUnavailable, Receipt
 from admin.recovery.reading import NotRestored, Recovering, RecoveryReader
 from admin.recovery.service import AnotherLedger, NotReconciled, NotRecovering, RecoveryService, UnreadableReport
 from admin.recovery.standing import UNTOLD, Standing
 from admin.recovery.tellings import Report, Result, Teller, Telling
-from engine.clock import UnixTime
+from engine.clock import UnixTime, parse_utc
 from engine.consent.reading import InvalidFields
 from engine.consent.records import ClientId, ConsentId, ParticipantRecord, Role
 from engine.consent.states import State
+from engine.events.facts import ConsentFact
+from engine.events.sets import event_jti
 from engine.feed.entries import EntryKind
 from engine.feed.gap_reports import GapReport, TouchedConsent, TouchedParticipant, TouchedToken
+from engine.guard.rules import KeptConsent, changed
 from tests.support.consents import CONSENT_ID, granted
+from tests.support.consents import NOW as CONSENT_NOW
+from tests.support.consents import act as consumer
 from tests.support.ledger import HandClock, used
 from tests.support.restored import ENDED_UNDER, say_restored
 
@@ -399,3 +408,57 @@ class RecoveryContract:
         await say_restored(ledger, gap_from=clock.time, gap_to=clock.time + 5, lost=0, ended="b" * 16)
         reader.forget()
         assert set((await reader.standing()).obstacles) == {NODE, ATP, EDP}
+
+    async def test_a_renewal_that_was_lost_and_made_again_differently_is_new_to_who_was_told_of_the_first(
+        self, ledger: SqlLedger, service: RecoveryService, clock: HandClock
+    ) -> None:
+        """The receiver follows the sheet: a greater version counts, an equal one is a repeat."""
+
+        async def renewed(until: str) -> Append:
+            state = await ledger.subject(f"consent:{CONSENT_ID}")
+            assert state is not None
+            form = RenewForm(consent_expires_at=until, address_confirmed=True, wording="renew-1")
+            return renew(state, form, act=consumer(), now=CONSENT_NOW)
+
+        def heard(before: KeptConsent | None, append: Append) -> KeptConsent | None:
+            event = decode(append.body)
+            assert isinstance(event, ConsentRenewed)
+            told[event_jti_of(event)] = event.consent.consent_version
+            return changed(before, event.consent.consent_version, None, event.consent.expires_at)
+
+        told: dict[str, int] = {}
+        receiver = heard(None, await renewed("2027-11-18T09:00:00Z"))  # told, and then lost with the ledger's tail
+        restored = await self._restored(ledger, clock)
+        again = await renewed("2027-11-19T09:00:00Z")
+        await ledger.append([again])
+        receiver = heard(receiver, again)
+        assert receiver is not None
+        assert receiver.expires_at == parse_utc("2027-11-19T09:00:00Z")
+        assert list(told.values()) == [2, restored]
+        await service.go_live(act("lost"), frozenset({NODE, ATP, EDP, UNTOLD}), used("a" * 8))
+        live = await self._head(ledger)
+        third = await renewed("2027-11-20T09:00:00Z")
+        receiver = heard(receiver, third)
+        assert receiver is not None
+        await ledger.append([third])
+        fourth = await renewed("2027-11-21T09:00:00Z")
+        assert heard(receiver, fourth) is not None
+        assert list(told.values()) == [2, restored, live, live + 1]  # the ledger's own newest event is where it jumps
+        assert len(told) == 4
+
+    async def test_an_end_that_was_lost_and_is_told_is_above_what_receivers_have(
+        self, ledger: SqlLedger, service: RecoveryService, clock: HandClock
+    ) -> None:
+        restored = await self._restored(ledger, clock)
+        await self._from_node(service, ledger, restored)
+        state = await ledger.subject(f"consent:{CONSENT_ID}")
+        assert state is not None
+        record = consent_of(state).consent
+        assert (record.state, record.consent_version) == (State.REVOKED, restored)
+        assert record.consent_version <= state.event.position.seq
+
+
+def event_jti_of(event: ConsentRenewed) -> str:
+    fact = fact_of(event, 1, event.act.at)
+    assert isinstance(fact, ConsentFact)
+    return event_jti(fact, "https://ccs.example", EDP)
