@@ -6,6 +6,7 @@ nothing but the parts they are given, so that a page of one can never be reached
 
 import os
 import re
+import secrets
 import signal
 import ssl
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -194,7 +195,7 @@ def machine_blueprints(
         feed_views(ledger, keys, background, callers, recovery),
         pusher_views(background, callers),
         stream_views(streams, receivers, face),
-        poll_views(streams, receivers, Polls(background.outbox)),
+        poll_views(streams, receivers, Polls(background.outbox, lambda: secrets.token_hex(16))),
         receiver_views(measured, background.standings, callers, clock.now),
         listing_views(Listings(ledger, ledger.database, background.recovery), callers),
         end_all_views(

@@ -4,8 +4,8 @@ Events stay until they are acknowledged here, whatever became of them by push: w
 heals by poll.
 """
 
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from contextlib import asynccontextmanager, suppress
 from typing import Final, Protocol
 
 import trio
@@ -28,6 +28,8 @@ from engine.telemetry.logs import logger
 
 CEILING: Final = Seconds(30.0)  # revocation-push, section 3; clients give up after 45
 LOOK_EVERY: Final = Seconds(1.0)  # for what another instance of the application was brought
+HELD: Final = CEILING  # a killed process holds up its receiver no longer; who still waits then only gets the same sets
+GIVING_BACK: Final = Seconds(2.0)
 MAX_EVENTS: Final = 500  # sets in one answer, about half a megabyte
 
 _log = logger("admin.poll")
@@ -50,13 +52,19 @@ class Queue(Protocol):
     ) -> Polled:
         """Take acknowledgements and errors, then give the oldest events that are left."""
 
+    async def begin_poll(self, stream_id: str, holder: str, seconds: Seconds) -> bool:
+        """The right to poll a stream, over all instances of the application; False: another has it."""
+
+    async def end_poll(self, stream_id: str, holder: str) -> None:
+        """Give it back."""
+
 
 class Polls:
-    """The polls that wait. One for each stream and process."""
+    """The polls that wait: one for each stream, in all instances together. draw: a name that nobody else has."""
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: Queue, draw: Callable[[], str]) -> None:
         self._queue = queue
-        self._outstanding: set[str] = set()
+        self._draw = draw
 
     async def poll(self, stream: StreamRecord, form: PollForm) -> Polled:
         """Answer one poll; what it acknowledges is taken whatever comes of the rest. Raises PollOutstanding."""
@@ -67,7 +75,7 @@ class Polls:
             )
         if form.max_events == 0:
             return await self._queue.poll(stream.client_id, form.ack, errors, 0)
-        with self._only_one(stream.stream_id):
+        async with self._only_one(stream.stream_id):
             await self._queue.poll(stream.client_id, form.ack, errors, 0)
             return await self._wait(stream, form)
 
@@ -83,15 +91,17 @@ class Polls:
             with trio.move_on_at(min(deadline, trio.current_time() + LOOK_EVERY)):
                 await ringing.wait()
 
-    @contextmanager
-    def _only_one(self, stream_id: str) -> Iterator[None]:
-        if stream_id in self._outstanding:
+    @asynccontextmanager
+    async def _only_one(self, stream_id: str) -> AsyncIterator[None]:
+        holder = self._draw()
+        if not await self._queue.begin_poll(stream_id, holder, HELD):
             raise PollOutstanding("another poll of this stream is waiting")
-        self._outstanding.add(stream_id)
         try:
             yield
         finally:
-            self._outstanding.discard(stream_id)
+            in_time = trio.CancelScope(shield=True, deadline=trio.current_time() + GIVING_BACK)
+            with in_time, suppress(Fault):  # it ends by itself otherwise
+                await self._queue.end_poll(stream_id, holder)
 
 
 def poll_views(streams: Streams, receivers: Receivers, polls: Polls) -> Blueprint:

@@ -36,6 +36,12 @@ class Verifications(Protocol):
     async def ask_verification(self, stream_id: str, state: str | None = None) -> None:
         """Have one made for this stream. Raises a fault of kind NOT_FOUND where the stream is not known there yet."""
 
+    async def begin_verification(self, stream_id: str, interval: Seconds) -> Seconds:
+        """Note that one is asked for, over all instances: zero; or how long to wait, and nothing is noted."""
+
+    async def forgo_verification(self, stream_id: str) -> None:
+        """It was not made after all."""
+
 
 class WrongChallenge(Fault):
     """Not the word that was sent to the stream's address."""
@@ -75,7 +81,6 @@ class Streams:
         self._now = now
         self._draw = draw
         self._private_allowed = private_allowed
-        self._verified: dict[str, float] = {}  # stream -> when a verification was last asked for here
 
     async def all(self) -> list[StreamRecord]:
         """Every stream there ever was, deleted ones too: about a millisecond for five hundred."""
@@ -160,13 +165,13 @@ class Streams:
         stream = await self.find(client_id, stream_id)
         if stream.status is StreamStatus.DISABLED:
             raise StreamDisabled("the stream is disabled")
-        self._refuse_too_soon(stream_id)
-        if stream.challenge:
-            challenge = self._draw()
-            await self._write(client_id, stream_id, lambda found, _: streams.challenged(found, challenge, act.at), act)
-        else:
-            await self._ask(stream_id, state)
-        self._verified[stream_id] = trio.current_time()
+        if (wait := await self._verifications.begin_verification(stream_id, VERIFICATION_INTERVAL)) > 0:
+            raise TooSoon(wait)
+        try:
+            await self._verify(stream, state, act)
+        except Fault:
+            await self._verifications.forgo_verification(stream_id)
+            raise
 
     async def resume_all(self, act: Act) -> list[StreamRecord]:
         """End the receivers' own pauses that have lasted long enough."""
@@ -186,10 +191,14 @@ class Streams:
                 return
         raise OutboxBehind("the stream is too new: ask again")
 
-    def _refuse_too_soon(self, stream_id: str) -> None:
-        last = self._verified.get(stream_id)
-        if last is not None and (wait := last + VERIFICATION_INTERVAL - trio.current_time()) > 0:
-            raise TooSoon(Seconds(wait))
+    async def _verify(self, stream: StreamRecord, state: str | None, act: Act) -> None:
+        if not stream.challenge:
+            await self._ask(stream.stream_id, state)
+            return
+        challenge = self._draw()
+        await self._write(
+            stream.client_id, stream.stream_id, lambda found, _: streams.challenged(found, challenge, act.at), act
+        )
 
     async def _write(self, client_id: ClientId, stream_id: str, decide: Decide, act: Act) -> StreamRecord:
         """Append what a command makes of a stream, unless that is nothing; anew when somebody was faster."""

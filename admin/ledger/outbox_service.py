@@ -12,7 +12,7 @@ import msgspec
 import sqlalchemy as sa
 import trio
 
-from admin.ledger import deliveries, polling, push_lease
+from admin.ledger import deliveries, polling, push_lease, stream_calls
 from admin.ledger.database import Database
 from admin.ledger.event_keys import EventKeys
 from admin.ledger.outbox import Draft, framework_lane, framework_ways
@@ -172,6 +172,30 @@ class Outbox:
         if max_events <= 0:
             return polling.Polled({}, more=False)
         return await self._database.read(lambda connection: polling.read_open(connection, client_id, max_events))
+
+    async def begin_poll(self, stream_id: str, holder: str, seconds: Seconds) -> bool:
+        """The right to poll a stream, over all instances; False: another has it. Raises the ledger's faults."""
+
+        def work(connection: sa.Connection) -> bool:
+            return stream_calls.begin_poll(connection, stream_id, holder, self._lease_time(connection), seconds)
+
+        return await self._database.run(work)
+
+    async def end_poll(self, stream_id: str, holder: str) -> None:
+        """Give it back."""
+        await self._database.run(lambda connection: stream_calls.end_poll(connection, stream_id, holder))
+
+    async def begin_verification(self, stream_id: str, interval: Seconds) -> Seconds:
+        """See `stream_calls.begin_verification`."""
+
+        def work(connection: sa.Connection) -> Seconds:
+            return stream_calls.begin_verification(connection, stream_id, self._lease_time(connection), interval)
+
+        return await self._database.run(work)
+
+    async def forgo_verification(self, stream_id: str) -> None:
+        """See `stream_calls.forgo_verification`."""
+        await self._database.run(lambda connection: stream_calls.forgo_verification(connection, stream_id))
 
     async def figures(self) -> OutboxFigures:
         """What is left to be done, for metrics. Raises the ledger's faults."""

@@ -215,6 +215,18 @@ streams = Table(
     sqlite_with_rowid=False,
 )
 
+# What holds for a stream over all instances of the application, by the database's clock.
+stream_calls = Table(
+    "stream_calls",
+    metadata,
+    Column("stream_id", Text, primary_key=True),
+    Column("polled_by", Text, nullable=False),  # which poll waits …
+    Column("polled_until", INSTANT, nullable=False),  # … at most until then: one whose process was killed is over too
+    Column("verified_at", INSTANT, nullable=False),  # when a verification was last asked for
+    sqlite_strict=True,
+    sqlite_with_rowid=False,
+)
+
 deliveries = Table(
     "deliveries",
     metadata,

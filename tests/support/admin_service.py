@@ -191,7 +191,7 @@ async def machine_site(
             sandbox_views(sandbox, callers, kind, clock.now),
             recovery_views(RecoveryService(ledger, reader, clock.now), reader, callers, clock.now),
             stream_views(streams, receivers, Face(ISSUER, MACHINE_URL)),
-            poll_views(streams, receivers, Polls(outbox)),
+            poll_views(streams, receivers, Polls(outbox, lambda: secrets.token_hex(16))),
             receiver_views(ledger, standings, callers, clock.now),
             listing_views(Listings(ledger, ledger.database, reader), callers),
             end_all_views(

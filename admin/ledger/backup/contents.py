@@ -26,6 +26,7 @@ from admin.ledger.schema import (
     push_lease,
     receivers,
     reports,
+    stream_calls,
     streams,
     subjects,
 )
@@ -40,6 +41,7 @@ LEFT_OUT: Final[dict[sa.Table, str]] = {
     receivers: "follows from the events, as of the outbox's position",
     streams: "follows from the events, as of the outbox's position",
     deliveries: "what a week of events brought is told again under the same ids, so that receivers drop what they have",
+    stream_calls: "of polls that waited, and of a minute in which nothing is to be asked again",
     push_lease: "of a pusher of before; epochs begin with the time, so that it can write nothing",
     event_keys: "deliveries that are derived again are signed again, by keys that their pusher states anew",
 }

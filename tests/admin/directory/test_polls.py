@@ -2,6 +2,7 @@
 # ruff: noqa: ARG001 - a test asks for the virtual clock and need not read it
 # ruff: noqa: ARG002 - a queue of one receiver
 
+import itertools
 from collections.abc import Collection, Mapping
 
 import pytest
@@ -26,6 +27,14 @@ class Queue:
         self.signed = Signal()
         self.sets: dict[str, str] = {}
         self.asked: list[int] = []
+        self.polled_by: dict[str, str] = {}
+
+    async def begin_poll(self, stream_id: str, holder: str, seconds: float) -> bool:
+        return self.polled_by.setdefault(stream_id, holder) == holder
+
+    async def end_poll(self, stream_id: str, holder: str) -> None:
+        if self.polled_by.get(stream_id) == holder:
+            del self.polled_by[stream_id]
 
     async def poll(
         self, client_id: ClientId, ack: Collection[str], errors: Mapping[str, str], max_events: int
@@ -44,7 +53,8 @@ def queue() -> Queue:
 
 @pytest.fixture
 def polls(queue: Queue) -> Polls:
-    return Polls(queue)
+    names = itertools.count()
+    return Polls(queue, lambda: f"poll-{next(names)}")
 
 
 async def test_a_poll_waits_for_thirty_seconds_and_no_longer(polls: Polls, autojump_clock: MockClock) -> None:

@@ -1,0 +1,52 @@
+"""What a receiver may do once at a time or once a minute, over all instances of the application: one row a stream.
+
+Each right is taken by one conditional statement, so that of two that ask at once one gets it. Times are the database's.
+"""
+
+import sqlalchemy as sa
+
+from admin.ledger.schema import stream_calls
+from admin.ledger.sequencer import insert_into
+from engine.clock import Seconds
+
+
+def begin_poll(connection: sa.Connection, stream_id: str, holder: str, now: float, seconds: Seconds) -> bool:
+    """The right to poll this stream, for so long at most. False: another poll has it."""
+    _have_row(connection, stream_id)
+    taken = (
+        sa.update(stream_calls)
+        .where(stream_calls.c.stream_id == stream_id, stream_calls.c.polled_until <= now)
+        .values(polled_by=holder, polled_until=now + seconds)
+    )
+    return connection.execute(taken).rowcount == 1
+
+
+def end_poll(connection: sa.Connection, stream_id: str, holder: str) -> None:
+    """Give it back; one that has passed on is another's."""
+    own = sa.and_(stream_calls.c.stream_id == stream_id, stream_calls.c.polled_by == holder)
+    connection.execute(sa.update(stream_calls).where(own).values(polled_until=0.0))
+
+
+def begin_verification(connection: sa.Connection, stream_id: str, now: float, interval: Seconds) -> Seconds:
+    """Note that a verification is asked for now; zero, or the seconds to wait, and then nothing is noted."""
+    _have_row(connection, stream_id)
+    noted = (
+        sa.update(stream_calls)
+        .where(stream_calls.c.stream_id == stream_id, stream_calls.c.verified_at <= now - interval)
+        .values(verified_at=now)
+    )
+    if connection.execute(noted).rowcount == 1:
+        return Seconds(0.0)
+    last = sa.select(stream_calls.c.verified_at).where(stream_calls.c.stream_id == stream_id)
+    # At least a little: zero would say that it was noted. At most the interval: a clock set back must not cost more.
+    return Seconds(min(max(connection.execute(last).scalar_one() + interval - now, 0.001), interval))
+
+
+def forgo_verification(connection: sa.Connection, stream_id: str) -> None:
+    """It was not made after all: ask again at once."""
+    connection.execute(sa.update(stream_calls).where(stream_calls.c.stream_id == stream_id).values(verified_at=0.0))
+
+
+def _have_row(connection: sa.Connection, stream_id: str) -> None:
+    row = {"stream_id": stream_id, "polled_by": "", "polled_until": 0.0, "verified_at": 0.0}
+    connection.execute(insert_into(connection, stream_calls).values(**row).on_conflict_do_nothing())
