@@ -12,12 +12,15 @@ import sqlalchemy as sa
 import trio
 
 from admin.ledger.database import Database
-from admin.ledger.deliveries import BY_RECEIVER, PENDING, of_receiver
+from admin.ledger.deliveries import BY_RECEIVER, PENDING, PENDING_OF_ONE, of_receiver
 from admin.ledger.outbox import Poll, Push
 from admin.ledger.polling import OPEN
 from admin.ledger.schema import deliveries, outbox, receivers, streams
+from admin.ledger.sequencer import REACH
 from engine.clock import Seconds
 from engine.errors import Fault
+from engine.pusher.schedule import length_of
+from engine.pusher.service import Lane
 from engine.pusher.streams import DeliveryMethod, StreamRecord
 from engine.telemetry.logs import logger
 
@@ -28,6 +31,7 @@ RESULT_DAYS: Final = 396  # 13 months
 STEP: Final = 1_000  # rows in one transaction
 EVERY: Final = Seconds(60.0)
 PAUSE: Final = Seconds(0.05)  # between steps: writers come first
+UNTRIED: Final = "not_tried"  # the error of a delivery that was parked without an attempt
 EXPIRED: Final = "expired"  # the error of a delivery that was still to be pushed when its payload was erased
 
 Step = Callable[[sa.Connection], int]  # how many rows it changed: there may be more where it changed any
@@ -68,6 +72,7 @@ def steps(now: float) -> Iterator[Step]:
     """Each to be repeated until it changes nothing."""
     yield lambda connection: close_polls(connection, now - POLL_DAYS * DAY)
     yield drop_orphans
+    yield lambda connection: park_untried(connection, now)
     yield lambda connection: erase_payloads(connection, now - PAYLOAD_DAYS * DAY)
     yield lambda connection: forget_results(connection, now - RESULT_DAYS * DAY)
 
@@ -101,6 +106,31 @@ def drop_orphans(connection: sa.Connection) -> int:
         if client_id not in pushed and len(numbers) < STEP:
             numbers += connection.execute(query, {"client": client_id}).scalars()
     return _set(connection, numbers, push=int(Push.NONE))
+
+
+def park_untried(connection: sa.Connection, now: float) -> int:
+    """Park what could be pushed for as long as its schedule lasts and was never tried: its receiver was down before it.
+
+    Counted from the commit, from when it was unparked, or from when the outbox was made anew, whichever was last.
+    What a pause holds is left. Should the pusher get it through after all, that stands.
+    """
+    made_at = connection.execute(sa.select(outbox.c.rows_from)).scalar()
+    if made_at is None or now - made_at - REACH <= min(length_of(lane) for lane in Lane):
+        return 0
+    numbers: list[int] = []
+    for client_id in connection.execute(sa.select(receivers.c.client_id).where(receivers.c.pushable == 1)).scalars():
+        for lane in Lane:
+            numbers += _untried(connection, client_id, lane, now - length_of(lane))
+    return _set(connection, numbers[:STEP], push=int(Push.PARKED), error=UNTRIED)
+
+
+def _untried(connection: sa.Connection, client_id: str, lane: Lane, before: float) -> list[int]:
+    """Of a receiver's first STEP in a lane: the others have their turn when these are gone."""
+    wanted = {"client_id": client_id, "lane": int(lane), "after": 0, "limit": STEP}
+    first = connection.execute(PENDING_OF_ONE[connection.dialect.name], wanted).scalars().all()
+    columns = (deliveries.c.number, deliveries.c.attempts, deliveries.c.next_at, deliveries.c.committed_at)
+    rows = connection.execute(sa.select(*columns).where(deliveries.c.number.in_(first), deliveries.c.seq > 0))
+    return [row.number for row in rows if not row.attempts and max(row.committed_at, row.next_at) < before]
 
 
 def erase_payloads(connection: sa.Connection, before: float) -> int:

@@ -12,11 +12,14 @@ from admin.ledger import outbox_pruning as module
 from admin.ledger.outbox import Poll, Push
 from admin.ledger.outbox_pruning import DAY, PAYLOAD_DAYS, POLL_DAYS, RESULT_DAYS, Pruning
 from admin.ledger.schema import deliveries
+from admin.ledger.sequencer import REACH
 from admin.ledger.store import LedgerUnavailable
 from engine.clock import Seconds
 from engine.consent.records import ClientId, Role
+from engine.pusher.schedule import length_of
 from engine.pusher.service import Fate, Lane, Outcome, Signed
-from tests.support.outboxes import House, house_in
+from engine.pusher.streams import StreamStatus
+from tests.support.outboxes import House, house_in, make_anew
 
 NO_WAIT = Seconds(0.0)
 EDP = ClientId("edp-1")
@@ -59,12 +62,22 @@ def test_a_set_is_offered_for_a_week_its_payload_kept_for_ninety_days() -> None:
     assert (POLL_DAYS, PAYLOAD_DAYS, RESULT_DAYS) == (7, 90, 396)
 
 
+async def try_all(house: House) -> None:
+    """The pusher has tried everything once, in vain."""
+    epoch = (await house.door.lease("holder-1", None)).epoch
+    owed = await house.door.unsigned(0, 100, NO_WAIT)
+    at = house.clock.wall()
+    await house.door.tell(epoch, [Outcome(one.number, Fate.AGAIN, 1, at, at + 30, "tls") for one in owed])
+
+
 async def test_nothing_is_due_early(house: House) -> None:
+    await try_all(house)
     house.clock.time += POLL_DAYS * DAY
     assert await prune(house) == 0
 
 
 async def test_poll_holds_a_set_for_a_week_and_push_goes_on(house: House) -> None:
+    await try_all(house)
     house.clock.time += POLL_DAYS * DAY + 2
     await house.grant()
     await house.settle()
@@ -149,3 +162,47 @@ async def test_a_database_that_is_away_costs_one_time_only(house: House, monkeyp
     with capture_logs() as logs, pytest.raises(KeyboardInterrupt):
         await pruning.run()
     assert [line["event"] for line in logs] == ["not_pruned", "not_pruned"]
+
+
+async def test_what_was_never_tried_for_as_long_as_its_schedule_is_parked_by_its_age(house: House) -> None:
+    """Its receiver was down before it came. Ends have five hours more."""
+    consent_id, _ = await house.grant()
+    await house.revoke(consent_id)
+    await house.settle()
+    house.clock.time += int(length_of(Lane.ORDINARY))
+    assert await prune(house) == 0
+    house.clock.time += 1
+    assert await prune(house) == 10
+    rows = await all_rows(house)
+    ordinary = [row for row in rows if row.lane == Lane.ORDINARY]
+    assert {(row.push, row.error, row.attempts) for row in ordinary} == {(Push.PARKED, "not_tried", 0)}
+    assert {row.poll for row in rows} == {Poll.OPEN}
+    assert {row.push for row in rows if row.lane == Lane.ENDS} == {Push.PENDING}
+    house.clock.time += int(length_of(Lane.ENDS) - length_of(Lane.ORDINARY))
+    assert await prune(house) == 2
+    epoch = (await house.door.lease("holder-1", None)).epoch
+    assert await house.door.unpark(epoch, EDP, house.clock.now()) == 6  # a verification came through
+    assert await prune(house) == 0
+    house.clock.time += int(length_of(Lane.ORDINARY)) + 1
+    assert await prune(house) == 5  # from then on it lasts as long again
+
+
+async def test_what_a_pause_holds_and_what_was_tried_is_not_parked_by_its_age(house: House) -> None:
+    await try_all(house)
+    await house.register("edp-4", Role.EDP)
+    stream = await house.push_stream("edp-4", Role.EDP)
+    await house.change(stream, status=StreamStatus.PAUSED)
+    await house.grant(atp="atp-9", edps=("edp-4",))
+    await house.settle()
+    house.clock.time += 2 * DAY
+    assert await prune(house) == 0
+
+
+async def test_an_outbox_made_anew_parks_nothing_before_the_pusher_had_its_time(house: House) -> None:
+    house.clock.time += 3 * DAY
+    await house.ledger.database.run(lambda connection: make_anew(connection, since=house.clock.now() - REACH))
+    house.sequencer = house.another_sequencer()
+    await house.settle()
+    assert await prune(house) == 0
+    house.clock.time += int(length_of(Lane.ORDINARY)) + 2
+    assert await prune(house) == 8

@@ -12,6 +12,7 @@ from engine.pusher.schedule import (
     Trouble,
     is_of_receiver,
     judge,
+    length_of,
 )
 from engine.pusher.service import Fate, Lane
 
@@ -134,3 +135,8 @@ def test_denied_access_is_tried_once_more() -> None:
 )
 def test_retry_after_is_honoured_up_to_an_hour(text: str, wait: float) -> None:
     assert tried(Reply(429, retry_after=text)).wait == pytest.approx(wait)
+
+
+def test_a_schedule_lasts_as_long_as_the_profile_says() -> None:
+    assert round(length_of(Lane.ENDS) / 3_600, 1) == 20.9
+    assert round(length_of(Lane.ORDINARY) / 3_600, 1) == round(length_of(Lane.BULK) / 3_600, 1) == 15.7
