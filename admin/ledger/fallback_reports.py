@@ -15,11 +15,25 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from admin.ledger.database import Database
 from admin.ledger.reports import ReportMismatch
 from admin.ledger.schema import reports
+from engine.clock import Seconds
 from engine.consent.records import ClientId
+from engine.errors import Fault, Kind
 
 SHARE: Final = "fallback-share:"
 REPORT: Final = "fallback-report:"
+PER_MINUTE: Final = 60  # new reports of one EDP, of a hundred shares each; its reports of other minutes do not count
+MINUTE: Final = Seconds(60.0)
 _DIGEST_BYTES: Final = 32
+
+
+class TooManyReports(Fault):
+    """This EDP has reported as often as it may within a minute; nothing of this call was taken."""
+
+    kind = Kind.TOO_MANY
+
+    def __init__(self, retry_after: Seconds) -> None:
+        super().__init__(f"at most {PER_MINUTE} reports a minute")
+        self.retry_after = retry_after
 
 
 class KeptShare(msgspec.Struct, frozen=True):
@@ -49,7 +63,7 @@ class FallbackReports:
         """Keep shares by their evidence ids; the answer, and whether it was given before.
 
         digest: of what was asked, 32 bytes. answer: made from those that were there before, under the bodies they have.
-        Raises ReportMismatch where the key stood for something else, LedgerUnavailable.
+        Raises ReportMismatch where the key stood for something else, TooManyReports, LedgerUnavailable.
         """
         now = self._wall()
 
@@ -57,6 +71,7 @@ class FallbackReports:
             earlier = _recall(connection, client_id, key, digest)
             if earlier is not None:
                 return earlier, True
+            _refuse_too_many(connection, client_id, now)
             before = {}
             for evidence_id, body in sorted(shares.items()):  # in one order: no two calls wait for each other
                 kept = _keep(connection, client_id, SHARE + evidence_id, body, now)
@@ -84,6 +99,24 @@ class FallbackReports:
         return [
             KeptShare(row.client_id, row.idempotency_key.removeprefix(SHARE), row.body, row.received_at) for row in rows
         ]
+
+
+def _refuse_too_many(connection: sa.Connection, client_id: str, now: float) -> None:
+    """Counted in the table, so it holds over all instances; those that meet may be let through a few beyond it."""
+    newest = (
+        sa.select(reports.c.received_at)
+        .where(
+            reports.c.client_id == client_id,
+            reports.c.idempotency_key.startswith(REPORT),
+            reports.c.received_at > now - MINUTE,
+            reports.c.received_at <= now,  # a clock that was set back does not shut anybody out
+        )
+        .order_by(reports.c.received_at.desc())
+        .limit(PER_MINUTE)
+    )
+    times = connection.execute(newest).scalars().all()
+    if len(times) == PER_MINUTE:
+        raise TooManyReports(Seconds(max(1.0, times[-1] + MINUTE - now)))
 
 
 def _recall(connection: sa.Connection, client_id: str, key: str, digest: bytes) -> bytes | None:

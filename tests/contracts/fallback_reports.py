@@ -6,7 +6,7 @@ import pytest
 import trio
 
 from admin.config import Ledger as LedgerConfig
-from admin.ledger.fallback_reports import FallbackReports
+from admin.ledger.fallback_reports import PER_MINUTE, FallbackReports, TooManyReports
 from admin.ledger.reports import ReportMismatch, Reports
 from admin.ledger.sql import open_ledger
 from engine.consent.records import ClientId
@@ -53,6 +53,26 @@ class FallbackReportsContract:
         with pytest.raises(ReportMismatch):
             await reports.take(EDP, "key-1", bytes(32), {"x": b"1"}, answer)
         assert {one.evidence_id for one in await reports.newest(10)} == {"a"}
+
+    async def test_an_edp_may_report_so_often_a_minute_and_the_rest_is_told_when_to_come_again(
+        self, ledger_settings: LedgerConfig
+    ) -> None:
+        clock = HandClock()
+        async with open_ledger(ledger_settings, clock, wall=clock.wall) as ledger:
+            here, there = FallbackReports(ledger.database, clock.wall), FallbackReports(ledger.database, clock.wall)
+            for number in range(PER_MINUTE):
+                clock.time += number == 1  # the first came a second before the others
+                await (here, there)[number % 2].take(EDP, f"key-{number}", DIGEST, {f"s-{number}": b"1"}, answer)
+            with pytest.raises(TooManyReports) as caught:
+                await there.take(EDP, "key-more", DIGEST, {"more": b"1"}, answer)
+            assert caught.value.retry_after == 59
+            assert await here.take(EDP, "key-0", DIGEST, {"s-0": b"1"}, answer) == (b"", True)  # told before
+            assert await here.take(OTHER, "key-1", DIGEST, {"a": b"1"}, answer) == (b"", False)
+            assert "more" not in {one.evidence_id for one in await here.newest(1_000, EDP)}
+            clock.time += 59
+            assert await there.take(EDP, "key-more", DIGEST, {"more": b"1"}, answer) == (b"", False)
+            with pytest.raises(TooManyReports):
+                await here.take(EDP, "key-again", DIGEST, {"again": b"1"}, answer)
 
     async def test_call_that_comes_many_times_at_once_is_taken_once(self, reports: FallbackReports) -> None:
         shares = {f"share-{number}": b"body" for number in range(20)}
