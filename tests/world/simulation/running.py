@@ -1,79 +1,18 @@
-"""Many seeds on several processes, with or without a mistake; what came of each is handed on in order."""
+"""Seeds of this world, alone or many of them: see `tests.world.seeds`."""
 
-import functools
-import gc
-import multiprocessing
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
-from pathlib import Path
 
-import msgspec
-import structlog
-
-from tests.world.simulation.mistake import made
+from tests.world.seeds import Job, play_all, play_alone
 from tests.world.simulation.mistakes import MISTAKES
 from tests.world.simulation.template import template
 from tests.world.simulation.world import Played, play
 
-MEMORY = Path("/dev/shm")  # noqa: S108 - for a folder of our own: replicas there cost no disk
-CHUNK = 4  # seeds a visit to a process
-
-Job = tuple[int, str]  # a seed, and the name of a mistake or ""
-
 
 def run(seed: int, mistake: str = "") -> Played:
     """One seed, in this process."""
-    directory = Path(tempfile.mkdtemp(prefix="ccs-simulation-", dir=MEMORY if MEMORY.is_dir() else None))
-    try:
-        with _without_logs(), _without_collector(), made(MISTAKES[mistake] if mistake else None):
-            return play(seed, directory)
-    finally:
-        shutil.rmtree(directory, ignore_errors=True)
+    return play_alone("simulation", play, seed, MISTAKES[mistake] if mistake else None, template)
 
 
 def run_all(jobs: Sequence[Job], processes: int = 0) -> Iterator[Played]:
     """What comes of each, without its story. processes: 0 = one a core."""
-    count = processes or os.cpu_count() or 1
-    pool = ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn"))
-    try:
-        yield from pool.map(_run_job, jobs, chunksize=CHUNK)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _run_job(job: Job) -> Played:
-    return msgspec.structs.replace(run(*job), story=())
-
-
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    """A world is thrown away as a whole: to look for garbage in it again and again takes a fifth of the time."""
-    _set_aside()
-    gc.collect()
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
-
-
-@functools.cache
-def _set_aside() -> None:
-    """What is there before the first world stays, and is not looked through after each."""
-    template()
-    gc.collect()
-    gc.freeze()
-
-
-@contextmanager
-def _without_logs() -> Iterator[None]:
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))  # CRITICAL: we write none
-    try:
-        yield
-    finally:
-        structlog.configure(**before)
+    return play_all(run, jobs, processes)
