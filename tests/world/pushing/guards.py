@@ -153,11 +153,12 @@ def in_memory(world: "World") -> Iterator[None]:
 
     async def in_line(function: Callable[..., T], *args: Any, **_: Any) -> T:
         with trio.CancelScope(shield=True):
-            await trio.sleep(world.random.uniform(0.0, 0.01))
+            before = world.random.random() < 0.5  # a step of time is longer than a disk: one for the way there or back
+            await (trio.sleep(0.01) if before else trio.lowlevel.checkpoint())
             await world.may_die("before it is stored")
             result = function(*args)
             await world.may_die("after it is stored")
-            await trio.sleep(world.random.uniform(0.0, 0.02))
+            await (trio.lowlevel.checkpoint() if before else trio.sleep(0.01))
         return result
 
     async def listen(_: PushReceiver, *, task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED) -> None:

@@ -23,7 +23,7 @@ class PusherMachine:
         self.process: Process = world.process(name)
         self.gone = trio.Event()
         self.process.at_death.append(self.gone.set)
-        settings = PusherSettings(issuer=ISSUER, wait=Seconds(20.0))
+        settings = PusherSettings(issuer=ISSUER, wait=Seconds(60.0))
         self.pusher = Pusher(
             world.side, Network(world, self), lambda: world.signers[-1], settings, self,
             jitter=world.random.random, holder=name,
