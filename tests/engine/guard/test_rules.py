@@ -3,6 +3,7 @@
 from typing import Any
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -135,6 +136,17 @@ def test_expiry_is_the_earlier_one() -> None:
     cut = rules.narrowed(known_consent(), rules.KeptConsent(2, ended=False, expires_at=sooner))
     assert cut is not None
     assert cut.expires_at == sooner
+
+
+@pytest.mark.parametrize("first", [2, 3, 5])
+def test_an_end_wins_over_every_version_whichever_came_first(first: int) -> None:
+    """Also over a renewal of a higher version, which came before it."""
+    renewed = rules.changed(None, first, entry(), None)
+    over = rules.ended(renewed, 3, NOW)
+    assert over == rules.KeptConsent(max(first, 3), ended=True, at=NOW)
+    assert rules.narrowed(known_consent(), over) is None
+    for version in (first, 3, 9):
+        assert rules.changed(over, version, entry(), None) is None
 
 
 def test_older_truth_than_the_floor_is_not_remembered() -> None:
