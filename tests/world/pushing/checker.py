@@ -1,5 +1,6 @@
 """P4 and P6, held against the whole truth: what was acknowledged, what is known to be missing, what was allowed."""
 
+import hashlib
 import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
@@ -12,7 +13,8 @@ from engine.guard.shares import Reason, Share, Verdict
 from engine.pusher.service import Fate
 from engine.tokens.jws import decode_part
 from tests.support.guard_words import NOW
-from tests.world.pushing.ledger import ATP, EDPS, Told
+from tests.world.pushing.attacker import FORGED
+from tests.world.pushing.ledger import ATP, EDPS, Told, token_of
 
 if TYPE_CHECKING:
     from tests.world.pushing.world import World
@@ -63,6 +65,9 @@ class Checker:
         self._world = world
         self.heard = {edp: Heard() for edp in EDPS}
         self._bytes: dict[str, bytes] = {}
+        self._made_up: dict[ClientId, set[bytes]] = {edp: set() for edp in EDPS}  # events not of the service's for it
+        self._yeses: dict[str, tuple[ClientId, ConsentId]] = {}  # by the names of the calls that they answer
+        self._noes: set[tuple[ClientId, bytes]] = set()  # to which tokens, by their digests
         self._atp_took: set[str] = set()
         self._changes: set[tuple[ClientId, str, int, bool]] = set()
         self._alone_since: dict[ClientId, float] = {}  # first fallback since the last current yes
@@ -84,6 +89,8 @@ class Checker:
     def takes(self, client_id: ClientId, content: bytes) -> None:
         """A guard has answered 202."""
         claims = _claims(content)
+        if content in self._made_up[client_id]:
+            self._wrong(client_id, "P4: takes an event that is not the service's for it", claims["jti"])
         self.acknowledges(client_id, [claims["jti"]], "202")
         last_seq = claims.get("ccs_last_seq")
         if last_seq is not None and claims["iat"] > self._world.wall() - 170:
@@ -91,11 +98,17 @@ class Checker:
             heard.announced = max(heard.announced, last_seq)
             heard.look(self._world.side.told[client_id], self._world.now())
 
+    def nobody_takes(self, client_id: ClientId, content: bytes) -> None:
+        """An event that is forged, or meant for another, is on its way to a guard, by push or by poll."""
+        self._made_up[client_id].add(content)
+
     def acknowledges(self, client_id: ClientId, jtis: Iterable[str], how: str) -> None:
         """A guard says that it has these."""
         machine = self._world.guards[client_id]
         by_jti = {one.jti: one for one in self._world.side.told[client_id]} if jtis else {}
         for jti in jtis:
+            if jti.startswith(FORGED):
+                self._wrong(client_id, "P4: takes an event that is not the service's for it", f"{how} {jti}")
             if not machine.has_stored(jti):
                 self._wrong(client_id, "P4: acknowledged before it was stored", f"{how} {jti}")
             told = by_jti.get(jti)
@@ -139,15 +152,35 @@ class Checker:
             self._wrong(client_id, "P4: a version goes back", f"{consent_id} {before.version} to {after.version}")
         if before is not None and before.ended and not after.ended:
             self._wrong(client_id, "P4: an ended consent comes back", consent_id)
+        if not any(_says(one.fact, consent_id, after) for one in self._world.side.told[client_id]):
+            self._wrong(client_id, "P4: what the ledger never said", f"{consent_id} {after.version} {after.ended}")
         change = (client_id, consent_id, after.version, after.ended)
         if change in self._changes:
             self._wrong(client_id, "P4: a repeat has an effect", f"{consent_id} {after.version}")
         self._changes.add(change)
 
+    def party_changed(self, client_id: ClientId, party: str, version: int, *, suspended: bool) -> None:
+        """A guard's memory is told of an ATP."""
+        if not any(
+            isinstance(one.fact, PartyFact) and (one.fact.version, one.fact.suspended) == (version, suspended)
+            for one in self._world.side.told[client_id]
+        ):
+            self._wrong(client_id, "P4: what the ledger never said", f"{party} {version} {suspended}")
+
+    def refuses(self, client_id: ClientId, digest: bytes) -> None:
+        """A guard's memory is told that a token was refused."""
+        if (client_id, digest) not in self._noes:
+            self._wrong(client_id, "P6: believes an answer that was not given to it", "a no")
+
     # Verdicts.
 
-    def said_yes(self, client_id: ClientId, *, is_current: bool) -> None:
-        """A node says that a consent is active; the guard may hear it."""
+    def said_no(self, client_id: ClientId, consent_id: ConsentId) -> None:
+        """A node says so; the guard may hear it."""
+        self._noes.add((client_id, hashlib.sha256(token_of(consent_id).encode()).digest()))
+
+    def said_yes(self, client_id: ClientId, consent_id: ConsentId, call: bytes, *, is_current: bool) -> None:
+        """A node says that a consent is active, in answer to a call; the guard may hear it."""
+        self._yeses[call.decode()] = client_id, consent_id
         if is_current:
             self._alone_since.pop(client_id, None)
 
@@ -159,6 +192,8 @@ class Checker:
             self._alone_since.setdefault(client_id, now)
         if not verdict.allowed:
             return
+        if verdict.reason is Reason.CONSENTED and self._yeses.pop(verdict.evidence_id, None) != (client_id, consent_id):
+            self._wrong(client_id, "P6: believes an answer that was not given to it", f"a yes to {consent_id[-4:]}")
         heard = self.heard[client_id]
         since = max(heard.ends.get(consent_id, float("inf")), 0.0)
         if max(since, world.guards[client_id].booted_at) + APPLIED < began:
@@ -173,6 +208,8 @@ class Checker:
         self, client_id: ClientId, consent_id: ConsentId, share: Share, verdict: Verdict, began: float
     ) -> None:
         world, heard, who = self._world, self.heard[client_id], consent_id[-4:]
+        if not world.guards[client_id].evidence.shows(verdict.evidence_id, consent_id):
+            self._wrong(client_id, "P6: by fallback without evidence", who)
         settled = began - APPLIED if began - world.guards[client_id].booted_at > APPLIED else -1.0
         if world.ledger.now(consent_id).access_mode.name == "ONE_OFF":
             self._wrong(client_id, "P6: a one-off by fallback", who)
@@ -251,6 +288,14 @@ def _claims(content: bytes) -> dict[str, Any]:
     assert payload is not None
     claims: dict[str, Any] = json.loads(payload)
     return claims
+
+
+def _says(fact: ConsentFact | PartyFact, consent_id: str, kept: KeptConsent) -> bool:
+    return isinstance(fact, ConsentFact) and (fact.consent_id, fact.consent_version, fact.state in ENDED) == (
+        consent_id,
+        kept.version,
+        kept.ended,
+    )
 
 
 def _subject(fact: ConsentFact | PartyFact) -> str:

@@ -17,9 +17,9 @@ from engine.clock import BootTime, UnixTime
 from engine.consent.records import ClientId
 from engine.guard import events as guard_events
 from engine.guard import rules
-from engine.guard.config import Events, GuardConfig, Policy, Receiver, Service, Store
+from engine.guard.config import AnswerForm, Events, GuardConfig, Policy, Receiver, Service, Store
 from engine.guard.events import GuardEvents
-from engine.guard.evidence_words import OutageEvidence
+from engine.guard.evidence_words import OutageEvidence, ShareEvidence
 from engine.guard.guard import Guard
 from engine.guard.receiver import PushReceiver
 from engine.listener.http1 import Response
@@ -27,11 +27,12 @@ from tests.support.guard_memory import InMemory
 from tests.support.guard_stand import Recorded
 from tests.support.push_service import ISSUER
 from tests.world.pushing.network import Answering
-from tests.world.pushing.nodes import ADDRESSES, Nodes
+from tests.world.pushing.nodes import ADDRESSES, SIGNING, Nodes
 from tests.world.pushing.service import Service as AdminService
 from tests.world.simulation.machines import Process
 
 if TYPE_CHECKING:
+    from tests.world.pushing.checker import Checker
     from tests.world.pushing.world import World
 
 T = TypeVar("T")
@@ -45,13 +46,28 @@ class Evidence(Recorded):
         newest = self.outages[-1] if self.outages else None
         return newest.began_at if isinstance(newest, OutageEvidence) and not newest.ended_at else None
 
+    def shows(self, evidence_id: str, consent_id: str) -> bool:
+        """Whether it is written down under this id that a share of this consent was allowed."""
+        place = int(evidence_id[1:]) if evidence_id.startswith("e") and evidence_id[1:].isdigit() else -1
+        entry = self.entries[place] if 0 <= place < len(self.entries) else None
+        return isinstance(entry, ShareEvidence) and entry.allowed and entry.consent_id == consent_id
+
 
 class CheckedMemory(InMemory):
     """The rules, on a disk that stays; each word that changes something is told to the checker."""
 
-    def __init__(self, changed: Callable[[str, rules.KeptConsent | None, rules.KeptConsent | None], None]) -> None:
+    def __init__(self, checker: "Checker", client_id: ClientId) -> None:
         super().__init__()
-        self._changed = changed
+        self._checker, self._client_id = checker, client_id
+        self._changed = partial(checker.memory_changed, client_id)
+
+    def refuse(self, digest: bytes, as_of: UnixTime) -> None:
+        self._checker.refuses(self._client_id, digest)
+        super().refuse(digest, as_of)
+
+    def suspend(self, client_id: str, version: int, *, suspended: bool) -> None:
+        self._checker.party_changed(self._client_id, client_id, version, suspended=suspended)
+        super().suspend(client_id, version, suspended=suspended)
 
     def end(self, consent_id: str, version: int, at: UnixTime) -> None:
         before = self._consents.get(consent_id)
@@ -77,7 +93,7 @@ class GuardMachine:
     def __init__(self, world: "World", client_id: ClientId, directory: Path) -> None:
         self._world = world
         self.client_id = client_id
-        self.memory = CheckedMemory(partial(world.checker.memory_changed, client_id))
+        self.memory = CheckedMemory(world.checker, client_id)
         self.evidence = Evidence()
         self.process: Process | None = None
         self.guard: Guard | None = None
@@ -154,11 +170,11 @@ def in_memory(world: "World") -> Iterator[None]:
     async def in_line(function: Callable[..., T], *args: Any, **_: Any) -> T:
         with trio.CancelScope(shield=True):
             before = world.random.random() < 0.5  # a step of time is longer than a disk: one for the way there or back
-            await (trio.sleep(0.01) if before else trio.lowlevel.checkpoint())
+            await trio.sleep(0.01 if before else 0.0)
             await world.may_die("before it is stored")
             result = function(*args)
             await world.may_die("after it is stored")
-            await (trio.lowlevel.checkpoint() if before else trio.sleep(0.01))
+            await trio.sleep(0.0 if before else 0.01)
         return result
 
     async def listen(_: PushReceiver, *, task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -186,6 +202,7 @@ def _config(client_id: ClientId, directory: Path, cap: float) -> GuardConfig:
     return GuardConfig(
         client_id=client_id,
         issuer=ISSUER,
+        answers=AnswerForm.SIGNED if client_id in SIGNING else AnswerForm.PLAIN,
         policy=msgspec.structs.replace(Policy(), outage_cap=cap),
         service=service,
         store=Store(directory=directory / client_id, key_file=nowhere),

@@ -2,6 +2,7 @@
 
 import hashlib
 import uuid
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -89,6 +90,7 @@ class Ledger:
         self.consents: dict[ConsentId, list[Moment]] = {}
         self.suspensions: list[tuple[float, bool]] = [(0.0, False)]
         self.unsequenced: list[StoredEvent] = []
+        self.appended: Callable[[StoredEvent], None] = lambda _: None
         self.news = trio.Event()
         self._versions: dict[str, int] = {}
         self._atp = self._participant(ATP, Role.ATP)
@@ -107,6 +109,7 @@ class Ledger:
                 encode(event), None, None, None, b"", digest,
             )
         )  # fmt: skip
+        self.appended(self.unsequenced[-1])
         self.news.set()
         if isinstance(event, ConsentEvent):
             self.consents.setdefault(event.consent_id, []).append(Moment(self._world.now(), self.seq, event.consent))
@@ -198,6 +201,11 @@ class LedgerSide(MemoryPushService):
         self.open: dict[ClientId, dict[str, int]] = {client_id: {} for client_id in (ATP, *EDPS)}  # jti to number
         self.listed: dict[ClientId, dict[str, ListedConsent | ListedParty]] = {one: {} for one in (ATP, *EDPS)}
         self._draws = 0
+        self._truth = Book(ISSUER, 0, 0, 0)  # as of the ledger's newest event, and never forked
+        self._places: dict[ClientId, dict[int, int]] = {client_id: {} for client_id in (ATP, *EDPS)}  # seq to number
+        for stored in world.ledger.unsequenced:
+            self._know(stored)
+        world.ledger.appended = self._know
 
     @property
     def epoch(self) -> int:
@@ -209,6 +217,10 @@ class LedgerSide(MemoryPushService):
             await self._world.ledger.news.wait()
             await trio.sleep(self._world.random.uniform(0.02, 1.0))
             self._world.ledger.news = trio.Event()
+            if self._world.random.random() < 0.3:  # it has a long way to go
+                self._look_ahead()
+                await trio.sleep(self._world.random.uniform(1.0, 30.0))
+                self._look_ahead()
             while self._world.ledger.unsequenced:
                 self.step()
 
@@ -224,6 +236,25 @@ class LedgerSide(MemoryPushService):
         self.book.settle()
         self.version += self.book.roster_seq != before
         self._wake()
+
+    def _look_ahead(self) -> None:
+        """As `admin.ledger.lookahead`: what must be told now is told before what a suspension has told already."""
+        ahead = self.book.fork(left_out=Lane.BULK)
+        for stored in self._world.ledger.unsequenced:
+            drafts = ahead.take(stored)
+            if ahead.roster_seq != self.book.roster_seq:
+                break
+            self._world.count("looked ahead", len(drafts))
+            for draft in drafts:
+                self._lay_down(draft)
+        self._wake()
+
+    def _know(self, stored: StoredEvent) -> None:
+        """What each receiver will have to be told."""
+        for draft in self._truth.take(stored):
+            if isinstance(draft.fact, ConsentFact | PartyFact):
+                self.told[draft.client_id].append(Told(draft.seq, draft.prev, draft.jti, draft.fact))
+        self._truth.settle()
 
     def change_stream(self, stream: StreamRecord, actor: str) -> None:
         """Of a receiver's, or of an operator's doing; the outbox knows at once."""
@@ -246,6 +277,11 @@ class LedgerSide(MemoryPushService):
         self._wake()
 
     def _lay_down(self, draft: Draft) -> None:
+        """One that is there already stays as it is."""
+        known = self._places[draft.client_id].get(draft.seq) if draft.seq else None
+        if known is not None and self.rows[known].delivery.jti == draft.jti:
+            return
+        self._check(draft, known)
         self._number += 1
         number, fact = self._number, draft.fact
         made = Delivery(
@@ -258,8 +294,15 @@ class LedgerSide(MemoryPushService):
                 self._numbers.setdefault(key, []).append(number)
         if draft.poll is Poll.OPEN:
             self.open[draft.client_id][draft.jti] = number
-        if isinstance(fact, ConsentFact | PartyFact):
-            self.told[draft.client_id].append(Told(draft.seq, draft.prev, draft.jti, fact))
+        if draft.seq:
+            self._places[draft.client_id][draft.seq] = number
+
+    def _check(self, draft: Draft, known: int | None) -> None:
+        if known is not None:
+            self._world.wrong("outbox", "P4: one event twice in the outbox", f"{draft.seq} to {draft.client_id}")
+        places = [one.prev for one in self.told[draft.client_id] if one.seq == draft.seq]
+        if draft.seq and places != [draft.prev]:
+            self._world.wrong("outbox", "P4: an event names another one before it than there was", f"{draft.seq}")
 
     def _meet(self, client_id: ClientId) -> None:
         member = self.book.members[client_id]
@@ -279,3 +322,8 @@ def line_of(seq: int, fact: ConsentFact | PartyFact) -> ListedConsent | ListedPa
         seq, fact.consent_id, fact.consent_version, wire_state(fact.state), fact.client_id, fact.effective_at,
         fact.expires_at if live else None, fact.authorization_details if live else (),
     )  # fmt: skip
+
+
+def token_of(consent_id: ConsentId) -> str:
+    """One token for each consent."""
+    return f"token-{consent_id}"

@@ -1,26 +1,34 @@
 """Deliberate mistakes of the code, each of which the checker has to find."""
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any, Final
+from unittest import mock
 
 import anyio
 import msgspec
 import trio
 
-from engine.guard import rules
+from admin.ledger.outbox import Book, Draft
+from engine.events import sets, verification
+from engine.events.sets import drawn_jti
+from engine.guard import answers, rules
+from engine.guard.client import Client
 from engine.guard.event_keys import EventKeys
 from engine.guard.fallback import Outage
+from engine.guard.healing import Healing
 from engine.guard.intake import Intake
 from engine.guard.ordering import Chain, Place
 from engine.guard.outages import Outages
 from engine.guard.polling import AT_ONCE, Polling
-from engine.guard.shares import KnownConsent, KnownToken
+from engine.guard.shares import KnownConsent, KnownToken, Verdict
+from engine.guard.verdicts import Verdicts
 from engine.pusher import receiver
 from engine.pusher.lease import Tenure
 from engine.pusher.schedule import Attempt, Judgement, Trouble, judge
-from engine.pusher.service import Fate
-from tests.world.pushing.guards import Evidence
+from engine.pusher.service import Delivery, Fate
+from engine.pusher.signing import Signing
 from tests.world.simulation.mistake import Mistake, Patch, replaced
 
 LATER: Final = 2.0  # seconds
@@ -100,6 +108,80 @@ def _no_fence(stack: ExitStack) -> None:
     replaced(Tenure, "left", property(lambda _: 1_000.0))(stack)
 
 
+def _forgetful(
+    self: Outages, policy: Any, memory: Any, evidence: Any, clock: Any, draw: Any, of: Any = Outages.__init__
+) -> None:
+    of(self, policy, memory, evidence, clock, draw)
+    self.since = None
+
+
+def _short_chain(self: Book, stored: Any, fact: Any, of: Any = Book._of_fact) -> list[Draft]:
+    """A book that runs ahead does not move chains over what it leaves out."""
+    if self._left_out is not None and self._lane(fact) is self._left_out:
+        return []
+    drafts: list[Draft] = of(self, stored, fact)
+    return drafts
+
+
+def _drawn(*_: Any) -> str:
+    return drawn_jti(os.urandom(16))
+
+
+async def _signed_anew(self: Signing, delivery: Delivery) -> bytes:
+    await trio.lowlevel.checkpoint()
+    return self._make(delivery)
+
+
+def _listing_wins(self: Healing, consents: Any, parties: Any, of: Any = Healing._apply) -> None:
+    with mock.patch.object(rules, "changed", _as_listed):
+        of(self, consents, parties)
+
+
+def _as_listed(
+    kept: rules.KeptConsent | None, version: int, entry: bytes | None, expires_at: Any
+) -> rules.KeptConsent | None:
+    if kept is not None and kept.version == version:
+        return None
+    return rules.KeptConsent(version, ended=False, entry=entry, expires_at=expires_at)
+
+
+def _no_party(known: KnownToken, consent: Any, _party: Any, of: Any = rules.in_force) -> KnownToken | None:
+    result: KnownToken | None = of(known, consent, None)
+    return result
+
+
+class _Later:
+    """Evidence that is written down once the verdict is out."""
+
+    def __init__(self, evidence: Any) -> None:
+        self._evidence = evidence
+
+    def record_all(self, entries: Any) -> list[str]:
+        async def record() -> None:
+            await trio.sleep(LATER)
+            self._evidence.record_all(entries)
+
+        trio.lowlevel.spawn_system_task(record)
+        return [f"e{len(self._evidence.entries) + place}" for place, _ in enumerate(entries)]
+
+
+def _evidence_later(self: Verdicts, asked: Any, of: Any = Verdicts.in_outage) -> list[Verdict]:
+    evidence = self._evidence
+    self._evidence = _Later(evidence)  # type: ignore[assignment] # as much of it as is called
+    try:
+        verdicts: list[Verdict] = of(self, asked)
+    finally:
+        self._evidence = evidence
+    return verdicts
+
+
+async def _any_reply(
+    self: Client, run: Any, address: Any, call: Any, judge: Any, begun: Any, reply: Any, of: Any = Client._read
+) -> Any:
+    same = msgspec.structs.replace(call, request_id=reply.request_id)
+    return await of(self, run, address, same, judge, begun, reply)
+
+
 _ALL: Final[Sequence[tuple[str, str, Patch]]] = (
     ("202 first", "a push is acknowledged, and stored two seconds later (`Intake.take`)",
      replaced(Intake, "take", _take_first)),
@@ -116,7 +198,25 @@ _ALL: Final[Sequence[tuple[str, str, Patch]]] = (
     ("revived", "a grant or renewal revives what has ended (`rules.changed`)", replaced(rules, "changed", _revived)),
     ("one-off too", "a one-off counts as any other consent (`verdicts._consents`)", _one_off_too),
     ("no cap", "an outage has no end (`Outages.now`)", replaced(Outages, "now", _no_clock)),
-    ("forgets", "a restart forgets that there is an outage (`Evidence.open_outage`)",
-     replaced(Evidence, "open_outage", lambda _: None)),
+    ("forgets", "a restart forgets that there is an outage (`Outages`)", replaced(Outages, "__init__", _forgetful)),
+    ("listing wins", "what a listing says replaces what is known (`Healing._apply`)",
+     replaced(Healing, "_apply", _listing_wins)),
+    ("suspended too", "that an ATP is stopped does not count in an outage (`rules.in_force`)",
+     replaced(rules, "in_force", _no_party)),
+    ("evidence later", "a share in an outage is written down two seconds after the verdict (`Verdicts.in_outage`)",
+     replaced(Verdicts, "in_outage", _evidence_later)),
+    ("short chain", "the lookahead does not move chains over what it leaves out (`Book._of_fact`)",
+     replaced(Book, "_of_fact", _short_chain)),
+    ("drawn id", "an event's id is drawn, so that the sequencer doubles what was written ahead (`sets.event_jti`)",
+     replaced(sets, "event_jti", _drawn)),
+    ("signed anew", "a pusher signs in place of sending what was kept (`Signing.signed`)",
+     replaced(Signing, "signed", _signed_anew)),
+    ("any signature", "an event's signature is not looked at (`verification._check_signature`)",
+     replaced(verification, "_check_signature", lambda *_: None)),
+    ("any party", "issuer and audience of an event are not looked at (`verification._check_parties`)",
+     replaced(verification, "_check_parties", lambda *_: None)),
+    ("any answer", "an answer counts, whichever call it names (`Client._read`)", replaced(Client, "_read", _any_reply)),
+    ("old answer", "an answer counts, however long ago it was signed (`answers.OLDEST`)",
+     replaced(answers, "OLDEST", 86_400)),
 )  # fmt: skip
 MISTAKES: Final = {name: Mistake(name, change, patch) for name, change, patch in _ALL}

@@ -61,6 +61,7 @@ class Network:
 
     async def _arrive(self, client_id: ClientId, content: bytes, answering: Answering, late: float) -> None:
         world = self._world
+        world.attacker.saw(client_id, content)
         await trio.sleep(late + world.latency * (1 + world.random.random()))
         machine = world.guards.get(client_id)
         if machine is None:

@@ -1,6 +1,5 @@
 """Engine nodes as a guard's calls find them: they answer from the ledger as of a moment, or not at all."""
 
-import hashlib
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
@@ -9,18 +8,22 @@ import trio
 from engine.clock import UnixTime, format_utc, parse_utc
 from engine.consent.records import ClientId, ConsentId, ConsentRecord
 from engine.consent.states import State
+from engine.guard.answers import PLAIN
 from engine.guard.calls import Call, CallFailed, Reply
 from engine.guard.evidence_words import Failure
-from tests.support.guard_answers import plain
+from tests.support.guard_answers import jwks, plain
 from tests.support.guard_stand import INACTIVE, A, B
 from tests.support.guard_words import NOW, entry
+from tests.support.push_service import ISSUER
+from tests.world.pushing.attacker import signed_reply
+from tests.world.pushing.keys import answer_signers
 
 if TYPE_CHECKING:
     from tests.world.pushing.world import World
 
 ADDRESSES: Final = (A, B)
 CURRENT: Final = 2.0  # seconds that a node may be behind and still say `current`
-JSON: Final = b"application/json"
+SIGNING: Final = (ClientId("edp-2"),)  # EDPs that are registered for signed answers
 
 
 class Node:
@@ -39,7 +42,10 @@ class Nodes:
         self._client_id = client_id
 
     async def call(self, address: str, call: Call) -> Reply:
-        world, node = self._world, self._world.nodes[address]
+        world = self._world
+        if address == ISSUER:
+            return await self._keys()
+        node = world.nodes[address]
         await trio.sleep(world.latency * (1 + world.random.random()))
         if node.down is not None:
             return await self._fails(node.down, call)
@@ -47,9 +53,27 @@ class Nodes:
             await trio.sleep(world.random.uniform(0.1, 3.0))
         reply = self._answer(node, call)
         await trio.sleep(world.latency)
+        is_worth_it = self._client_id in SIGNING and world.attacker.has_stale(self._client_id, _token(call))
+        if world.chance("answer in another's place", 0.3 if is_worth_it else 0.03):
+            reply = self._forged(call) or reply
         if world.chance("answer lost", 0.02):
             raise CallFailed(Failure.RESET)
         return reply
+
+    async def _keys(self) -> Reply:
+        await trio.sleep(self._world.latency)
+        if self._world.admin_down:
+            raise CallFailed(Failure.CONNECT)
+        return Reply(200, PLAIN, jwks(answer_signers()[0]))
+
+    def _forged(self, call: Call) -> Reply | None:
+        """As if the consent, whatever has become of it, were active."""
+        world, token = self._world, _token(call)
+        consent_id = world.consents_of.get(token)
+        if consent_id is None:
+            return None
+        body = self._yes(consent_id, world.ledger.now(consent_id), int(world.now()), is_current=True)
+        return world.attacker.answer(self._client_id, token, call, body, is_signed=self._client_id in SIGNING)
 
     async def aclose(self) -> None:
         """Nothing is open."""
@@ -75,8 +99,16 @@ class Nodes:
             record = world.ledger.at(consent_id, max(as_of, 0.0))
             if record is not None and self._is_active(record, form, as_of):
                 body = self._yes(consent_id, record, int(as_of), is_current=is_current)
-                world.checker.said_yes(self._client_id, is_current=is_current)
-        return Reply(200, JSON, body, call.request_id)
+                world.checker.said_yes(self._client_id, consent_id, call.request_id, is_current=is_current)
+            else:
+                world.checker.said_no(self._client_id, consent_id)
+        if self._client_id in SIGNING:
+            reply = signed_reply(self._client_id, form["token"], world.wall(), body, call.request_id)
+        else:
+            reply = Reply(200, PLAIN, body, call.request_id)
+        if consent_id is not None:
+            world.attacker.heard(self._client_id, form["token"], reply, is_yes=body is not INACTIVE)
+        return reply
 
     def _is_active(self, record: ConsentRecord, form: dict[str, str], as_of: float) -> bool:
         suspended = self._world.ledger.is_suspended(max(as_of, 0.0))
@@ -99,10 +131,5 @@ class Nodes:
         )  # fmt: skip
 
 
-def token_of(consent_id: ConsentId) -> str:
-    """One token for each consent."""
-    return f"token-{consent_id}"
-
-
-def digest_of(consent_id: ConsentId) -> bytes:
-    return hashlib.sha256(token_of(consent_id).encode()).digest()
+def _token(call: Call) -> str:
+    return parse_qs(call.body.decode())["token"][0]

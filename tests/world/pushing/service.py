@@ -22,6 +22,7 @@ from engine.guard.transmitter import (
 )
 from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
 from tests.support.events import jwks
+from tests.world.pushing.attacker import FORGERIES
 from tests.world.pushing.ledger import INCARNATION, Told, line_of
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PAGE: Final = 7
+SELDOM: Final = 4.0
 LOST: Final = 5.0  # seconds until a caller gives up
 
 
@@ -40,18 +42,20 @@ class Service:
         self._client_id = client_id
         self._snapshots: dict[str, tuple[int, list[Told]]] = {}
 
-    async def _call(self, name: str, act: Callable[[], T]) -> T:
-        """Whatever is done is done, though the answer be lost."""
+    async def _call(self, name: str, act: Callable[[], T], fails: float = 1.0) -> T:
+        """Whatever is done is done, though the answer be lost. fails: how often, for what is asked for seldom."""
         world = self._world
         await trio.sleep(world.latency * (1 + 3 * world.random.random()))
-        if world.admin_down or world.chance(f"{name} not reached", 0.04):
+        if world.admin_down or world.chance(f"{name} not reached", 0.04 * fails):
             await trio.sleep(world.random.choice((0.01, LOST)))
             raise Unreachable("not reached")
-        if world.chance(f"{name} refused", 0.03):
+        if world.chance(f"{name} refused", 0.03 * fails):
             raise NotTold("403")
         answer = act()
         await trio.sleep(world.latency)
-        if world.chance(f"{name} answer lost", 0.05):
+        if world.chance(f"{name} slow", 0.03 if fails == 1.0 else 0.4):
+            await trio.sleep(world.random.uniform(1.0, 20.0))
+        if world.chance(f"{name} answer lost", 0.05 * fails):
             await trio.sleep(LOST)
             raise Unreachable("no answer")
         return answer
@@ -83,6 +87,9 @@ class Service:
                 if (compact := side.rows[number].delivery.signed) is not None
             }
             given = dict(list(signed.items())[: min(max_events, PAGE)])
+            if max_events and world.chance("poll with a forged event", 0.1):
+                jti, content = world.attacker.forged(self._client_id, world.random.choice(FORGERIES))
+                given[jti] = content.decode()
             world.count("poll: events", len(given))
             return Polled(given, more_available=0 < len(given) < len(signed))
 
@@ -96,19 +103,19 @@ class Service:
                 raise TooOld("no such position")
             told, reached, last = list[Told](), after_seq, side.book.members[self._client_id].last_seq
             for one in side.told[self._client_id]:
-                if one.seq > after_seq and len(told) < PAGE:
+                if after_seq < one.seq <= side.book.seq and len(told) < PAGE:
                     if not (one.prev <= after_seq if not told else one.prev == reached):
                         break
                     told.append(one)
                     reached = one.seq
             if not told and last > after_seq:
                 raise TooOld("take the snapshot")
-            if world.chance("changes too old", 0.1):
+            if world.chance("changes too old", 0.25):
                 raise TooOld("erased by age")
             consents, parties = _lines(told)
             return Changes(side.book.seq, INCARNATION, consents, parties, more=last > reached)
 
-        answer = await self._call("changes", act)
+        answer = await self._call("changes", act, SELDOM)
         listed = [*(line.seq for line in answer.consents), *(line.seq for line in answer.parties)]
         world.count("listing: changes")
         world.checker.listed(self._client_id, after_seq, max(listed) if answer.more and listed else answer.as_of_seq)
@@ -119,7 +126,7 @@ class Service:
 
         def act() -> Page:
             if cursor is None:
-                newest = {_key(one): one for one in side.told[self._client_id]}
+                newest = {_key(one): one for one in side.told[self._client_id] if one.seq <= side.book.seq}
                 as_of, lines, begin = side.book.seq, list(newest.values()), 0
             else:
                 name, _, place = cursor.partition(":")
@@ -135,7 +142,7 @@ class Service:
                 following = f"{name}:{begin + PAGE}"
             return Page(as_of, INCARNATION, consents, parties, following)
 
-        answer = await self._call("snapshot", act)
+        answer = await self._call("snapshot", act, SELDOM)
         world.count("listing: snapshot page")
         if answer.cursor is None:
             world.checker.listed(self._client_id, 0, answer.as_of_seq)

@@ -2,7 +2,6 @@
 
 import contextlib
 import contextvars
-import functools
 import hashlib
 import random as global_random
 from collections import Counter
@@ -18,16 +17,18 @@ from trio.testing import MockClock
 
 from engine.clock import Seconds, UnixTime
 from engine.consent.records import ClientId, ConsentId, Role
-from engine.events.signing import PemEventSigner, new_event_key
+from engine.consent.states import ENDED
 from engine.guard.shares import Share
 from engine.pusher import lease
 from tests.support.guard_words import DAY, NOW, share
 from tests.support.push_service import push_stream_of
+from tests.world.pushing.attacker import Attacker
 from tests.world.pushing.checker import Checker
 from tests.world.pushing.faults import Faults
 from tests.world.pushing.guards import GuardMachine, in_memory
-from tests.world.pushing.ledger import ATP, EDPS, Ledger, LedgerSide
-from tests.world.pushing.nodes import ADDRESSES, Node, token_of
+from tests.world.pushing.keys import signers
+from tests.world.pushing.ledger import ATP, EDPS, Ledger, LedgerSide, token_of
+from tests.world.pushing.nodes import ADDRESSES, Node
 from tests.world.pushing.pushers import PusherMachine
 from tests.world.simulation.machines import Process, _owner, in_steps, repeatable
 
@@ -68,6 +69,7 @@ class World:
         self.nodes = {address: Node() for address in ADDRESSES}
         self.consents_of: dict[str, ConsentId] = {}
         self.checker = Checker(self)
+        self.attacker = Attacker(self)
         self.ledger = Ledger(self)
         self.side = LedgerSide(self)
         self.guards: dict[ClientId, GuardMachine] = {edp: GuardMachine(self, edp, directory) for edp in EDPS}
@@ -94,6 +96,7 @@ class World:
         self.start(self._consumers)
         await trio.sleep(20.0)
         self.start(Faults(self).run)
+        self.start(self.attacker.run)
         await self.last(STORM)
         self._calming.set()
         self.tell("calm")
@@ -119,7 +122,9 @@ class World:
             self._grant()
         while not self.calm:
             await self.last(self.random.uniform(1.0, 14.0))
-            if self.random.random() < 0.04 or (self.ledger.is_suspended(self.now()) and self.random.random() < 0.3):
+            if self.random.random() < (0.12 if self._nobody_answers else 0.04) or (
+                self.ledger.is_suspended(self.now()) and self.random.random() < 0.3
+            ):
                 self.ledger.suspend()
             elif self.random.random() < 0.45 or not self.ledger.live():
                 self._grant()
@@ -135,14 +140,31 @@ class World:
     async def _share(self, machine: GuardMachine) -> None:
         """An ATP's requests at one EDP: above all for what was granted or changed last."""
         while not self.calm:
-            await trio.sleep(self.random.uniform(0.5, 6.0))
+            await trio.sleep(self.random.uniform(0.5, 3.0 if self._nobody_answers else 6.0))
             own = [one for one in self.ledger.consents if machine.client_id in self.ledger.now(one).edps]
             process = machine.process
             if own and process is not None and process.alive and machine.guard is not None:
-                consent_id = self.random.choice(own[-12:])
+                consent_id = self.random.choice(self._over(own) or self._known(machine, own) or own[-12:])
                 until = self.random.choice((NOW - 2 * DAY, NOW - DAY - 3_600, NOW - DAY))
                 asked = share(token=token_of(consent_id), data_from=UnixTime(until - 3_600), data_to=UnixTime(until))
                 process.start(self._check, machine, consent_id, asked)
+
+    @property
+    def _nobody_answers(self) -> bool:
+        return all(node.down is not None for node in self.nodes.values())
+
+    def _known(self, machine: GuardMachine, consents: list[ConsentId]) -> list[ConsentId]:
+        """In an outage, those that the guard can say something about."""
+        if not self._nobody_answers or self.random.random() < 0.3:
+            return []
+        return [one for one in consents if machine.memory.look(hashlib.sha256(token_of(one).encode()).digest())]
+
+    def _over(self, consents: list[ConsentId]) -> list[ConsentId]:
+        """Those that have ended lately, now and then: nobody ought to ask for them any more."""
+        if self.random.random() < 0.75:
+            return []
+        ended = [one for one in consents if self.ledger.now(one).state in ENDED]
+        return [one for one in ended if self.ledger.consents[one][-1].at > self.now() - 120.0]
 
     async def _check(self, machine: GuardMachine, consent_id: ConsentId, asked: Share) -> None:
         guard, began = machine.guard, self.now()
@@ -250,12 +272,6 @@ class Played(msgspec.Struct, frozen=True):
     seconds: float
     trace_hash: str
     story: tuple[str, ...]
-
-
-@functools.cache
-def signers() -> tuple[PemEventSigner, ...]:
-    """Event keys of one process, for all its worlds."""
-    return tuple(PemEventSigner.from_pem(new_event_key()) for _ in range(3))
 
 
 def play(seed: int, directory: Path) -> Played:
