@@ -15,7 +15,7 @@ its EDP's receiver has the event. That goes on through five times:
 Each delay is traced: the call until its commit, from there until the delivery's row is there (by the sequencer, or
 written ahead), until its signed bytes are kept, until the receiver has it, until its 202 is noted.
 
-    .venv/bin/python -m bench.flood [--consents 1000000] [--hostile 100000] [--seconds 30] [--rest 1] [--quick] [--json]
+    .venv/bin/python -m bench.flood [--consents 1000000] [--hostile 100000] [--seconds 30] [--rest 4] [--quick] [--json]
 
 --seconds: of the quiet, the busy and the after. --patience bounds the command, and the sequencer after the hostile
 flood. Consents are seeded by the ledger's own code, with a person each, before the streams are there, and nothing of
@@ -432,7 +432,7 @@ class Sizes(msgspec.Struct, frozen=True):
     hostile: int
     seconds: float
     patience: float
-    rest: float = 1.0
+    rest: float = 4.0
 
 
 def measure(directory: Path, sizes: Sizes) -> dict[str, Any]:
@@ -534,7 +534,7 @@ def main() -> None:
     parser.add_argument("--hostile", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--patience", type=float, default=1_800.0)
-    parser.add_argument("--rest", type=float, default=1.0, help="of `ccs consents end-all`")
+    parser.add_argument("--rest", type=float, default=4.0, help="of `ccs consents end-all`")
     parser.add_argument("--quick", action="store_true", help="few consents, short times")
     parser.add_argument("--json", action="store_true", help="one JSON object, last")
     parser.add_argument("--receive", type=Path, help=argparse.SUPPRESS)

@@ -30,7 +30,7 @@ def end_all(
     *,
     client: str,
     reason: RevocationReason,
-    rest: Rest = 1.0,
+    rest: Rest = 4.0,
     door: Door = DOOR,
     json: Json = False,
 ) -> None:
@@ -49,7 +49,7 @@ def end_all(
     reason
         Of the list of reasons for a revocation; kept with each end.
     rest
-        How long to rest after each step, in the time that the step took: 1 leaves half of the service to others.
+        How long to rest after each step, in the time that the step took: 4 leaves four fifths of the service to others.
     json
         One JSON object in place of words.
     """

@@ -1,8 +1,8 @@
 """So much at a time that nobody else has to wait: a long run of writes goes on only when the outbox has followed.
 
 Whatever is recorded behind a million events is told behind them. A run that waits until deliveries were made of what
-it wrote before it writes more keeps that way short; and one that then rests for as long as its step has taken, leaves
-half of the process and of the database's one writer to others, on a slow machine as on a fast one.
+it wrote before it writes more keeps that way short; and one that then rests for some times as long as its step took
+leaves most of the process and of the database's one writer to others, on a slow machine as on a fast one.
 """
 
 from typing import Any, Final
