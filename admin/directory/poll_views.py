@@ -4,8 +4,9 @@ Events stay until they are acknowledged here, whatever became of them by push: w
 heals by poll.
 """
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
-from contextlib import asynccontextmanager, suppress
+import math
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, Protocol
 
 import trio
@@ -28,6 +29,7 @@ from engine.telemetry.logs import logger
 
 CEILING: Final = Seconds(30.0)  # revocation-push, section 3; clients give up after 45
 LOOK_EVERY: Final = Seconds(1.0)  # for what another instance of the application was brought
+PACE: Final = Seconds(0.05)  # between two looks, however often it rings: while sets are signed it never stops
 HELD: Final = CEILING  # a killed process holds up its receiver no longer; who still waits then only gets the same sets
 GIVING_BACK: Final = Seconds(2.0)
 MAX_EVENTS: Final = 500  # sets in one answer, about half a megabyte
@@ -52,11 +54,75 @@ class Queue(Protocol):
     ) -> Polled:
         """Take acknowledgements and errors, then give the oldest events that are left."""
 
+    async def with_open(self, client_ids: Collection[ClientId]) -> Collection[ClientId]:
+        """Those of them that `poll` would give something now."""
+
     async def begin_poll(self, stream_id: str, holder: str, seconds: Seconds) -> bool:
         """The right to poll a stream, over all instances of the application; False: another has it."""
 
     async def end_poll(self, stream_id: str, holder: str) -> None:
         """Give it back."""
+
+
+class Waiter:
+    """A poll that waits. bell: rings when it is to look for itself."""
+
+    def __init__(self, client_id: ClientId) -> None:
+        self.client_id = client_id
+        self.bell = trio.Event()
+
+
+class Waiters:
+    """The polls that wait in this process. One of them looks for all, and wakes whom there is something for.
+
+    Whoever is there first leads; when it goes, another is woken to do so.
+    """
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._waiting: set[Waiter] = set()
+        self._leader: Waiter | None = None
+        self._ringing = trio.Event()  # as of just before the newest look that came to its end …
+        self._looked = -math.inf  # … and when it began
+
+    @contextmanager
+    def join(self, client_id: ClientId) -> Iterator[Waiter]:
+        """From before its own look, so that what comes in the middle of that is not missed."""
+        waiter = Waiter(client_id)
+        self._waiting.add(waiter)
+        try:
+            yield waiter
+        finally:
+            self._waiting.remove(waiter)
+            if self._leader is None and self._waiting:
+                next(iter(self._waiting)).bell.set()
+
+    async def wait(self, waiter: Waiter) -> None:
+        """Return when this waiter is to look for itself."""
+        if self._leader is not None:
+            await waiter.bell.wait()
+            return
+        self._leader = waiter
+        try:
+            while not waiter.bell.is_set():
+                await self._look()
+        finally:
+            self._leader = None
+
+    async def _look(self) -> None:
+        """When it rings, or when it is time again. A fault is for each to meet by itself."""
+        with trio.move_on_at(self._looked + LOOK_EVERY):
+            await self._ringing.wait()
+        await trio.sleep_until(self._looked + PACE)
+        ringing, begun, waiting = self._queue.signed.next_ring(), trio.current_time(), list(self._waiting)
+        try:
+            found = set(await self._queue.with_open({waiter.client_id for waiter in waiting}))
+        except Fault:
+            found = {waiter.client_id for waiter in waiting}
+        self._ringing, self._looked = ringing, begun
+        for waiter in waiting:
+            if waiter.client_id in found:
+                waiter.bell.set()
 
 
 class Polls:
@@ -65,6 +131,7 @@ class Polls:
     def __init__(self, queue: Queue, draw: Callable[[], str]) -> None:
         self._queue = queue
         self._draw = draw
+        self._waiters = Waiters(queue)
 
     async def poll(self, stream: StreamRecord, form: PollForm) -> Polled:
         """Answer one poll; what it acknowledges is taken whatever comes of the rest. Raises PollOutstanding."""
@@ -81,15 +148,18 @@ class Polls:
 
     async def _wait(self, stream: StreamRecord, form: PollForm) -> Polled:
         """Events once there are some; none at once or after CEILING."""
-        wanted = min(form.max_events, MAX_EVENTS) if stream.status is StreamStatus.ENABLED else 0
         deadline = trio.current_time() + (0.0 if form.return_immediately else CEILING)
-        while True:
-            ringing = self._queue.signed.next_ring()
-            polled = await self._queue.poll(stream.client_id, (), {}, wanted)
-            if polled.sets or trio.current_time() >= deadline:
-                return polled
-            with trio.move_on_at(min(deadline, trio.current_time() + LOOK_EVERY)):
-                await ringing.wait()
+        if stream.status is not StreamStatus.ENABLED:
+            await trio.sleep_until(deadline)
+            return Polled({}, more=False)
+        with self._waiters.join(stream.client_id) as waiter:
+            while True:
+                waiter.bell = trio.Event()
+                polled = await self._queue.poll(stream.client_id, (), {}, min(form.max_events, MAX_EVENTS))
+                if polled.sets or trio.current_time() >= deadline:
+                    return polled
+                with trio.move_on_at(deadline):
+                    await self._waiters.wait(waiter)
 
     @asynccontextmanager
     async def _only_one(self, stream_id: str) -> AsyncIterator[None]:

@@ -173,6 +173,10 @@ class Outbox:
             return polling.Polled({}, more=False)
         return await self._database.read(lambda connection: polling.read_open(connection, client_id, max_events))
 
+    async def with_open(self, client_ids: Collection[ClientId]) -> Collection[ClientId]:
+        """Those of them that `poll` would give something now: one query for all. Raises the ledger's faults."""
+        return await self._database.read(lambda connection: polling.read_with_open(connection, client_ids))
+
     async def begin_poll(self, stream_id: str, holder: str, seconds: Seconds) -> bool:
         """The right to poll a stream, over all instances; False: another has it. Raises the ledger's faults."""
 

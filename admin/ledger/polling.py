@@ -16,6 +16,20 @@ MAX_EVENTS: Final = 1_000  # sets in one answer, about a megabyte
 ERROR_LENGTH: Final = 64  # characters of an error's code that are kept; its description is not
 
 
+# By dialect: those of `:clients`, a JSON array, that `read_open` would give something; one probe of the index each.
+WITH_OPEN: Final = {
+    "sqlite": sa.text(
+        "SELECT asked.value FROM json_each(:clients) AS asked WHERE EXISTS (SELECT 1 FROM deliveries"
+        " INDEXED BY ix_deliveries_open WHERE poll = 0 AND client_id = asked.value AND compact IS NOT NULL)"
+    ),
+    "postgresql": sa.text(
+        "SELECT asked.client_id FROM json_array_elements_text(CAST(:clients AS json)) AS asked(client_id)"
+        " CROSS JOIN LATERAL (SELECT 1 FROM deliveries WHERE poll = 0 AND compact IS NOT NULL"
+        " AND client_id BETWEEN asked.client_id AND asked.client_id ORDER BY client_id, number LIMIT 1) AS oldest"
+    ),
+}
+
+
 class Polled(msgspec.Struct, frozen=True):
     """sets: jti to compact SET, the oldest first. more: there are others that were not acknowledged yet."""
 
@@ -53,3 +67,9 @@ def read_open(connection: sa.Connection, client_id: ClientId, limit: int) -> Pol
     )
     rows = connection.execute(query).all()
     return Polled({row.jti: row.compact.decode() for row in rows[:wanted]}, len(rows) > wanted)
+
+
+def read_with_open(connection: sa.Connection, client_ids: Collection[ClientId]) -> list[ClientId]:
+    """Those of them that have a signed set which is not acknowledged yet."""
+    asked = {"clients": msgspec.json.encode(sorted(client_ids)).decode()}
+    return [ClientId(found) for found in connection.execute(WITH_OPEN[connection.dialect.name], asked).scalars()]

@@ -5,6 +5,7 @@
 import itertools
 from collections.abc import Collection, Mapping
 
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -13,7 +14,9 @@ from admin.directory.poll_views import CEILING, MAX_EVENTS, PollOutstanding, Pol
 from admin.directory.stream_forms import PollForm
 from admin.ledger.polling import Polled
 from admin.ledger.signal import Signal
+from admin.ledger.store import LedgerUnavailable
 from engine.consent.records import ClientId, Role
+from engine.errors import Fault
 from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
 
 STREAM = StreamRecord("poll-1", ClientId("edp-1"), Role.EDP, DeliveryMethod.POLL, StreamStatus.ENABLED)
@@ -21,13 +24,22 @@ NOTHING = Polled({}, more=False)
 
 
 class Queue:
-    """Sets of one receiver. asked: how many events each look was for."""
+    """Sets of one receiver, edp-1. asked: how many events each look was for. looks: how many there were for many."""
 
     def __init__(self) -> None:
         self.signed = Signal()
         self.sets: dict[str, str] = {}
         self.asked: list[int] = []
         self.polled_by: dict[str, str] = {}
+        self.looks = 0
+        self.fault: Fault | None = None
+
+    async def with_open(self, client_ids: Collection[ClientId]) -> Collection[ClientId]:
+        await trio.lowlevel.checkpoint()
+        self.looks += 1
+        if self.fault:
+            raise self.fault
+        return [one for one in client_ids if one == "edp-1" and self.sets]
 
     async def begin_poll(self, stream_id: str, holder: str, seconds: float) -> bool:
         return self.polled_by.setdefault(stream_id, holder) == holder
@@ -40,9 +52,13 @@ class Queue:
         self, client_id: ClientId, ack: Collection[str], errors: Mapping[str, str], max_events: int
     ) -> Polled:
         await trio.lowlevel.checkpoint()
+        if self.fault:
+            raise self.fault
         for jti in (*ack, *errors):
             self.sets.pop(jti, None)
         self.asked.append(max_events)
+        if client_id != "edp-1":
+            return NOTHING
         return Polled(dict(list(self.sets.items())[:max_events]), more=len(self.sets) > max_events)
 
 
@@ -110,3 +126,101 @@ async def test_one_poll_of_a_stream_waits_and_others_are_refused(polls: Polls, a
 async def test_nobody_gets_more_at_once_than_may_be(polls: Polls, queue: Queue) -> None:
     await polls.poll(STREAM, PollForm(max_events=10 * MAX_EVENTS, return_immediately=True))
     assert max(queue.asked) == MAX_EVENTS
+
+
+def stream(number: int) -> StreamRecord:
+    return msgspec.structs.replace(STREAM, stream_id=f"poll-{number}", client_id=ClientId(f"edp-{number}"))
+
+
+async def test_many_that_wait_cost_one_query_a_second_and_who_gets_nothing_is_left_alone(
+    polls: Polls, queue: Queue, autojump_clock: MockClock
+) -> None:
+    ended: dict[str, float] = {}
+
+    async def wait(number: int) -> None:
+        await trio.sleep(number / 100)
+        begun = trio.current_time()
+        polled = await polls.poll(stream(number), PollForm())
+        assert bool(polled.sets) == (number == 1)
+        ended[stream(number).client_id] = trio.current_time() - begun
+
+    async with trio.open_nursery() as nursery:
+        for number in range(1, 201):
+            nursery.start_soon(wait, number)
+        await trio.sleep(3.5)
+        looks, asked = queue.looks, len(queue.asked)
+        await trio.sleep(10.0)
+        assert queue.looks == looks + 10
+        assert len(queue.asked) == asked
+        queue.sets["c1.x"] = "h.p.s"
+        queue.signed.ring()
+        await trio.sleep(0.0625)
+        assert ended == {"edp-1": 13.5 - 0.01}
+        assert len(queue.asked) == asked + 2  # it, and who looks for the others from now on
+        nursery.cancel_scope.deadline = 1_000.0
+    assert {round(time, 6) for name, time in ended.items() if name != "edp-1"} == {CEILING}
+    assert queue.looks <= 40  # who leads went again and again, one after the other
+
+
+async def test_however_often_it_rings_there_are_twenty_queries_a_second(
+    polls: Polls, queue: Queue, autojump_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(polls.poll, STREAM, PollForm())
+        for _ in range(1_000):
+            await trio.sleep(0.01)
+            queue.signed.ring()
+        assert 180 <= queue.looks <= 201
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_database_that_goes_away_is_told_to_each_that_waits(
+    polls: Polls, queue: Queue, autojump_clock: MockClock
+) -> None:
+    refused: list[float] = []
+
+    async def wait(number: int) -> None:
+        with pytest.raises(LedgerUnavailable):
+            await polls.poll(stream(number), PollForm())
+        refused.append(trio.current_time())
+
+    async with trio.open_nursery() as nursery:
+        for number in range(1, 6):
+            nursery.start_soon(wait, number)
+        await trio.sleep(4.5)
+        queue.fault = LedgerUnavailable("away")
+    assert len(refused) == 5
+    assert max(refused) <= 5.5
+
+
+async def test_when_who_looks_for_the_others_is_cut_off_another_does(
+    polls: Polls, queue: Queue, autojump_clock: MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        first = trio.CancelScope()
+
+        async def cut_off() -> None:
+            with first:
+                await polls.poll(stream(2), PollForm())
+
+        nursery.start_soon(cut_off)
+        await trio.sleep(0.5)
+        nursery.start_soon(polls.poll, stream(3), PollForm())
+        await trio.sleep(1.0)
+        first.cancel()
+        looks = queue.looks
+        await trio.sleep(10.0)
+        assert queue.looks >= looks + 9
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_paused_stream_waits_and_asks_for_nothing(
+    polls: Polls, queue: Queue, autojump_clock: MockClock
+) -> None:
+    queue.sets["c1.x"] = "h.p.s"
+    paused = msgspec.structs.replace(STREAM, status=StreamStatus.PAUSED)
+    begun = trio.current_time()
+    assert await polls.poll(paused, PollForm()) == NOTHING
+    assert trio.current_time() - begun == CEILING
+    assert set(queue.asked) == {0}
+    assert queue.looks == 0

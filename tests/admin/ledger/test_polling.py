@@ -7,6 +7,7 @@ import pytest
 
 from admin.ledger.polling import MAX_EVENTS, Polled
 from engine.clock import Seconds
+from engine.consent.records import ClientId
 from engine.pusher.service import Fate, Outcome, Signed
 from tests.support.outboxes import House, house_in
 
@@ -85,3 +86,15 @@ async def test_what_is_not_signed_yet_is_not_given(house: House) -> None:
     await sign(house)
     assert waiting.is_set()
     assert len((await polled(house, MAX_EVENTS + 1)).sets) == 4
+
+
+async def test_who_has_something_to_fetch_is_told_for_many_at_once(house: House) -> None:
+    asked = [ClientId(name) for name in ("edp-1", "atp-1", "edp-9", 'x"y')]
+    assert sorted(await house.outbox.with_open(asked)) == ["atp-1", "edp-1"]
+    await house.outbox.poll(ClientId("edp-1"), (await polled(house)).sets, {}, 0)
+    await house.grant()
+    await house.settle()
+    assert list(await house.outbox.with_open(asked)) == ["atp-1"]  # what came is not signed yet
+    await sign(house)
+    assert list(await house.outbox.with_open(asked[:1])) == ["edp-1"]
+    assert list(await house.outbox.with_open([])) == []
