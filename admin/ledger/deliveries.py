@@ -171,14 +171,19 @@ _each_sqlite: Final = _pending_sqlite.where(deliveries.c.client_id == receivers.
 _each_postgres: Final = (
     _pending_postgres.where(deliveries.c.client_id == receivers.c.client_id).correlate(receivers).lateral("first")
 )
-# By dialect: the first ones of each receiver that may be pushed to, and of one; one probe of the index each.
+# By dialect: the first ones of all receivers that may be pushed to, and of one; one probe of the index each. Ordered by
+# a sum, which no index has, so that SQLite does not read all deliveries in order instead.
 PENDING_OF_ALL: Final = {
     "sqlite": sa.select(_found.c.number)
     .select_from(receivers.join(_found, _found.c.number.in_(_each_sqlite)))
-    .where(receivers.c.pushable == 1),
+    .where(receivers.c.pushable == 1)
+    .order_by(_found.c.number + sa.literal_column("0"))
+    .limit(_LIMIT),
     "postgresql": sa.select(_each_postgres.c.number)
     .select_from(receivers.join(_each_postgres, sa.true()))
-    .where(receivers.c.pushable == 1),
+    .where(receivers.c.pushable == 1)
+    .order_by(_each_postgres.c.number)
+    .limit(_LIMIT),
 }
 PENDING_OF_ONE: Final = {
     "sqlite": _pending_sqlite.where(deliveries.c.client_id == sa.bindparam("client_id")),

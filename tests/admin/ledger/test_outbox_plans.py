@@ -87,6 +87,7 @@ def plans(connection: sa.Connection) -> dict[str, str]:
         "unsigned": plan_of(connection, statements.UNSIGNED_NUMBERS[name], lane=1, after=0, limit=10),
         "parked": plan_of(connection, first_of_receiver(statements.PARKED)),
         "open": plan_of(connection, first_of_receiver(polling.OPEN)),
+        "open, of many": plan_of(connection, polling.WITH_OPEN[name], clients='["edp-1", "edp-4"]'),
         ", acknowledged": plan_of(connection, acknowledged),
     }
 
@@ -110,3 +111,17 @@ async def test_a_receiver_that_hangs_costs_the_others_nothing(house: House) -> N
     fresh = await house.door.fresh(Lane.ORDINARY, HANGING + 1_000, 10, Seconds(0.0))
     assert [one.client_id for one in fresh] == ["atp-1", "edp-1"]
     assert (await house.outbox.figures()).pending[Lane.ORDINARY] == HANGING + 2
+
+
+async def test_the_database_gives_a_page_of_all_receivers_and_no_more(house: House) -> None:
+    def numbers(connection: sa.Connection) -> list[int]:
+        query = statements.PENDING_OF_ALL[connection.dialect.name]
+        return list(connection.execute(query, {"lane": 1, "after": 0, "limit": 10}).scalars())
+
+    def lowest(connection: sa.Connection) -> list[int]:
+        query = sa.select(deliveries.c.number).where(deliveries.c.push == 0, deliveries.c.lane == 1)
+        return list(connection.execute(query.order_by(deliveries.c.number).limit(10)).scalars())
+
+    await house.grant()
+    await house.settle()
+    assert await house.ledger.database.read(numbers) == await house.ledger.database.read(lowest)
