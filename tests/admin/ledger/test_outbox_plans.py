@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from admin.ledger import deliveries as statements
 from admin.ledger import polling
 from admin.ledger.outbox_figures import counting
+from admin.ledger.receiver_standing import untold_query
 from admin.ledger.schema import deliveries, outbox
 from engine.clock import Seconds
 from engine.consent.records import Role
@@ -88,6 +89,7 @@ def plans(connection: sa.Connection) -> dict[str, str]:
         "parked": plan_of(connection, first_of_receiver(statements.PARKED)),
         "open": plan_of(connection, first_of_receiver(polling.OPEN)),
         "open, of many": plan_of(connection, polling.WITH_OPEN[name], clients='["edp-1", "edp-4"]'),
+        "untold": plan_of(connection, untold_query(connection, by_poll_alone=False), client_id="edp-1"),
         ", acknowledged": plan_of(connection, acknowledged),
     }
 
