@@ -43,17 +43,27 @@ def settle(
     """Take what a receiver has kept, and what it refuses, by their ids. Ids that are not its own change nothing.
 
     errors: jti to code. Either ends the delivery by poll; acknowledged again, or refused after that, is no news.
+    Rows are locked by number, as `deliveries.tell` does: two orders would end in a deadlock.
     """
-    own = sa.update(deliveries).where(
-        OPEN, deliveries.c.client_id == client_id, deliveries.c.jti == sa.bindparam("that_jti")
+    codes = {jti: error[:ERROR_LENGTH] for jti, error in errors.items()} | dict.fromkeys(ack)
+    own = sa.select(deliveries.c.number, deliveries.c.jti).where(
+        OPEN, deliveries.c.client_id == client_id, deliveries.c.jti.in_(codes)
     )
-    if ack:
-        values = own.values(poll=int(Poll.ACKED), polled_at=now)
-        connection.execute(values, [{"that_jti": jti} for jti in sorted(ack)])
-    refused = sorted(jti for jti in errors if jti not in ack)
-    if refused:
-        values = own.values(poll=int(Poll.REFUSED), polled_at=now, poll_error=sa.bindparam("why"))
-        connection.execute(values, [{"that_jti": jti, "why": errors[jti][:ERROR_LENGTH]} for jti in refused])
+    rows = [
+        {
+            "at_number": row.number,
+            "fate": int(Poll.ACKED if codes[row.jti] is None else Poll.REFUSED),
+            "why": codes[row.jti] or "",
+        }
+        for row in connection.execute(own.order_by(deliveries.c.number))
+    ]
+    settled = (
+        sa.update(deliveries)
+        .where(OPEN, deliveries.c.number == sa.bindparam("at_number"))
+        .values(poll=sa.bindparam("fate"), polled_at=now, poll_error=sa.bindparam("why"))
+    )
+    if rows:
+        connection.execute(settled, rows)
 
 
 def read_open(connection: sa.Connection, client_id: ClientId, limit: int) -> Polled:

@@ -1,11 +1,19 @@
 """Poll from the outbox: what a receiver keeps, refuses and finds again, whatever was pushed."""
 
+import threading
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
+import trio
 
+from admin.ledger import deliveries as statements
+from admin.ledger import polling
+from admin.ledger.database import Database
 from admin.ledger.polling import MAX_EVENTS, Polled
+from admin.ledger.schema import deliveries
 from engine.clock import Seconds
 from engine.consent.records import ClientId
 from engine.pusher.service import Fate, Outcome, Signed
@@ -98,3 +106,56 @@ async def test_who_has_something_to_fetch_is_told_for_many_at_once(house: House)
     await sign(house)
     assert list(await house.outbox.with_open(asked[:1])) == ["edp-1"]
     assert list(await house.outbox.with_open([])) == []
+
+
+@pytest.mark.postgres
+async def test_who_acknowledges_while_outcomes_are_told_does_not_deadlock(tmp_path: Path, postgres_url: str) -> None:
+    """Ids in the opposite order of numbers; the receiver comes while half of the outcomes are told."""
+    async with house_in(tmp_path, postgres_url) as house:
+        await house.furnish()
+        for _ in range(3):
+            await house.grant()
+        await house.settle()
+        database = house.ledger.database
+        numbers = await database.run(turn_ids)
+        begun, acknowledged = threading.Event(), threading.Event()
+
+        def tell(connection: sa.Connection) -> None:
+            statements.tell(connection, [Outcome(numbers[0], Fate.DONE, 1, 0.5)])
+            begun.set()
+            wait_for_lock(database)
+            statements.tell(connection, [Outcome(number, Fate.DONE, 1, 0.5) for number in numbers[1:]])
+
+        def settle(connection: sa.Connection) -> None:
+            ids = [f"j{9_000 - number}" for number in numbers]
+            assert begun.wait(10)
+            polling.settle(connection, ClientId("edp-1"), ids[:2], {ids[2]: "invalid_key"}, 1.0)
+            acknowledged.set()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(database.run, tell)
+            nursery.start_soon(database.run, settle)
+        assert acknowledged.is_set()
+        query = sa.select(deliveries.c.push, deliveries.c.poll).where(deliveries.c.number.in_(numbers))
+        rows = await database.read(lambda connection: connection.execute(query.order_by(deliveries.c.number)).all())
+        assert [tuple(row) for row in rows] == [(1, 1), (1, 1), (1, 4)]
+
+
+def turn_ids(connection: sa.Connection) -> list[int]:
+    """Give the three deliveries of edp-1 ids that fall while their numbers rise; returns their numbers."""
+    own = deliveries.c.client_id == "edp-1", deliveries.c.seq > 0
+    numbers = list(connection.execute(sa.select(deliveries.c.number).where(*own)).scalars())
+    for number in numbers:
+        connection.execute(sa.update(deliveries).where(deliveries.c.number == number).values(jti=f"j{9_000 - number}"))
+    return sorted(numbers)
+
+
+def wait_for_lock(database: Database) -> None:
+    """Until another transaction waits for a row."""
+    query = sa.text(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    )
+    until = time.monotonic() + 10
+    while database.inspect(lambda connection: connection.execute(query).scalar_one()) == 0:
+        assert time.monotonic() < until
+        time.sleep(0.01)
