@@ -12,6 +12,7 @@ from engine.guard.calls import Call, Judge, Judged, Reply, Transport, Worth
 from engine.guard.client import Answered, Client, Unanswered
 from engine.guard.config import AnswerForm, GuardConfig
 from engine.guard.decisions import MAX_DECISIONS, Decisions
+from engine.guard.evidence_words import Failure
 from engine.guard.kept_keys import KeyShelf
 from engine.guard.keys import AnswerKeys
 from engine.guard.questions import (
@@ -29,6 +30,9 @@ from engine.guard.shares import Share
 from engine.telemetry import logs
 from engine.telemetry.floods import Floods
 from engine.telemetry.guard_calls import ALARMS
+
+SINGLY: Final = 300.0  # seconds that a service which takes no batches is asked singly
+_NO_BATCHES: Final = frozenset({404, 406})  # no such path; no answer in this form, as of a node without a public URL
 
 _UNKNOWN_KEY: Final = NoAnswer(Doubt.KEY)
 
@@ -64,6 +68,7 @@ class Asking:
         self._clock = clock
         self._new_id = new_id
         self._floods = Floods()
+        self._singly_until = float("-inf")
         self._is_signed = config.answers is AnswerForm.SIGNED
         point = config.service.decision_point
         self._decision_points = (point,) if point else config.service.addresses
@@ -99,6 +104,20 @@ class Asking:
         """See `introspect_again`. Raises BadShare."""
         call, judge = self._batch(shares, digests, names_certificates=names_certificates)
         return await self._client.ask_again(call, judge)
+
+    @property
+    def takes_batches(self) -> bool:
+        """Whether the service is to be asked about many shares at once: not for a while after it refused that."""
+        return self._clock.boot() >= self._singly_until
+
+    def refuses_batches(self, missed: Unanswered) -> bool:
+        """Whether a node refused the batch and not its caller; kept in mind for SINGLY, and logged once then."""
+        if missed.kinds[-1:] != [Failure.REFUSED] or missed.status not in _NO_BATCHES:
+            return False
+        if self.takes_batches:
+            _log.warning("batches_refused", status=missed.status, address=missed.failures[-1].address)
+        self._singly_until = self._clock.boot() + SINGLY
+        return True
 
     def _batch(
         self, shares: Sequence[Share], digests: Sequence[bytes], *, names_certificates: bool

@@ -89,6 +89,8 @@ class Batches:
 
         None: nobody answered.
         """
+        if not self._asking.takes_batches:
+            return {}
         chunk = [_Asked(place, *each, self._memory.look(each[1])) for place, each in enumerate(asked)]
         shares, digests = [each.share for each in chunk], [each.digest for each in chunk]
         found: dict[int, Verdict] = {}
@@ -168,7 +170,10 @@ class Batches:
             found[each.place] = verdict
 
     async def _chunk(self, chunk: list[_Asked], found: dict[int, Verdict], left: list[_Asked]) -> None:
-        """One call. left: gets what is to be asked singly."""
+        """One call. left: gets what is to be asked singly: all of it where the service takes no batches."""
+        if not self._asking.takes_batches:
+            left += chunk
+            return
         shares, digests = [each.share for each in chunk], [each.digest for each in chunk]
         try:
             result = await self._asking.evaluate(shares, digests, names_certificates=not self._introspects_first)
@@ -178,6 +183,9 @@ class Batches:
         if isinstance(result, Answered):
             self._outages.answered(current=result.value.context.is_current)
             self._settle(chunk, result.value, found, left)
+            return
+        if self._asking.refuses_batches(result):
+            left += chunk
             return
         verdicts = await self._on_unanswered(list(zip(shares, digests, strict=True)), result)
         found |= {each.place: verdict for each, verdict in zip(chunk, verdicts, strict=True)}

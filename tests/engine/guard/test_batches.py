@@ -8,6 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from engine.clock import UnixTime
+from engine.guard.asking import SINGLY
 from engine.guard.batches import _cut
 from engine.guard.calls import Call, Reply
 from engine.guard.evidence_words import Failure
@@ -297,3 +298,33 @@ async def test_a_stolen_token_does_not_cost_its_owner_the_fallback(autojump_cloc
         assert stand.memory.refused == []
         assert not (await stand.guard.check_many(some(1)))[0].allowed
         assert stand.memory.refused == [digest_of(some(1)[0])]
+
+
+@pytest.mark.parametrize("status", [404, 406])
+async def test_a_service_that_takes_no_batches_is_asked_singly_for_a_while(
+    status: int, autojump_clock: MockClock
+) -> None:
+    """A node without a public URL signs no answer to a batch: that says nothing about who asked."""
+    stand = Stand(autojump_clock)
+    single, refuses = answers(), says(b"", status)
+    stand.nodes.all(lambda call: refuses(call) if call.path == EVALUATIONS else single(call))
+    async with stand.guard:
+        await stand.guard.check_many(some(3))
+        for round_number in (1, 2):
+            verdicts = await stand.guard.check_many(some(3))
+            assert [verdict.reason for verdict in verdicts] == [Reason.CONSENTED] * 3
+            assert (len(batches(stand)), len(singles(stand))) == (1, 3 + 3 * round_number)
+        await trio.sleep(SINGLY)
+        stand.nodes.all(decides(YES))
+        await stand.guard.check_many(some(3))
+    assert len(batches(stand)) == 2
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_caller_of_a_batch_is_not_asked_for_singly(status: int, autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock, introspect_first=False)
+    stand.nodes.all(says(b"", status))
+    async with stand.guard:
+        verdicts = await stand.guard.check_many(some(3))
+    assert {verdict.reason for verdict in verdicts} == {Reason.REFUSED_CALLER}
+    assert singles(stand) == []
