@@ -53,7 +53,7 @@ def stream_views(streams: Streams, receivers: Receivers, face: Face) -> Blueprin
     views = Blueprint("streams", __name__)
 
     @views.post("/ssf/streams")
-    @operation(answers={201: StreamView}, body=StreamForm, problems=(409,))
+    @operation(answers={201: StreamView}, body=StreamForm, problems=(409, 429))
     async def create() -> Response:
         """Create a stream of security events.
 

@@ -72,12 +72,12 @@ class ChallengeSpent(Fault):
 
 
 class TooSoon(Fault):
-    """A verification was asked for less than `min_verification_interval` ago."""
+    """A verification was asked for, or such a stream made, less than `min_verification_interval` ago."""
 
     kind = Kind.TOO_MANY
 
     def __init__(self, retry_after: Seconds) -> None:
-        super().__init__(f"ask for one verification in {VERIFICATION_INTERVAL:.0f} seconds")
+        super().__init__(f"ask for one verification or stream of a kind in {VERIFICATION_INTERVAL:.0f} seconds")
         self.retry_after = retry_after
 
 
@@ -96,12 +96,16 @@ def create(
 ) -> StreamRecord:  # fmt: skip
     """A new stream: poll works at once, push once the challenge that is sent to its address comes back.
 
-    owned: all of the receiver's, deleted ones too. Raises StreamExists, InvalidFields.
+    owned: all of the receiver's, deleted ones too. Raises StreamExists, InvalidFields; TooSoon where one of this kind
+    came or was challenged less than a minute ago: who deletes it gets no other challenge sent by that.
     """
     alike = [stream for stream in owned if stream.delivery is wanted.delivery]
     if any(not stream.deleted for stream in alike):
         raise StreamExists("you have a stream of this kind already")
     _check(wanted, private_allowed=private_allowed)
+    last = max((max(stream.created_at, stream.challenged_at) for stream in alike), default=UnixTime(0))
+    if (wait := last + VERIFICATION_INTERVAL - now) > 0:
+        raise TooSoon(Seconds(wait))
     poll = wanted.delivery is DeliveryMethod.POLL
     return StreamRecord(
         stream_id=stream_id_of(client_id, wanted.delivery, len(alike)),

@@ -213,7 +213,7 @@ async def test_the_last_stream_that_works_stays(site: Site) -> None:
     assert refused(await site.call("edp-1", "DELETE", f"/ssf/streams?stream_id={poll}")) == (403, "mandatory_stream")
 
 
-async def test_of_two_streams_one_may_go_and_comes_anew_under_another_name(site: Site) -> None:
+async def test_of_two_streams_one_may_go_and_does_not_come_anew_within_a_minute(site: Site) -> None:
     push, poll = (await confirmed(site))["stream_id"], (await created(site, POLL))["stream_id"]
     assert await site.call("edp-1", "DELETE", f"/ssf/streams?stream_id={poll}") == (204, {})
     for gone in (
@@ -223,7 +223,10 @@ async def test_of_two_streams_one_may_go_and_comes_anew_under_another_name(site:
     ):
         assert refused(gone) == (404, "unknown_stream")
     assert refused(await site.call("edp-1", "DELETE", f"/ssf/streams?stream_id={push}")) == (403, "mandatory_stream")
-    assert (await created(site, POLL))["stream_id"] != poll
+    async with site.client("edp-1") as http:
+        anew = await http.post("/ssf/streams", json=POLL)
+    assert (anew.status_code, anew.json()["code"]) == (429, "too_soon")
+    assert 0 < int(anew.headers["Retry-After"]) <= 60
 
 
 async def test_two_that_go_at_once_do_not_both_go(site: Site) -> None:

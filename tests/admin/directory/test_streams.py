@@ -66,7 +66,26 @@ def test_a_receiver_has_one_stream_of_each_kind() -> None:
 def test_two_that_make_the_same_stream_at_once_name_the_same_one() -> None:
     assert created().stream_id == created(now=UnixTime(NOW + 5)).stream_id
     gone = streams.delete(created(), [created(POLL)])
-    assert created(owned=(gone,)).stream_id != gone.stream_id
+    assert created(owned=(gone,), now=UnixTime(NOW + 60)).stream_id != gone.stream_id
+
+
+@pytest.mark.parametrize("wanted", [PUSH, POLL])
+def test_a_stream_that_was_deleted_does_not_come_anew_within_a_minute(wanted: Wanted) -> None:
+    """Else each deletion would buy a challenge, which is a call to somebody's address, and a record for ever."""
+    other = confirmed() if wanted is POLL else created(POLL)
+    gone = streams.delete(created(wanted), [other])
+    with pytest.raises(TooSoon) as refused:
+        created(wanted, (gone, other), UnixTime(NOW + 20))
+    assert refused.value.retry_after == 40
+    assert created(wanted, (gone, other), UnixTime(NOW + 60)).created_at == NOW + 60
+
+
+def test_a_later_challenge_counts_from_itself() -> None:
+    again = streams.challenged(created(), "another", UnixTime(NOW + 100))
+    gone = streams.delete(again, [created(POLL)])
+    with pytest.raises(TooSoon):
+        created(owned=(gone,), now=UnixTime(NOW + 159))
+    created(owned=(gone,), now=UnixTime(NOW + 160))
 
 
 def test_a_narrower_choice_of_events_is_refused_and_a_wider_one_is_not() -> None:
