@@ -95,6 +95,8 @@ def receiver_views(ledger: Ledger, read: ReadStandings, callers: Callers, now: C
     async def written(
         stream_id: str, caller: Caller, key: Idempotency, decide: Callable[[StreamRecord], StreamRecord]
     ) -> Response:
+        if not streams.is_stream_id(stream_id):
+            raise _unknown()
         act = Act(Initiator.OPERATOR, caller.client_id, Route.API, now())
         subject = stream_subject(stream_id)
         return answer(_held(await write(ledger, subject, lambda state: _changed(state, decide, act), key)))
@@ -187,10 +189,14 @@ def _stream_view(stream: StreamRecord) -> ReceiverStreamView:
     )
 
 
+def _unknown() -> UnknownStream:
+    return UnknownStream("there is no such stream")
+
+
 def _changed(state: SubjectState | None, decide: Callable[[StreamRecord], StreamRecord], act: Act) -> Append:
     event = None if state is None else event_of(state.event)
     if state is None or not isinstance(event, StreamChanged) or event.stream.deleted:
-        raise UnknownStream("there is no such stream")
+        raise _unknown()
     after = decide(event.stream)
     if after == event.stream:
         raise NoChange("the stream is in this state already")

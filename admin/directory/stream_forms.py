@@ -1,13 +1,12 @@
 """Streams on the wire (SSF 1.0 sections 7.1 and 8.1; RFC 8936 section 2): what is sent, and how a stream is shown."""
 
-import re
 from collections.abc import Iterator
 from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from admin.directory.streams import VERIFICATION_INTERVAL, Wanted
+from admin.directory.streams import VERIFICATION_INTERVAL, Wanted, is_stream_id
 from engine.consent.reading import InvalidFields, Problem
 from engine.events.sets import SUPPORTED
 from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
@@ -18,7 +17,6 @@ MAX_BODY: Final = 262_144  # bytes: a thousand acknowledgements, or as many erro
 MAX_ACKS: Final = 1_000
 _URNS: Final = {DeliveryMethod.PUSH: PUSH_URN, DeliveryMethod.POLL: POLL_URN}
 _METHODS: Final = {urn: method for method, urn in _URNS.items()}
-_STREAM_ID: Final = re.compile("[0-9a-f-]{36}")
 _OURS: Final = ("iss", "aud", "events_supported", "events_delivered", "min_verification_interval")
 
 StreamId = Annotated[str, Meta(pattern="^[0-9a-f-]{36}$")]
@@ -233,6 +231,6 @@ def read_stream_query(given: list[str], *, required: bool) -> str:
     """The `stream_id` of a query; "" = there is none. Raises InvalidFields."""
     if not given and not required:
         return ""
-    if len(given) != 1 or not _STREAM_ID.fullmatch(given[0]):
+    if len(given) != 1 or not is_stream_id(given[0]):
         raise InvalidFields([Problem("stream_id", "must be one stream's id")])
     return given[0]

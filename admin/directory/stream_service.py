@@ -104,7 +104,7 @@ class Streams:
 
     async def find(self, client_id: ClientId, stream_id: str) -> StreamRecord:
         """One stream of a receiver. Raises UnknownStream, also where it is another's or was deleted."""
-        return _own(await self._ledger.subject(stream_subject(stream_id)), client_id)
+        return _own(await self._state(stream_id), client_id)
 
     async def create(self, receiver: ParticipantRecord, wanted: Wanted, act: Act) -> StreamRecord:
         """Raises what `streams.create` raises, also where the same was asked for twice at once."""
@@ -203,7 +203,7 @@ class Streams:
     async def _write(self, client_id: ClientId, stream_id: str, decide: Decide, act: Act) -> StreamRecord:
         """Append what a command makes of a stream, unless that is nothing; anew when somebody was faster."""
         for _ in range(ATTEMPTS):
-            state = await self._ledger.subject(stream_subject(stream_id))
+            state = await self._state(stream_id)
             stream, owned = _own(state, client_id), await self.owned(client_id)
             after = decide(stream, owned)
             if after == stream or state is None:
@@ -215,6 +215,9 @@ class Streams:
                 await self._ledger.append(appends)
                 return after
         raise VersionConflict("others are changing this stream")
+
+    async def _state(self, stream_id: str) -> SubjectState | None:
+        return await self._ledger.subject(stream_subject(stream_id)) if streams.is_stream_id(stream_id) else None
 
     async def _witness(self, stream: StreamRecord, owned: Sequence[StreamRecord], act: Act) -> Append:
         """The other stream that works, written again as it is: should it go at the same time, one of the two loses."""

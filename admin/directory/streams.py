@@ -7,6 +7,7 @@ last one can be neither disabled nor deleted by its receiver, only paused, and t
 
 import hashlib
 import hmac
+import re
 import uuid
 from collections.abc import Iterable, Sequence
 from typing import Final
@@ -25,6 +26,7 @@ LONGEST_PAUSE: Final = Seconds(900.0)  # revocation-push, section 4: while pause
 CHALLENGE_LIFE: Final = Seconds(3_600.0)  # a receiver may be a person who looks for it in a log
 CHALLENGE_TRIES: Final = 5
 VERIFICATION_INTERVAL: Final = Seconds(60.0)  # `min_verification_interval`: heartbeats come as often
+_STREAM_ID: Final = re.compile("[0-9a-f-]{36}")
 UNCONFIRMED: Final = "the address is not confirmed yet"
 MISSING_TYPES: Final = "must name every event type that is supported, or be left out"
 
@@ -131,6 +133,11 @@ def stream_id_of(client_id: ClientId, delivery: DeliveryMethod, earlier: int) ->
     """
     name = f"ccs-stream-v1\n{client_id}\n{int(delivery)}\n{earlier}"
     return str(uuid.UUID(bytes=hashlib.sha256(name.encode()).digest()[:16], version=4))
+
+
+def is_stream_id(text: str) -> bool:
+    """Whether a stream may be named so. Ask before the ledger is asked: a path can hold what no database takes."""
+    return _STREAM_ID.fullmatch(text) is not None
 
 
 def change(
