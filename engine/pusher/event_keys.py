@@ -1,7 +1,7 @@
 """The event keys that this pusher has: the newest is used once the issuer publishes it, until then the one before it.
 
 Keys are files named in the settings, newest first. Each start, and each change of the settings, registers the newest;
-it is registered again once a day, so that it stays published for weeks after the last time.
+it is registered again twice a day, so that it stays published for weeks after the last time.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from engine.errors import Fault
 from engine.events.signing import BadEventKey, EventSigner, PemEventSigner
 from engine.telemetry import logs
 
-AGAIN_AFTER: Final = 86_400.0  # seconds
+AGAIN_AFTER: Final = 43_200.0  # seconds: with what it takes to notice, less than a day
 LOOK_EVERY: Final = Seconds(60.0)
 BACKOFF: Final = Backoff(first=Seconds(0.5), limit=Seconds(60.0))
 
