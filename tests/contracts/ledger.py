@@ -372,7 +372,7 @@ class LedgerContract:
             "DROP TABLE erasures",
             *(
                 f"DROP TABLE {name}"
-                for name in ("outbox", "receivers", "streams", "deliveries", "push_lease", "event_keys")
+                for name in ("outbox", "receivers", "streams", "stream_calls", "deliveries", "push_lease", "event_keys")
             ),
             "DROP INDEX ix_idempotency_seq",
             "DROP INDEX ix_claims_claimed_at",
