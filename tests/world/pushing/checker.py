@@ -182,7 +182,11 @@ class Checker:
         """A node says that a consent is active, in answer to a call; the guard may hear it."""
         self._yeses[call.decode()] = client_id, consent_id
         if is_current:
-            self._alone_since.pop(client_id, None)
+            self.said_current(client_id)
+
+    def said_current(self, client_id: ClientId) -> None:
+        """A node says that it knows all that is true now."""
+        self._alone_since.pop(client_id, None)
 
     def judged(self, client_id: ClientId, consent_id: ConsentId, share: Share, verdict: Verdict, began: float) -> None:
         """A guard's verdict."""

@@ -1,6 +1,8 @@
 """Engine nodes as a guard's calls find them: they answer from the ledger as of a moment, or not at all."""
 
-from typing import TYPE_CHECKING, Final
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import parse_qs
 
 import trio
@@ -8,9 +10,12 @@ import trio
 from engine.clock import UnixTime, format_utc, parse_utc
 from engine.consent.records import ClientId, ConsentId, ConsentRecord
 from engine.consent.states import State
+from engine.guard import decisions
 from engine.guard.answers import PLAIN
 from engine.guard.calls import Call, CallFailed, Reply
 from engine.guard.evidence_words import Failure
+from engine.guard.questions import EVALUATIONS
+from engine.tokens.jws import encode_part
 from tests.support.guard_answers import jwks, plain
 from tests.support.guard_stand import INACTIVE, A, B
 from tests.support.guard_words import NOW, entry
@@ -51,6 +56,10 @@ class Nodes:
             return await self._fails(node.down, call)
         if world.chance("answer slow", 0.02):
             await trio.sleep(world.random.uniform(0.1, 3.0))
+        if call.path == EVALUATIONS:
+            reply = self._decide(address, node, call)
+            await trio.sleep(world.latency)
+            return reply
         reply = self._answer(node, call)
         await trio.sleep(world.latency)
         is_worth_it = self._client_id in SIGNING and world.attacker.has_stale(self._client_id, _token(call))
@@ -87,17 +96,15 @@ class Nodes:
 
     def _answer(self, node: Node, call: Call) -> Reply:
         world = self._world
-        now = world.now()
-        as_of = now - world.random.uniform(0.1, 1.5) if node.behind_since is None else node.behind_since
-        is_current = now - as_of < CURRENT
-        if now - as_of >= world.node_cap:
+        as_of, is_current = self._freshness(node)
+        if world.now() - as_of >= world.node_cap:
             return Reply(503, request_id=call.request_id)
         form = {name: values[0] for name, values in parse_qs(call.body.decode()).items()}
         consent_id = world.consents_of.get(form["token"])
         body = INACTIVE
         if consent_id is not None:
             record = world.ledger.at(consent_id, max(as_of, 0.0))
-            if record is not None and self._is_active(record, form, as_of):
+            if record is not None and self._is_active(record, form["ccs_to"], as_of):
                 body = self._yes(consent_id, record, int(as_of), is_current=is_current)
                 world.checker.said_yes(self._client_id, consent_id, call.request_id, is_current=is_current)
             else:
@@ -110,10 +117,60 @@ class Nodes:
             world.attacker.heard(self._client_id, form["token"], reply, is_yes=body is not INACTIVE)
         return reply
 
-    def _is_active(self, record: ConsentRecord, form: dict[str, str], as_of: float) -> bool:
+    def _freshness(self, node: Node) -> tuple[float, bool]:
+        """As of when it answers, and whether that is `current`."""
+        now = self._world.now()
+        as_of = now - self._world.random.uniform(0.1, 1.5) if node.behind_since is None else node.behind_since
+        return as_of, now - as_of < CURRENT
+
+    def _decide(self, address: str, node: Node, call: Call) -> Reply:
+        """A batch, whose tokens are named by their digests."""
+        world = self._world
+        as_of, is_current = self._freshness(node)
+        if world.now() - as_of >= world.node_cap:
+            return Reply(503, request_id=call.request_id)
+        asked, name = json.loads(call.body), f"d_{call.request_id.decode()}"
+        known = {_digest(token): consent_id for token, consent_id in world.consents_of.items()}
+        items: list[dict[str, Any]] = []
+        for place, item in enumerate(asked["evaluations"]):
+            consent_id = known.get(item["subject"]["id"])
+            until = item.get("action", asked["action"])["properties"]["to"]
+            items.append(self._decision(consent_id, until, as_of, f"{name}.{place}", is_current=is_current))
+        about = {
+            "decision_id": name, "evaluated_at": world.wall(),
+            "ccs_freshness": "current" if is_current else "last_known", "ccs_as_of": NOW + int(as_of),
+        }  # fmt: skip
+        if is_current:
+            world.checker.said_current(self._client_id)
+        body = json.dumps({"evaluations": items, "context": about}, separators=(",", ":")).encode()
+        if self._client_id not in SIGNING:
+            return Reply(200, PLAIN, body, call.request_id)
+        return Reply(200, decisions.SIGNED, self._signed_decisions(address, call, body), call.request_id)
+
+    def _decision(
+        self, consent_id: ConsentId | None, until: str, as_of: float, name: str, *, is_current: bool
+    ) -> dict[str, Any]:
+        record = None if consent_id is None else self._world.ledger.at(consent_id, max(as_of, 0.0))
+        if consent_id is None or record is None or not self._is_active(record, until, as_of):
+            if consent_id is not None:
+                self._world.checker.said_no(self._client_id, consent_id)
+            return {"decision": False, "context": {"code": decisions.NOT_ACTIVE}}
+        self._world.checker.said_yes(self._client_id, consent_id, name.encode(), is_current=is_current)
+        context = {"consent_id": consent_id, "ccs_consent_version": record.consent_version}
+        return {"decision": True, "context": context}
+
+    def _signed_decisions(self, address: str, call: Call, body: bytes) -> bytes:
+        envelope = {"iss": address, "aud": self._client_id, "iat": self._world.wall()}
+        asked = encode_part(hashlib.sha256(call.body).digest()).decode()
+        claims = (
+            json.dumps(envelope | {"req": asked}, separators=(",", ":")).encode()[:-1] + b',"result":' + body + b"}"
+        )
+        return answer_signers()[0].sign(decisions.TYPE, claims)
+
+    def _is_active(self, record: ConsentRecord, asked_until: str, as_of: float) -> bool:
         suspended = self._world.ledger.is_suspended(max(as_of, 0.0))
         until = record.data_to
-        covered = until is None or parse_utc(form["ccs_to"]) <= until
+        covered = until is None or parse_utc(asked_until) <= until
         live = record.state is State.ACTIVE and record.expires_at > self._world.wall()
         return live and covered and not suspended and self._client_id in record.edps
 
@@ -129,6 +186,10 @@ class Nodes:
             ccs_freshness="current" if is_current else "last_known", ccs_as_of=NOW + as_of,
             ccs_last_known_until=UnixTime(NOW + as_of + int(self._world.node_cap)),
         )  # fmt: skip
+
+
+def _digest(token: str) -> str:
+    return encode_part(hashlib.sha256(token.encode()).digest()).decode()
 
 
 def _token(call: Call) -> str:
