@@ -189,7 +189,7 @@ class Verdicts:
         thumbprint = thumbprint_of(members.cnf)
         if thumbprint is None or not shown or self._is_before_a_no(digest, members.ccs_as_of):
             return False
-        if before is not None and self._is_as_good(before, answer, shown):
+        if before is not None and before.thumbprint == thumbprint and self._is_as_good(before, answer, shown):
             return True
         known = KnownToken(
             digest=digest,
@@ -212,13 +212,13 @@ class Verdicts:
         return no is not None and as_of <= no.as_of
 
     def _is_as_good(self, before: KnownToken, answer: Active, shown: tuple[KnownConsent, ...]) -> bool:
-        """Whether what is kept says the same, allows no more, and is nearly as new."""
+        """Whether what is kept, of the same certificate, says the same, allows no more, and is nearly as new."""
         members = answer.members
         if members.ccs_as_of - before.as_of >= REMEMBER_EVERY or self._memory.missing_since() is not None:
             return False
         if members.ccs_last_known_until < before.last_known_until or members.exp < before.token_expires_at:
             return False
-        if members.client_id != before.client_id or thumbprint_of(members.cnf) != before.thumbprint:
+        if members.client_id != before.client_id:
             return False
         kept = {consent.consent_id: consent for consent in before.consents}
         return all(kept.get(consent.consent_id) == consent for consent in shown)
