@@ -131,10 +131,9 @@ class Connection:
 async def connect(address: tuple[int, tuple[object, ...]], context: ssl.SSLContext, host: str, port: int) -> Connection:
     """To one address, as (family, socket address); the server must be `host`. Raises Unreached."""
     family, place = address
-    connected = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    connected = _socket(family)
     done = False
     try:
-        connected.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
         try:
             await connected.connect(place)
         except OSError as error:
@@ -146,3 +145,13 @@ async def connect(address: tuple[int, tuple[object, ...]], context: ssl.SSLConte
     finally:
         if not done:
             connected.close()
+
+
+def _socket(family: int) -> SocketType:
+    """There may be none: no descriptor is left, or the machine knows no addresses of this family. Raises Unreached."""
+    try:
+        opened = trio.socket.socket(family, trio.socket.SOCK_STREAM)
+    except OSError as error:
+        raise Unreached(Trouble.CONNECT, detail=repr(error)) from error
+    opened.setsockopt(trio.socket.IPPROTO_TCP, trio.socket.TCP_NODELAY, 1)
+    return opened
