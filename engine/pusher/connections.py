@@ -72,9 +72,11 @@ class Connection:
             while not reader.is_whole:
                 if not await self._read_some(reader):
                     return
-        except (ssl.SSLError, OSError) as error:
+        except OSError as error:
+            # In TLS 1.3 a server says after our handshake that it does not take our certificate.
+            trouble = Trouble.TLS if isinstance(error, ssl.SSLError) else Trouble.BROKEN
             if not reader.status:
-                raise Unreached(Trouble.BROKEN, detail=repr(error)) from error
+                raise Unreached(trouble, detail=repr(error)) from error
         except BrokenReply as fault:
             raise Unreached(Trouble.BROKEN, detail=fault.detail or fault.text) from fault
 

@@ -3,6 +3,7 @@
 import hashlib
 import socket
 import ssl
+from contextlib import suppress
 from typing import Final
 
 import pytest
@@ -47,3 +48,26 @@ async def test_the_next_address_is_tried_where_the_first_has_no_socket(pki: Pki)
         outward = egress(pki, NO_SOCKET, (int(socket.AF_INET), ("127.0.0.1", running.port)))
         assert await outward.push(EDP, target_of("https://localhost/", thumbprints(pki)), b"a set") == Reply(202)
         outward.close()
+
+
+async def test_a_server_that_refuses_our_certificate_is_no_broken_connection(pki: Pki) -> None:
+    """Operators are told to look at the pusher's own certificate where many receivers answer so."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        where = target_of(f"https://127.0.0.1:{listening.getsockname()[1]}/", thumbprints(pki))
+        outward = Egress(pki.client_context(None), CONFIG)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.to_thread.run_sync, refuse, listening, pki.server_context())
+            with pytest.raises(Unreached) as caught:
+                await outward.push(EDP, where, b"a set")
+        assert caught.value.trouble is Trouble.TLS
+
+
+def refuse(listening: socket.socket, context: ssl.SSLContext) -> None:
+    """One connection: its handshake fails, and what else comes is read to its end, so that the alert gets through."""
+    accepted, _ = listening.accept()
+    accepted.settimeout(5)
+    with context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False) as connection:
+        with suppress(ssl.SSLError):
+            connection.do_handshake()
+        while socket.socket.recv(connection, 65_536):
+            pass
