@@ -105,14 +105,19 @@ class EventKeys:
                 await self._changed.wait()
 
     async def _fall_back(self) -> None:
-        """At a start: an older key, if the newest is refused and the older one is not."""
-        for older in self._keys[1:] if self._current is None else ():
+        """The newest is refused: at a start an older one may not be; later the one in use must stay published."""
+        for older in self._keys[1:] if self._current is None else self._in_use():
             try:
                 await self._register(older)
             except Fault as fault:
                 _log.warning("event_key_not_registered", text=fault.text, detail=fault.detail)
             else:
                 return
+
+    def _in_use(self) -> list[EventSigner]:
+        """The key that signs now, unless it is the newest, which was just tried."""
+        current = self._current
+        return [] if current is None or current.public.kid == self._keys[0].public.kid else [current]
 
     async def _register(self, key: EventSigner) -> None:
         kid, now = key.public.kid, self._wall()
