@@ -138,7 +138,7 @@ class ReceiverActor:
         room = LAID_DOWN - len(self._came)
         self._came += deliveries[:room]
         self._left_out |= {one.lane for one in deliveries[room:]}
-        self._newest_seq = max((one.seq for one in deliveries), default=0) or self._newest_seq
+        self._newest_seq = max([self._newest_seq, *(one.seq for one in deliveries)])  # lanes overtake each other
         self._look()
 
     def change(self, receiver: Receiver) -> None:
