@@ -17,6 +17,7 @@ from engine.errors import Fault, Kind
 from engine.pusher.calls import until_answered
 from engine.pusher.lease import Tenure
 from engine.pusher.service import Delivery, Lane, PushService, Signed
+from engine.pusher.service_calls import MAX_COMPACT
 from engine.telemetry import logs, pusher_metrics
 
 BATCH: Final = 128  # signed at once: 10 ms, in which nothing else goes on
@@ -114,7 +115,7 @@ class Signing:
     def _sign(self, order: _Order) -> Signed | None:
         number = order.delivery.number
         try:
-            return Signed(number, self._make(order.delivery))
+            return Signed(number, _bounded(self._make(order.delivery)))
         except Exception as error:  # one that cannot be signed must not stop the others
             detail, exc_info = (error.detail, None) if isinstance(error, Fault) else (repr(error), error)
             _log.critical("cannot_sign", number=number, jti=order.delivery.jti, detail=detail, exc_info=exc_info)
@@ -162,3 +163,10 @@ class Signing:
         for order in orders:
             await order.done.wait()
         return (page[-1].number, len(page)) if page else (after, 0)
+
+
+def _bounded(compact: bytes) -> bytes:
+    """Raises CannotSign: a longer one is kept by nobody, and the call to keep it would be refused for ever."""
+    if len(compact) > MAX_COMPACT:
+        raise CannotSign("the set is too long", detail=f"{len(compact)} bytes")
+    return compact
