@@ -24,8 +24,8 @@ class Telling:
         self._under_way = 0
         self._some = trio.Event()
         self._pressing = trio.Event()
-        self._none = trio.Event()
-        self._none.set()
+        self._handed = self._told = 0  # outcomes, since the beginning
+        self._progress = trio.Event()
 
     def tell(self, outcome: Outcome, *, at_once: bool = True) -> None:
         """Take it along in the next call. at_once: which does not wait for others to gather."""
@@ -33,8 +33,7 @@ class Telling:
         self._some.set()
         if at_once:
             self._pressing.set()
-        if self._none.is_set():
-            self._none = trio.Event()
+        self._handed += 1
 
     @property
     def untold(self) -> int:
@@ -49,10 +48,10 @@ class Telling:
             self._under_way = len(batch)
             await until_answered("tell", partial(self._service.tell, self._tenure.epoch, batch))
             self._under_way = 0
+            self._note_told(len(batch))
 
     async def _gather(self) -> None:
         if not self._waiting:
-            self._none.set()
             self._some = trio.Event()
             await self._some.wait()
         with trio.move_on_after(LINGER):
@@ -60,7 +59,14 @@ class Telling:
         if len(self._waiting) <= BATCH:
             self._pressing = trio.Event()
 
+    def _note_told(self, count: int) -> None:
+        self._told += count
+        self._progress.set()
+        self._progress = trio.Event()
+
     async def wait_told(self) -> None:
-        """Until everything has been."""
-        self._pressing.set()
-        await self._none.wait()
+        """Until everything has been that was there at this call, whatever comes meanwhile."""
+        wanted = self._handed
+        while self._told < wanted:
+            self._pressing.set()
+            await self._progress.wait()
