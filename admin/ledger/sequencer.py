@@ -219,7 +219,16 @@ def insert_into(connection: sa.Connection, table: sa.Table) -> Any:  # noqa: ANN
 
 
 def _drafts(book: Book, events: Sequence[StoredEvent]) -> list[Draft]:
-    return [draft for event in events for draft in book.take(event)]
+    """Of the events up to the first that cannot be read. Raises UnreadableEvent where that is the first of all."""
+    drafts: list[Draft] = []
+    for event in events:
+        try:
+            drafts += book.take(event)
+        except Fault:  # what is before it is told, and the next step meets it first
+            if event is events[0]:
+                raise
+            break
+    return drafts
 
 
 def _read_cursor(connection: sa.Connection) -> sa.Row[Any] | None:

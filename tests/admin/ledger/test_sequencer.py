@@ -263,16 +263,22 @@ async def test_an_event_that_cannot_be_read_stops_it_loudly_and_loses_nothing(
     assert await house.outbox.fresh(Lane.ORDINARY, 0, 10, Seconds(0.0)) == []
 
 
-async def test_what_cannot_be_read_yet_keeps_nothing_that_is_before_it_from_being_told(small_house: House) -> None:
+@pytest.mark.parametrize("batch", [1, 4, module.BATCH])
+async def test_what_cannot_be_read_yet_keeps_nothing_that_is_before_it_from_being_told(
+    small_house: House, batch: int
+) -> None:
     house = small_house
     for _ in range(3):
         await house.grant()
     await house.ledger.append([silent_event()])
-    sequencer = stepping(house, batch=1)
-    for _ in range(3):
-        assert await sequencer.step()
+    sequencer = stepping(house, batch=batch)
+
+    async def go_on() -> None:
+        while await sequencer.step():
+            pass
+
     with pytest.raises(UnreadableEvent):
-        await sequencer.step()
+        await go_on()
     assert len(await house.outbox.fresh(Lane.ORDINARY, 0, 10, Seconds(0.0))) == 6
 
 
