@@ -15,7 +15,7 @@ def begin_poll(connection: sa.Connection, stream_id: str, holder: str, now: floa
     _have_row(connection, stream_id)
     taken = (
         sa.update(stream_calls)
-        .where(stream_calls.c.stream_id == stream_id, stream_calls.c.polled_until <= now)
+        .where(stream_calls.c.stream_id == stream_id, _is_past(stream_calls.c.polled_until - seconds, now, seconds))
         .values(polled_by=holder, polled_until=now + seconds)
     )
     return connection.execute(taken).rowcount == 1
@@ -32,7 +32,7 @@ def begin_verification(connection: sa.Connection, stream_id: str, now: float, in
     _have_row(connection, stream_id)
     noted = (
         sa.update(stream_calls)
-        .where(stream_calls.c.stream_id == stream_id, stream_calls.c.verified_at <= now - interval)
+        .where(stream_calls.c.stream_id == stream_id, _is_past(stream_calls.c.verified_at, now, interval))
         .values(verified_at=now)
     )
     if connection.execute(noted).rowcount == 1:
@@ -50,3 +50,8 @@ def forgo_verification(connection: sa.Connection, stream_id: str) -> None:
 def _have_row(connection: sa.Connection, stream_id: str) -> None:
     row = {"stream_id": stream_id, "polled_by": "", "polled_until": 0.0, "verified_at": 0.0}
     connection.execute(insert_into(connection, stream_calls).values(**row).on_conflict_do_nothing())
+
+
+def _is_past(at: sa.ColumnElement[float], now: float, seconds: Seconds) -> sa.ColumnElement[bool]:
+    """So many seconds are over since then; or it lies further ahead than it ever can: the clock was set back since."""
+    return sa.or_(at <= now - seconds, at > now + seconds)
