@@ -142,10 +142,10 @@ class Polls:
         errors = {jti: error.err for jti, error in form.set_errs.items()}
         if errors:
             _log.warning("sets_refused", client_id=stream.client_id, codes=_known(errors.values()), sets=len(errors))
+        nothing = await self._queue.poll(stream.client_id, form.ack, errors, 0)
         if form.max_events == 0:
-            return await self._queue.poll(stream.client_id, form.ack, errors, 0)
+            return nothing
         async with self._only_one(stream.stream_id):
-            await self._queue.poll(stream.client_id, form.ack, errors, 0)
             return await self._wait(stream, form)
 
     async def _wait(self, stream: StreamRecord, form: PollForm) -> Polled:

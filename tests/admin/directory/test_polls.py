@@ -113,6 +113,20 @@ async def test_what_another_instance_was_brought_is_seen_within_a_second(
     assert trio.current_time() - begun == 8.0
 
 
+async def test_a_poll_that_is_refused_has_acknowledged_all_the_same(
+    polls: Polls, queue: Queue, autojump_clock: MockClock
+) -> None:
+    """A receiver that was restarted meets its own poll of before, and must not be given again what it has kept."""
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(polls.poll, STREAM, PollForm())
+        await trio.sleep(1.5)  # between two looks of the one that waits
+        queue.sets = {"kept": "a set", "other": "a set"}
+        with pytest.raises(PollOutstanding):
+            await polls.poll(STREAM, PollForm(ack=("kept",)))
+        assert list(queue.sets) == ["other"]
+        nursery.cancel_scope.cancel()
+
+
 async def test_one_poll_of_a_stream_waits_and_others_are_refused(polls: Polls, autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(polls.poll, STREAM, PollForm())
