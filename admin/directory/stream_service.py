@@ -127,8 +127,8 @@ class Streams:
         return await self._write(
             client_id,
             stream_id,
-            lambda stream, _: streams.change(
-                wanted(stream), stream, challenge, act.at, private_allowed=self._private_allowed
+            lambda stream, owned: streams.change(
+                wanted(stream), stream, owned, challenge, act.at, private_allowed=self._private_allowed
             ),
             act,
         )
@@ -209,7 +209,7 @@ class Streams:
             if after == stream or state is None:
                 return after
             appends = [append_of(StreamChanged(after, act), state.version)]
-            if after.status is StreamStatus.DISABLED and (after.deleted or stream.status is not after.status):
+            if streams.stops(stream, after):
                 appends = [await self._witness(stream, owned, act), *appends]
             with suppress(VersionConflict):
                 await self._ledger.append(appends)

@@ -96,7 +96,8 @@ def stream_views(streams: Streams, receivers: Receivers, face: Face) -> Blueprin
     async def update() -> Response:
         """Change some values of a stream.
 
-        Members that are left out stay as they are. Another address has to be confirmed before it is used.
+        Members that are left out stay as they are. Another address has to be confirmed before it is used; 403 where no
+        other stream works meanwhile.
         """
         return await changed(replace=False)
 

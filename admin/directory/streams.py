@@ -2,7 +2,7 @@
 returns it as it is afterwards. Pure: time and drawn words are passed in.
 
 A receiver has at most one push and one poll stream, both fed from one outbox. It keeps at least one that works: the
-last one can be neither disabled nor deleted by its receiver, only paused, and that for a quarter of an hour.
+last one can be neither disabled nor deleted nor moved by its receiver, only paused, and that for a quarter of an hour.
 """
 
 import hashlib
@@ -141,11 +141,13 @@ def is_stream_id(text: str) -> bool:
 
 
 def change(
-    wanted: Wanted, stream: StreamRecord, challenge: str, now: UnixTime, *, private_allowed: bool
-) -> StreamRecord:
-    """Other receiver's values. Another address has to be confirmed before it is used.
+    wanted: Wanted, stream: StreamRecord, owned: Iterable[StreamRecord], challenge: str, now: UnixTime,
+    *, private_allowed: bool,
+) -> StreamRecord:  # fmt: skip
+    """Other receiver's values. Another address has to be confirmed before it is used; until then another stream works.
 
-    Raises InvalidFields, also where the kind of delivery would change: that is another stream; TooSoon.
+    Raises InvalidFields, also where the kind of delivery would change: that is another stream; MandatoryStream,
+    TooSoon.
     """
     if wanted.delivery is not stream.delivery:
         raise InvalidFields([Problem("delivery.method", "of a stream cannot change: create one of the other kind")])
@@ -153,6 +155,8 @@ def change(
     after = msgspec.structs.replace(stream, events_requested=wanted.events_requested, description=wanted.description)
     if wanted.endpoint_url == stream.endpoint_url:
         return after
+    if _is_counted_on(stream):
+        other_that_works(stream, owned)
     return challenged(msgspec.structs.replace(after, endpoint_url=wanted.endpoint_url), challenge, now)
 
 
@@ -219,10 +223,20 @@ def delete(stream: StreamRecord, owned: Iterable[StreamRecord]) -> StreamRecord:
 def other_that_works(stream: StreamRecord, owned: Iterable[StreamRecord]) -> StreamRecord:
     """Another stream by which its receiver hears of ends, now or after a pause of its own. Raises MandatoryStream."""
     for other in owned:
-        works = other.is_usable and not other.held and other.status is not StreamStatus.DISABLED
-        if works and other.stream_id != stream.stream_id:
+        if _is_counted_on(other) and not other.held and other.stream_id != stream.stream_id:
             return other
     raise MandatoryStream("you have no other stream that works: make one first")
+
+
+def stops(before: StreamRecord, after: StreamRecord) -> bool:
+    """Whether this change of a stream is one that its receiver may make only while its other stream works."""
+    disabled = after.status is StreamStatus.DISABLED and (after.deleted or before.status is not after.status)
+    return disabled or (_is_counted_on(before) and bool(after.challenge))
+
+
+def _is_counted_on(stream: StreamRecord) -> bool:
+    """Whether its receiver hears of ends by it, now or after a pause, its own or an operator's."""
+    return stream.is_usable and stream.status is not StreamStatus.DISABLED
 
 
 def is_over(stream: StreamRecord, now: UnixTime) -> bool:

@@ -166,6 +166,8 @@ async def test_another_address_is_confirmed_before_it_is_used(site: Site) -> Non
     stream = await confirmed(site)
     moved = {"method": "urn:ietf:rfc:8935", "endpoint_url": "https://new.edp1.example/ccs"}
     body = {"stream_id": stream["stream_id"], "delivery": moved}
+    assert refused(await site.call("edp-1", "PATCH", "/ssf/streams", body)) == (403, "mandatory_stream")
+    await created(site, POLL)
     status, patched = await site.call("edp-1", "PATCH", "/ssf/streams", body)
     assert (status, patched["delivery"]) == (200, moved)
     now = await record(site, stream["stream_id"])

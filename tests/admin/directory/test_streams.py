@@ -43,8 +43,8 @@ def confirmed() -> StreamRecord:
     return streams.confirm(created(), "a challenge", NOW)
 
 
-def changed(wanted: Wanted, stream: StreamRecord) -> StreamRecord:
-    return streams.change(wanted, stream, "another", NOW, private_allowed=False)
+def changed(wanted: Wanted, stream: StreamRecord, *others: StreamRecord, now: UnixTime = NOW) -> StreamRecord:
+    return streams.change(wanted, stream, others, "another", now, private_allowed=False)
 
 
 def test_a_poll_stream_works_at_once_and_a_push_stream_once_it_is_confirmed() -> None:
@@ -109,7 +109,7 @@ def test_an_address_that_cannot_be_is_refused(wanted: Wanted) -> None:
 
 
 def test_another_address_has_to_be_confirmed_and_another_description_has_not() -> None:
-    moved = changed(msgspec.structs.replace(PUSH, endpoint_url=URL + "/2"), confirmed())
+    moved = changed(msgspec.structs.replace(PUSH, endpoint_url=URL + "/2"), confirmed(), created(POLL))
     assert (moved.status, moved.challenge, moved.is_usable) == (PAUSED, "another", False)
     described = changed(msgspec.structs.replace(PUSH, description="hot standby"), confirmed())
     assert (described.status, described.challenge, described.description) == (ENABLED, "", "hot standby")
@@ -128,7 +128,19 @@ def test_another_address_within_a_minute_is_too_soon() -> None:
         changed(elsewhere, created())
     assert refused.value.retry_after == VERIFICATION_INTERVAL
     later = UnixTime(NOW + int(VERIFICATION_INTERVAL))
-    assert streams.change(elsewhere, created(), "another", later, private_allowed=False).challenge == "another"
+    assert changed(elsewhere, created(), now=later).challenge == "another"
+
+
+def test_the_last_stream_that_works_keeps_its_address_until_another_works() -> None:
+    """Else its receiver could be out of hearing for as long as it likes, by an address that it never confirms."""
+    elsewhere = msgspec.structs.replace(PUSH, endpoint_url=URL + "/2")
+    for push in (confirmed(), streams.hold(confirmed(), "abuse")):
+        for others in ((), (streams.hold(created(POLL), "abuse"),)):
+            with pytest.raises(MandatoryStream):
+                changed(elsewhere, push, *others)
+        assert changed(elsewhere, push, created(POLL)).endpoint_url == elsewhere.endpoint_url
+    disabled = streams.set_status(confirmed(), DISABLED, "", [created(POLL)], NOW)
+    assert changed(elsewhere, disabled).challenge == "another"  # nobody counts on it any more
 
 
 def test_a_wrong_confirmation_costs_a_try_and_the_sixth_is_not_looked_at() -> None:
@@ -225,7 +237,7 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(
         data=st.data(),
-        what=st.sampled_from(["confirm", "wrong", "delete", "enabled", "paused", "disabled", "hold", "free"]),
+        what=st.sampled_from(["confirm", "wrong", "delete", "enabled", "paused", "disabled", "hold", "free", "move"]),
     )
     def act(self, data: st.DataObject, what: str) -> None:
         if not self.owned:
@@ -234,7 +246,13 @@ class AnyOrder(RuleBasedStateMachine):
         if stream.deleted:
             return
         acts = {
-            "confirm": lambda: streams.confirm(stream, "a challenge", self.now),
+            "confirm": lambda: streams.confirm(stream, stream.challenge, self.now),
+            "move": lambda: changed(
+                msgspec.structs.replace(PUSH, endpoint_url=stream.endpoint_url + "/x"),
+                stream,
+                *self.mine(),
+                now=self.now,
+            ),
             "wrong": lambda: streams.confirm(stream, "wrong", self.now),
             "delete": lambda: streams.delete(stream, self.mine()),
             "hold": lambda: streams.hold(stream, "abuse"),
