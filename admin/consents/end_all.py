@@ -105,7 +105,7 @@ class EndAll:
             began = trio.current_time()
             await self._require_suspended(client_id)
             found = await self._active(client_id, after, self._step)
-            done = await self._end(found.keys, RevokeForm(reason=form.reason), act)
+            done = await self._end(client_id, found.keys, RevokeForm(reason=form.reason), act)
             ended += done
             if found.next_key is None:
                 return EndAllView(client_id, ended)
@@ -123,18 +123,19 @@ class EndAll:
         if not event.participant.suspended:
             raise NotSuspended("the ATP is not suspended: suspend it first, then end its consents")
 
-    async def _end(self, keys: Sequence[ConsentKey], form: RevokeForm, act: Act) -> int:
+    async def _end(self, client_id: ClientId, keys: Sequence[ConsentKey], form: RevokeForm, act: Act) -> int:
         """All of a step or none; read and tried again where somebody was faster."""
         for _ in range(ATTEMPTS - 1):
             with suppress(VersionConflict):
-                return await self._attempt(keys, form, act)
-        return await self._attempt(keys, form, act)
+                return await self._attempt(client_id, keys, form, act)
+        return await self._attempt(client_id, keys, form, act)
 
-    async def _attempt(self, keys: Sequence[ConsentKey], form: RevokeForm, act: Act) -> int:
+    async def _attempt(self, client_id: ClientId, keys: Sequence[ConsentKey], form: RevokeForm, act: Act) -> int:
         names = [f"consent:{uuid.UUID(bytes=key)}" for key in keys]
         appends = list(_endings(await self._ledger.subjects(names), form, act))
         if appends:
             await self._pace.wait_even()  # deliveries of the suspension, and of the step before, are there
+            await self._require_suspended(client_id)  # that may have taken seconds
             await self._ledger.append(appends)
         return len(appends)
 

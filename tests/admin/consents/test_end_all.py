@@ -127,6 +127,26 @@ async def test_two_at_once_end_each_consent_once(house: House) -> None:
     assert await versions(house, *granted) == [(State.REVOKED, 2)] * 12
 
 
+async def test_an_atp_that_is_reinstated_while_a_step_waits_keeps_the_rest(house: House) -> None:
+    """The outbox may be seconds behind; what is granted to an ATP in good standing is not for this call to end."""
+    granted = [(await house.grant())[0] for _ in range(4)]
+    await house.suspend(ATP)
+
+    class Meanwhile(Pace):
+        async def wait_even(self) -> None:
+            await super().wait_even()
+            if (await versions(house, granted[0]))[0][0] is State.REVOKED:
+                await house.suspend(ATP, suspended=False)
+
+    database = house.ledger.database
+    active = AtpConsents(database, house.clock.now).active
+    async with sequenced(house):
+        with pytest.raises(NotSuspended):
+            await EndAll(house.ledger, active, Meanwhile(database, house.news), step=2).go_on(ATP, FORM, house.act())
+    states = [state for state, _ in await versions(house, *granted)]
+    assert sorted(states) == sorted([State.REVOKED] * 2 + [State.ACTIVE] * 2)
+
+
 async def test_one_that_changes_between_reading_and_writing_is_read_again(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
