@@ -17,6 +17,7 @@ from engine.clock import Seconds
 from engine.errors import Fault, Kind
 
 PATIENCE: Final = Seconds(15.0)  # below the time that callers give an answer
+LONGEST_REST: Final = Seconds(15.0)  # with PATIENCE half of a minute, after which callers take nobody to be there
 LOOK_EVERY: Final = Seconds(0.05)  # where another process's sequencer leads the outbox on, no bell rings here
 
 
@@ -47,8 +48,8 @@ class Pace:
         raise OutboxBehind("events are not made into deliveries: see the sequencer's state, and ask again")
 
     async def rest(self, began: float, share: float) -> None:
-        """After a step that began then (trio's clock), for this share of the time that it took."""
-        await trio.sleep(share * max(0.0, trio.current_time() - began))
+        """After a step that began then (trio's clock), for this share of the time it took; at most LONGEST_REST."""
+        await trio.sleep(min(LONGEST_REST, share * max(0.0, trio.current_time() - began)))
 
     async def _read(self, query: sa.Select[Any]) -> int:
         return await self._database.read(lambda connection: int(connection.execute(query).scalar() or 0))

@@ -4,20 +4,23 @@ import functools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
 import sqlalchemy as sa
 import trio
+from trio.testing import MockClock
 
 from admin.cli import run
 from admin.cli.consents import ending as parts_of
-from admin.consents.end_all import EndAll, EndAllForm, EndAllView, NotSuspended
+from admin.consents.end_all import MAX_REST, EndAll, EndAllForm, EndAllView, NotSuspended
 from admin.ledger.atp_consents import AtpConsents, read_active_of
+from admin.ledger.database import Database
 from admin.ledger.events import ConsentRevoked, Initiator, event_of
-from admin.ledger.pace import OutboxBehind, Pace
+from admin.ledger.pace import LONGEST_REST, OutboxBehind, Pace
 from admin.ledger.schema import deliveries
+from admin.ledger.signal import Signal
 from admin.ledger.store import SubjectState
 from engine.clock import Seconds, UnixTime
 from engine.consent.records import ClientId, Role, consent_key
@@ -145,6 +148,18 @@ async def test_an_atp_that_is_reinstated_while_a_step_waits_keeps_the_rest(house
             await EndAll(house.ledger, active, Meanwhile(database, house.news), step=2).go_on(ATP, FORM, house.act())
     states = [state for state, _ in await versions(house, *granted)]
     assert sorted(states) == sorted([State.REVOKED] * 2 + [State.ACTIVE] * 2)
+
+
+async def test_a_rest_is_shorter_than_callers_wait(autojump_clock: MockClock) -> None:  # noqa: ARG001 - time that jumps
+    """Where the outbox is slow a step takes many seconds; an answer must still come."""
+    pace, began = Pace(cast("Database", None), Signal()), trio.current_time()
+    await trio.sleep(14)
+    await pace.rest(began, MAX_REST)
+    assert trio.current_time() - began == pytest.approx(14 + LONGEST_REST)
+    again = trio.current_time()
+    await trio.sleep(0.5)
+    await pace.rest(again, 4.0)
+    assert trio.current_time() - again == pytest.approx(2.5)
 
 
 async def test_one_that_changes_between_reading_and_writing_is_read_again(
