@@ -18,6 +18,7 @@ from quart import Blueprint, Response
 from admin.consents.commands import revoke
 from admin.consents.forms import RevocationReason, RevokeForm
 from admin.consents.parties import Parties
+from admin.directory.participants import is_client_id
 from admin.edge import answer, read_json
 from admin.ledger.atp_consents import ActiveConsents
 from admin.ledger.events import Act, ParticipantEvent, event_of
@@ -116,7 +117,7 @@ class EndAll:
                 return EndAllView(client_id, ended, after.hex())
 
     async def _require_suspended(self, client_id: ClientId) -> None:
-        state = await self._ledger.subject(f"participant:{client_id}")
+        state = await self._ledger.subject(f"participant:{client_id}") if is_client_id(client_id) else None
         event = None if state is None else event_of(state.event)
         if not isinstance(event, ParticipantEvent) or event.participant.role is not Role.ATP:
             raise UnknownAtp("no ATP of this client_id is registered")

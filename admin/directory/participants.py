@@ -173,6 +173,11 @@ def restore_fallback(current: Standing | None, act: Act) -> FallbackRestored:
     return FallbackRestored(after, before.organisation, act, suspension.at)
 
 
+def is_client_id(text: str) -> bool:
+    """Whether a participant may be named so. Ask before the ledger is asked: a path can hold what no database takes."""
+    return _CLIENT_ID.fullmatch(text) is not None
+
+
 def standing_after(event: ParticipantEvent) -> Standing:
     """The participant after an event."""
     return Standing(event.participant, event.organisation)
@@ -189,7 +194,7 @@ def _suspended(before: Standing, *, to: bool) -> ParticipantRecord:
 
 
 def _check(participant: ParticipantRecord, organisation: Organisation) -> None:
-    if not _CLIENT_ID.fullmatch(participant.client_id):
+    if not is_client_id(participant.client_id):
         raise InvalidParticipant("client_id: 1 to 40 of a-z, 0-9 and hyphen")
     if not organisation.name.strip():
         raise InvalidParticipant("the organisation has no name")

@@ -24,6 +24,7 @@ class Directory:
 
     async def find(self, client_id: ClientId) -> tuple[Standing, SubjectState]:
         """A participant and where it was last written. Raises UnknownParticipant."""
+        _refuse_impossible(client_id)
         state = await self._ledger.subject(_subject(client_id))
         standing = _standing(state)
         if state is None or standing is None:
@@ -73,6 +74,8 @@ class Directory:
         return await self._write(client_id, lambda current: participants.reinstate(current, act), key)
 
     async def _write(self, client_id: ClientId, decide: Decide, key: Idempotency) -> Written:
+        _refuse_impossible(client_id)
+
         async def prepare(state: SubjectState | None) -> list[Append]:
             current = _standing(state)
             event = decide(current)
@@ -86,6 +89,11 @@ class Directory:
         written = await write_together(self._ledger, _subject(client_id), prepare, key)
         self._callers.forget()  # whoever was just suspended is out at the next call, not a moment later
         return written
+
+
+def _refuse_impossible(client_id: ClientId) -> None:
+    if not participants.is_client_id(client_id):
+        raise UnknownParticipant("no participant of this client_id is registered")
 
 
 def _subject(client_id: ClientId) -> str:
