@@ -15,11 +15,11 @@ from engine.guard.answers import Confirmation, is_bound_to
 from engine.guard.asking import Asking
 from engine.guard.client import Answered, Unanswered
 from engine.guard.config import GuardConfig
-from engine.guard.decisions import MALFORMED, NOT_ACTIVE, Decision, Decisions
+from engine.guard.decisions import MALFORMED, NOT_ACTIVE, Decision, Decisions, ItemContext
 from engine.guard.memory import Memory
 from engine.guard.outages import Outages
 from engine.guard.questions import MAX_BATCH, MAX_ITEMS, BadShare, digest_of, size_of
-from engine.guard.shares import KnownToken, Reason, Share, Verdict
+from engine.guard.shares import KnownConsent, KnownToken, Reason, Share, Verdict
 from engine.guard.verdicts import Verdicts
 from engine.tokens import jws
 
@@ -198,6 +198,9 @@ class Batches:
                 left.append(each)
                 continue
             evidence_id = f"{answer.context.decision_id}.{number}"
+            if decision.permits and self._is_overtaken(each, context):
+                left.append(each)
+                continue
             if decision.permits:
                 found[each.place] = self._on_yes(each, decision, answer, evidence_id)
                 continue
@@ -210,6 +213,17 @@ class Batches:
     def _is_about_token(self, each: _Asked) -> bool:
         """Whether a no to the token is no more than that: told the certificate, the service refuses a wrong one so."""
         return self._introspects_first or each.known is None or each.known.thumbprint == each.share.thumbprint
+
+    def _is_overtaken(self, each: _Asked, context: ItemContext) -> bool:
+        """Whether a later version of the consent was heard of than the yes is by: it may be narrower.
+
+        A decision does not show its consent; the answer to the token itself does, and is cut to what was heard.
+        """
+        consent_id, version = context.consent_id, context.ccs_consent_version or 0
+        if each.known is None:
+            said = KnownConsent(consent_id or "", version, UnixTime(0), one_off=False, entry=b"")
+            return self._memory.cut(said) is not said and not self._memory.has_ended(said.consent_id)
+        return any(one.consent_id == consent_id and one.consent_version > version for one in each.known.consents)
 
     def _on_yes(self, each: _Asked, decision: Decision, answer: Decisions, evidence_id: str) -> Verdict:
         """The service's yes, and our own second look: at the certificate, and at ends that were pushed meanwhile."""

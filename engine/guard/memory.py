@@ -11,7 +11,7 @@ from typing import Protocol
 
 from engine.clock import UnixTime
 from engine.errors import Fault, Kind
-from engine.guard.shares import KnownNo, KnownToken
+from engine.guard.shares import KnownConsent, KnownNo, KnownToken
 
 
 class MemoryFull(Fault):
@@ -56,6 +56,12 @@ class Memory(Protocol):
 
     def is_suspended(self, client_id: str) -> bool:
         """Whether this ATP was stopped as a whole, as far as was heard."""
+
+    def cut(self, shown: KnownConsent) -> KnownConsent | None:
+        """A consent as an answer shows it, cut to what was heard of a later version; None: nothing of it is left.
+
+        `shown` itself where nothing later was heard.
+        """
 
     def missing_since(self) -> UnixTime | None:
         """Since when pushed events are known to be missing; None: none are.

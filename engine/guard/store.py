@@ -23,7 +23,7 @@ from engine.guard.recall import Recall, Unread, weight_of
 from engine.guard.rules import KeptConsent, KeptParty, KeptToken
 from engine.guard.sealed_table import SealedTable
 from engine.guard.sealing import Sort, StoreKey, Unsealed
-from engine.guard.shares import KnownNo, KnownToken
+from engine.guard.shares import KnownConsent, KnownNo, KnownToken
 from engine.guard.table import StoreDamaged
 from engine.telemetry.logs import logger
 
@@ -182,6 +182,14 @@ class GuardStore:
                 return kept is not None and kept.suspended
         except MemoryFull:
             return False
+
+    def cut(self, shown: KnownConsent) -> KnownConsent | None:
+        """See `Memory.cut`. As it is shown, where the store turns out to be damaged."""
+        try:
+            with self._trusting():
+                return rules.narrowed(shown, self._consent(shown.consent_id))
+        except MemoryFull:
+            return shown
 
     def missing_since(self) -> UnixTime | None:
         """See `Memory.missing_since`."""

@@ -144,9 +144,15 @@ class Verdicts:
         covering = next((consent for consent in shown if covers(share, consent.entry)), None)
         if covering is None:  # the guard's own comparison stands beside the service's
             return self.refusal(Reason.NOT_COVERED, evidence_id)
-        is_in_force = before is not None and _shows(before, covering.consent_id)  # after all that was heard by now
-        if not is_in_force and self._is_over(digest, answer, covering.consent_id, is_kept=is_kept):
-            return self.refusal(Reason.NOT_ACTIVE, evidence_id)
+        held = None if before is None else _find(before, covering.consent_id)  # after all that was heard by now
+        if held is None:
+            if self._is_over(digest, answer, covering, is_kept=is_kept):
+                return self.refusal(Reason.NOT_ACTIVE, evidence_id)
+            held = self._memory.cut(covering)
+        if held is not None and held.consent_version > covering.consent_version:  # the answer is from before that
+            refusal = self._overtaken(share, held)
+            if refusal is not None:
+                return self.refusal(refusal, evidence_id)
         return Verdict(
             allowed=True,
             reason=Reason.CONSENTED,
@@ -157,18 +163,26 @@ class Verdicts:
             consent_version=members.ccs_consent_version,
         )
 
-    def _is_over(self, digest: bytes, answer: Active, consent_id: str, *, is_kept: bool) -> bool:
-        """Whether what was heard by push wins over this yes: an end always; a suspended ATP over a `last_known` one."""
-        if self._memory.has_ended(consent_id):
+    def _overtaken(self, share: Share, held: KnownConsent) -> Reason | None:
+        """Why a later version of the consent than the answer shows allows no such share; None: it does."""
+        if self._clock.now() >= held.expires_at:
+            return Reason.NOT_ACTIVE
+        return None if covers(share, held.entry) else Reason.NOT_COVERED
+
+    def _is_over(self, digest: bytes, answer: Active, shown: KnownConsent, *, is_kept: bool) -> bool:
+        """Whether what was heard by push wins over this yes: an end always; over a `last_known` one also that the ATP
+        is suspended, or that the consent was changed to something that may not be this any more.
+        """
+        if self._memory.has_ended(shown.consent_id):
             return True
         if answer.is_current:
             return False
-        if self._memory.is_suspended(answer.members.client_id):
+        if self._memory.is_suspended(answer.members.client_id) or self._memory.cut(shown) is None:
             return True
         if not is_kept:  # then that memory knows nothing of the token says nothing
             return False
         known = self._memory.look(digest)
-        return known is None or not _shows(known, consent_id)
+        return known is None or _find(known, shown.consent_id) is None
 
     def _on_no(self, share: Share, digest: bytes, answer: Inactive, evidence_id: str, at: UnixTime) -> Verdict:
         if answer.code is not None:
@@ -266,8 +280,8 @@ def _of(share: Share) -> tuple[object, ...]:
     return share.dataset_id, share.mpxn, share.data_from, share.data_to, share.purpose_code, share.share_id
 
 
-def _shows(known: KnownToken, consent_id: str) -> bool:
-    return any(consent.consent_id == consent_id for consent in known.consents)
+def _find(known: KnownToken, consent_id: str) -> KnownConsent | None:
+    return next((consent for consent in known.consents if consent.consent_id == consent_id), None)
 
 
 def _without_evidence(fallback: Fallback) -> Reason:

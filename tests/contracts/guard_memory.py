@@ -1,5 +1,7 @@
 """What every guard's memory must do, whatever it is kept in."""
 
+import json
+
 import msgspec
 import pytest
 
@@ -51,6 +53,18 @@ class MemoryContract:
         memory.change(CONSENT, 10, None, None)
         memory.remember(known_token(as_of=UnixTime(LATER + 60), consents=(known_consent(version=11),)))
         assert memory.look(known_token().digest) is None
+
+    def test_answer_is_cut_to_what_was_heard_of_a_later_version(self, memory: Memory) -> None:
+        shown, cut_short = known_consent(), entry(data_to="2026-06-01T00:00:00Z")
+        assert memory.cut(shown) is shown
+        memory.change(CONSENT, shown.consent_version, cut_short, None)
+        assert memory.cut(shown) is shown
+        memory.change(CONSENT, shown.consent_version + 1, cut_short, None)
+        cut = memory.cut(shown)
+        assert cut is not None
+        assert (cut.consent_version, json.loads(cut.entry)["data_to"]) == (2, "2026-06-01T00:00:00Z")
+        memory.end(CONSENT, 3, LATER)
+        assert memory.cut(shown) is None
 
     def test_end_before_its_grant_and_any_answer_wins(self, memory: Memory) -> None:
         memory.end(CONSENT, 2, LATER)

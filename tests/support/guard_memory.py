@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from engine.clock import UnixTime
 from engine.guard import rules
-from engine.guard.shares import KnownNo, KnownToken
+from engine.guard.shares import KnownConsent, KnownNo, KnownToken
 
 
 class InMemory:
@@ -69,6 +69,10 @@ class InMemory:
         """See `Memory.is_suspended`."""
         kept = self._parties.get(client_id)
         return kept is not None and kept.suspended
+
+    def cut(self, shown: KnownConsent) -> KnownConsent | None:
+        """See `Memory.cut`."""
+        return rules.narrowed(shown, self._consents.get(shown.consent_id))
 
     def missing_since(self) -> UnixTime | None:
         """See `Memory.missing_since`."""

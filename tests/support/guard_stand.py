@@ -13,6 +13,7 @@ import anyio
 import msgspec
 
 from engine.clock import BootTime, UnixTime
+from engine.guard import rules
 from engine.guard.calls import Call, CallFailed, Reply
 from engine.guard.config import AnswerForm, GuardConfig, Policy, Service, Store
 from engine.guard.evidence_words import Entry, Failure, OutageEvidence, ShareEvidence
@@ -20,7 +21,7 @@ from engine.guard.guard import Guard
 from engine.guard.kept_keys import KeyShelf
 from engine.guard.memory import MemoryFull
 from engine.guard.questions import EVALUATIONS
-from engine.guard.shares import KnownNo, KnownToken
+from engine.guard.shares import KnownConsent, KnownNo, KnownToken
 from tests.support.guard_answers import EDP, ISSUER, jwks, plain, signed
 from tests.support.guard_words import NOW
 
@@ -59,6 +60,7 @@ class Told:
         self.tokens: dict[bytes, KnownToken] = {}
         self.refused: list[bytes] = []
         self.ended: set[str] = set()
+        self.changes: dict[str, rules.KeptConsent] = {}
         self.suspended: set[str] = set()
         self.floor = UnixTime(0)
         self.missing: UnixTime | None = None
@@ -83,7 +85,7 @@ class Told:
         self.ended.add(consent_id)
 
     def change(self, consent_id: str, version: int, entry: bytes | None, expires_at: UnixTime | None) -> None:
-        raise NotImplementedError
+        self.changes[consent_id] = rules.KeptConsent(version, ended=False, entry=entry, expires_at=expires_at)
 
     def suspend(self, client_id: str, version: int, *, suspended: bool) -> None:
         raise NotImplementedError
@@ -92,7 +94,7 @@ class Told:
         known = self.tokens.get(digest)
         if known is None or self.is_suspended(known.client_id):
             return None
-        left = tuple(consent for consent in known.consents if consent.consent_id not in self.ended)
+        left = tuple(one for consent in known.consents if (one := self.cut(consent)) is not None)
         return msgspec.structs.replace(known, consents=left) if left else None
 
     def look_for_no(self, digest: bytes) -> KnownNo | None:
@@ -107,6 +109,11 @@ class Told:
 
     def is_suspended(self, client_id: str) -> bool:
         return self.all_suspended or client_id in self.suspended
+
+    def cut(self, shown: KnownConsent) -> KnownConsent | None:
+        if shown.consent_id in self.ended:
+            return None
+        return rules.narrowed(shown, self.changes.get(shown.consent_id))
 
     def missing_since(self) -> UnixTime | None:
         return self.missing

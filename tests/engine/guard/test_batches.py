@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from engine.clock import UnixTime
+from engine.clock import UnixTime, format_utc
 from engine.guard.asking import SINGLY
 from engine.guard.batches import _cut
 from engine.guard.calls import Call, Reply
@@ -17,7 +17,7 @@ from engine.guard.shares import Reason, Share
 from engine.tokens.jws import encode_part
 from tests.support.guard_answers import x5t
 from tests.support.guard_stand import Behaviour, Stand, answers, fails, says, token_of
-from tests.support.guard_words import NOW, consent, entry, share
+from tests.support.guard_words import NOW, consent, entry, pushed_entry, share
 
 YES = "yes"
 
@@ -149,6 +149,21 @@ async def test_a_pushed_end_wins_over_a_batch(autojump_clock: MockClock) -> None
         await stand.guard.check_many(some(1))
         stand.memory.end(CONSENT, 4, NOW)
         assert (await stand.guard.check_many(some(1)))[0].reason is Reason.NOT_ACTIVE
+
+
+@pytest.mark.parametrize("freshness", ["current", "last_known"])
+@pytest.mark.parametrize("introspect_first", [True, False])
+async def test_a_pushed_cut_wins_over_a_batch_of_before_it(
+    freshness: str, introspect_first: bool, autojump_clock: MockClock
+) -> None:
+    """A decision does not show its consent: where a later version was heard of, the token itself is asked about."""
+    stand = Stand(autojump_clock, introspect_first=introspect_first)
+    stand.nodes.all(decides(YES, freshness=freshness))
+    async with stand.guard:
+        await stand.guard.check_many(some(1))
+        stand.memory.change(CONSENT, 4, pushed_entry(data_to=format_utc(UnixTime(NOW - 1800))), None)
+        whole, part = await stand.guard.check_many([*some(1), *some(1, data_to=UnixTime(NOW - 1800))])
+    assert (whole.reason, part.reason) == (Reason.NOT_COVERED, Reason.CONSENTED)
 
 
 async def test_each_share_has_its_own_window_data_set_and_key(autojump_clock: MockClock) -> None:

@@ -4,11 +4,12 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from engine.clock import Seconds, UnixTime
+from engine.clock import Seconds, UnixTime, format_utc
 from engine.guard.config import AnswerForm, OnOutage, Policy
 from engine.guard.evidence_words import Failure
 from engine.guard.questions import EVALUATIONS, INTROSPECT, digest_of
 from engine.guard.shares import Reason
+from tests.support.guard_answers import x5t
 from tests.support.guard_stand import (
     INACTIVE,
     A,
@@ -23,7 +24,7 @@ from tests.support.guard_stand import (
     says,
     slowly,
 )
-from tests.support.guard_words import DAY, NOW, entry, share
+from tests.support.guard_words import DAY, NOW, consent, entry, pushed_entry, share
 
 
 async def outage(stand: Stand) -> None:
@@ -408,6 +409,43 @@ async def test_a_pushed_end_wins_over_an_answer_and_over_what_was_known(autojump
         stand.memory.end(str(verdict.consent_id), 4, NOW)
         assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
         stand.nodes.all(fails(Failure.CONNECT))
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+
+
+CUT_TO = UnixTime(NOW - DAY + 3_600)  # into the share's window
+
+
+@pytest.mark.parametrize("freshness", ["current", "last_known"])
+@pytest.mark.parametrize("is_kept", [True, False])  # a token that is bound to a DPoP key never is
+async def test_a_pushed_cut_wins_over_an_answer_of_before_it(
+    freshness: str, is_kept: bool, autojump_clock: MockClock
+) -> None:
+    stand = Stand(autojump_clock)
+    stand.memory.change(consent().consent_id, 4, pushed_entry(data_to=format_utc(CUT_TO)), None)
+    key = "k" * 43
+    cnf = {"x5t#S256": x5t()} if is_kept else {"jkt": key}
+    async with stand.guard:
+        stand.nodes.all(answers(ccs_freshness=freshness, cnf=cnf))
+        assert (await stand.guard.check(share(dpop_jkt=key))).reason is Reason.NOT_COVERED
+        assert (await stand.guard.check(share(dpop_jkt=key))).reason is Reason.NOT_COVERED  # once it is remembered, too
+        assert (await stand.guard.check(share(dpop_jkt=key, data_to=CUT_TO))).reason is Reason.CONSENTED
+        stand.nodes.all(answers(ccs_freshness=freshness, cnf=cnf, ccs_consent_version=4))  # the service's newest word
+        assert (await stand.guard.check(share(dpop_jkt=key))).reason is Reason.CONSENTED
+
+
+async def test_a_last_known_answer_that_a_pushed_change_may_restrict_is_no_yes(autojump_clock: MockClock) -> None:
+    for freshness, reason in (("current", Reason.CONSENTED), ("last_known", Reason.NOT_ACTIVE)):
+        stand = Stand(autojump_clock)
+        stand.memory.change(consent().consent_id, 4, b'{"only_on":"mondays"}', None)
+        async with stand.guard:
+            stand.nodes.all(answers(ccs_freshness=freshness))
+            assert (await stand.guard.check(share())).reason is reason
+
+
+async def test_a_consent_that_was_cut_to_an_end_of_before_now_is_over(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    stand.memory.change(consent().consent_id, 4, pushed_entry(), UnixTime(NOW - 1))
+    async with stand.guard:
         assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
 
 
