@@ -31,6 +31,7 @@ _SAYS: Final = frozenset({Reason.CONSENTED, Reason.NOT_ACTIVE, Reason.NOT_COVERE
 
 
 class _Claims(msgspec.Struct, frozen=True):
+    client_id: str  # the ATP
     cnf: Confirmation
 
 
@@ -245,8 +246,12 @@ class Batches:
 
     def _is_stopped(self, each: _Asked, answer: Decisions) -> bool:
         """Whether a `last_known` yes is about a token whose ATP was heard to be suspended."""
-        is_current = answer.context.is_current
-        return not is_current and each.known is not None and self._memory.look(each.digest) is None
+        if answer.context.is_current:
+            return False
+        if each.known is not None:
+            return self._memory.look(each.digest) is None
+        claims = _claims_in(each.share.token)
+        return claims is None or self._memory.is_suspended(claims.client_id)
 
 
 def _cut(asked: Sequence[_Asked]) -> Iterable[list[_Asked]]:
@@ -276,10 +281,16 @@ def _bound_to(known: KnownToken) -> Confirmation:
 
 
 def _bound_in(token: str) -> Confirmation | None:
-    """What a token says that it is bound to. The service has found a genuine token under its digest: it is this one."""
+    """What a token says that it is bound to."""
+    claims = _claims_in(token)
+    return None if claims is None else claims.cnf
+
+
+def _claims_in(token: str) -> _Claims | None:
+    """What a token says of itself. The service has found a genuine token under its digest: it is this one."""
     parts = jws.split(token.encode())
     raw = None if parts is None else jws.decode_part(parts.payload)
     try:
-        return None if raw is None else _decode_claims(raw).cnf
+        return None if raw is None else _decode_claims(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None

@@ -24,7 +24,7 @@ YES = "yes"
 
 def jwt_like(number: int, bound_to: str = x5t()) -> str:
     """A token that says what it is bound to; its signature is the service's business."""
-    payload = json.dumps({"cnf": {"x5t#S256": bound_to}, "n": number}).encode()
+    payload = json.dumps({"client_id": "atp-1", "cnf": {"x5t#S256": bound_to}, "n": number}).encode()
     return ".".join(part.decode() for part in (encode_part(b"{}"), encode_part(payload), encode_part(b"s")))
 
 
@@ -300,6 +300,18 @@ async def test_an_atp_suspended_meanwhile_is_refused_on_a_last_known_batch(autoj
                 return decide(call)
 
             stand.nodes.all(behave)
+            assert (await stand.guard.check_many(some(1)))[0].reason is reason
+
+
+async def test_an_atp_that_is_suspended_is_refused_on_a_last_known_batch_of_tokens_that_are_new(
+    autojump_clock: MockClock,
+) -> None:
+    """Of a token that was never introspected here, it is the token itself that says whose it is."""
+    for freshness, reason in (("current", Reason.CONSENTED), ("last_known", Reason.NOT_ACTIVE)):
+        stand = Stand(autojump_clock, introspect_first=False)
+        stand.nodes.all(decides(YES, freshness=freshness))
+        stand.memory.suspended = {"atp-1"}
+        async with stand.guard:
             assert (await stand.guard.check_many(some(1)))[0].reason is reason
 
 
