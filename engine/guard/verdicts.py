@@ -20,6 +20,7 @@ from engine.guard.evidence_words import Evidence, ShareEvidence
 from engine.guard.fallback import Fallback, judge_in_outage, verdict_on_run
 from engine.guard.memory import Memory, MemoryFull
 from engine.guard.outages import Outages
+from engine.guard.questions import digest_of
 from engine.guard.shares import KnownConsent, KnownNo, KnownToken, Reason, Share, Verdict
 
 # A token that is asked about again and again is written down anew this often, or at once where consents differ: what
@@ -58,6 +59,15 @@ class Verdicts:
     def refusal(self, reason: Reason, evidence_id: str = "", retry_after: float | None = None) -> Verdict:
         """A no that rests on no answer."""
         return Verdict(allowed=False, reason=reason, evidence_id=evidence_id or self._new_id(), retry_after=retry_after)
+
+    def by_now(self, share: Share, verdict: Verdict) -> Verdict:
+        """A verdict that was kept for a while, after all that was heard meanwhile."""
+        if not verdict.allowed or verdict.consent_id is None:
+            return verdict
+        is_over = self._memory.has_ended(verdict.consent_id) or (
+            verdict.freshness != "current" and self._memory.look_for_no(digest_of(share)) is not None
+        )
+        return self.refusal(Reason.NOT_ACTIVE, verdict.evidence_id) if is_over else verdict
 
     def on_answer(self, share: Share, digest: bytes, outcome: Outcome, evidence_id: str, at: UnixTime) -> Verdict:
         """What an introspection was answered, for this share. at: when it was asked."""

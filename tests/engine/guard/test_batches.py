@@ -16,7 +16,7 @@ from engine.guard.questions import EVALUATIONS, digest_of
 from engine.guard.shares import Reason, Share
 from engine.tokens.jws import encode_part
 from tests.support.guard_answers import x5t
-from tests.support.guard_stand import Behaviour, Stand, answers, fails, says, token_of
+from tests.support.guard_stand import Behaviour, Stand, answers, fails, says, slowly, token_of
 from tests.support.guard_words import NOW, consent, entry, pushed_entry, share
 
 YES = "yes"
@@ -164,6 +164,29 @@ async def test_a_pushed_cut_wins_over_a_batch_of_before_it(
         stand.memory.change(CONSENT, 4, pushed_entry(data_to=format_utc(UnixTime(NOW - 1800))), None)
         whole, part = await stand.guard.check_many([*some(1), *some(1, data_to=UnixTime(NOW - 1800))])
     assert (whole.reason, part.reason) == (Reason.NOT_COVERED, Reason.CONSENTED)
+
+
+@pytest.mark.parametrize("is_end", [True, False])
+async def test_what_is_heard_while_a_batch_is_under_way_wins_over_its_first_answers(
+    is_end: bool, autojump_clock: MockClock
+) -> None:
+    """The second token's answer takes a second and a half; meanwhile the consent ends, or the ATP is suspended."""
+    stand = Stand(autojump_clock)
+    quick = answers(ccs_freshness="current" if is_end else "last_known")
+    slow = slowly(1.5, quick)
+    stand.nodes.all(lambda call: (slow if token_of(call) == jwt_like(1) else quick)(call))
+
+    async def tell() -> None:
+        await trio.sleep(0.5)
+        if is_end:
+            stand.memory.end(CONSENT, 4, NOW)
+        else:
+            stand.memory.suspended = {"atp-1"}
+
+    async with stand.guard, trio.open_nursery() as nursery:
+        nursery.start_soon(tell)
+        verdicts = await stand.guard.check_many(some(2))
+    assert [verdict.reason for verdict in verdicts] == [Reason.NOT_ACTIVE] * 2
 
 
 async def test_each_share_has_its_own_window_data_set_and_key(autojump_clock: MockClock) -> None:
