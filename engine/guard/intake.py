@@ -144,7 +144,6 @@ class Intake:
     async def _take(self, arrivals: list[Arrival], *, refuse: bool = True) -> dict[str, RefusedEvent]:
         others = dict[str, RefusedEvent]()
         all_kept = await self._keep(arrivals)
-        self._kept += 1
         for arrival, kept in zip(arrivals, all_kept, strict=True):
             if kept.is_other:
                 others[arrival.event.jti] = refusal = _another()
@@ -164,6 +163,7 @@ class Intake:
         async with self._disk:
             if batch.is_open:
                 self._batch = _Batch()  # whoever comes from now on waits for the next one
+                self._kept += 1  # before the chain shows them: what closes a hole is not applied yet
                 await self._write(batch)
         if batch.fault is not None:
             raise batch.fault

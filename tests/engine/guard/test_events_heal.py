@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -494,6 +495,37 @@ async def test_pushes_that_come_together_are_written_together(path: Path) -> Non
     assert sum(written) == 9
     assert len(written) <= 2
     assert guard.intake.statistics().repeated == 1
+    assert known(guard.memory) == service.states()
+
+
+async def test_a_hole_is_closed_by_what_was_applied_and_not_by_what_is_being_kept(path: Path) -> None:
+    """Between the two, an end that was overtaken is not known to the memory, whatever the chain says."""
+    service = TellingService()
+    guard = EventGuard(path, service)
+    await guard.push(service.change(0, Change.GRANTED).compact)
+    await guard.push(service.heartbeat())
+    assert guard.memory.missing_since() is None
+    end, after = service.change(0, Change.REVOKED), service.change(1, Change.GRANTED)
+    await guard.push(after.compact)
+    keep, is_kept, goes_on = guard.store.keep, threading.Event(), threading.Event()
+
+    def slow_keep(arrivals: list[Any], now: Any) -> Any:
+        kept = keep(arrivals, now)
+        is_kept.set()
+        assert goes_on.wait(10)
+        return kept
+
+    guard.store.keep = slow_keep
+    async with trio.open_nursery() as pushes:
+        pushes.start_soon(guard.intake.take, end.compact, guard.keys)
+        assert await trio.to_thread.run_sync(is_kept.wait, 10)
+        assert not guard.store.chain.has_hole
+        guard.intake.settle()
+        assert guard.memory.missing_since() is not None
+        goes_on.set()
+    assert guard.memory.missing_since() is not None
+    await guard.intake.apply_due()
+    assert guard.memory.missing_since() is None
     assert known(guard.memory) == service.states()
 
 
