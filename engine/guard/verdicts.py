@@ -211,9 +211,12 @@ class Verdicts:
         """Beside what earlier answers showed of the token's other consents, each with its own age. False: not kept."""
         members = answer.members
         thumbprint = thumbprint_of(members.cnf)
-        if thumbprint is None or not shown or self._is_before_a_no(digest, members.ccs_as_of):
+        # Marks of what is missing, and of what was refused, are by our clock: where that is behind the node's, an
+        # answer of before a mark must not look like one of after it.
+        as_of = UnixTime(min(members.ccs_as_of, self._clock.now()))
+        if thumbprint is None or not shown or self._is_before_a_no(digest, as_of):
             return False
-        if before is not None and before.thumbprint == thumbprint and self._is_as_good(before, answer, shown):
+        if before is not None and before.thumbprint == thumbprint and self._is_as_good(before, answer, shown, as_of):
             return True
         known = KnownToken(
             digest=digest,
@@ -221,7 +224,7 @@ class Verdicts:
             thumbprint=thumbprint,
             token_expires_at=UnixTime(members.exp),
             answered_at=answer.answered_at,
-            as_of=UnixTime(members.ccs_as_of),
+            as_of=as_of,
             last_known_until=UnixTime(members.ccs_last_known_until),
             consents=shown if before is None else _beside(shown, before),
             answer=answer.raw,
@@ -235,10 +238,12 @@ class Verdicts:
         no = self._noes.get(digest)
         return no is not None and as_of <= no.as_of
 
-    def _is_as_good(self, before: KnownToken, answer: Active, shown: tuple[KnownConsent, ...]) -> bool:
+    def _is_as_good(
+        self, before: KnownToken, answer: Active, shown: tuple[KnownConsent, ...], as_of: UnixTime
+    ) -> bool:
         """Whether what is kept, of the same certificate, says the same, allows no more, and is nearly as new."""
         members = answer.members
-        if members.ccs_as_of - before.as_of >= REMEMBER_EVERY or self._memory.missing_since() is not None:
+        if as_of - before.as_of >= REMEMBER_EVERY or self._memory.missing_since() is not None:
             return False
         if members.ccs_last_known_until < before.last_known_until or members.exp < before.token_expires_at:
             return False

@@ -412,6 +412,19 @@ async def test_a_pushed_end_wins_over_an_answer_and_over_what_was_known(autojump
         assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
 
 
+async def test_an_answer_of_before_a_hole_is_not_taken_for_a_later_one_by_a_clock_that_is_behind(
+    autojump_clock: MockClock,
+) -> None:
+    """The node's clock is half a minute ahead of ours, by which the hole is marked."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        stand.nodes.all(answers(ccs_as_of=NOW + 30))
+        assert (await stand.guard.check(share())).allowed
+        stand.memory.mark_missing(stand.clock.now())
+        stand.nodes.all(fails(Failure.CONNECT))
+        assert (await stand.guard.check(share())).reason is Reason.DEGRADED
+
+
 CUT_TO = UnixTime(NOW - DAY + 3_600)  # into the share's window
 
 
@@ -841,6 +854,7 @@ async def test_a_yes_from_before_a_no_is_not_remembered(autojump_clock: MockCloc
         stand.nodes.all(answers(ccs_as_of=NOW - 1))
         assert (await stand.guard.check(share())).allowed
         assert stand.memory.tokens == {}
+        await trio.sleep(1)
         stand.nodes.all(answers(ccs_as_of=NOW + 1))
         assert (await stand.guard.check(share())).allowed
         assert len(stand.memory.tokens) == 1
