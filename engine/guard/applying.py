@@ -13,6 +13,9 @@ from engine.events.verification import VerifiedEvent
 from engine.guard.memory import Memory
 
 _NOT_ENDING: Final = frozenset({Change.GRANTED, Change.RENEWED, Change.AMENDED})
+# One consent has one entry. Where there is none, or several, nobody can tell what is left of what an answer of before
+# showed: no entry lies within this one.
+_UNTOLD: Final = b""
 _MAY_WAIT: Final = frozenset({Change.GRANTED, Change.RENEWED})
 
 
@@ -42,5 +45,5 @@ def change_consent(
     memory: Memory, consent_id: str, version: int, details: tuple[dict[str, Any], ...], expires_at: int | None
 ) -> None:
     """A consent that is active, at this version. Raises MemoryFull."""
-    entry = json.dumps(details[0], separators=(",", ":")).encode() if len(details) == 1 else None
+    entry = json.dumps(details[0], separators=(",", ":")).encode() if len(details) == 1 else _UNTOLD
     memory.change(consent_id, version, entry, None if expires_at is None else UnixTime(expires_at))

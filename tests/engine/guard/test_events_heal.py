@@ -23,6 +23,7 @@ from engine.guard.watch import Standing
 from tests.support.event_guards import EventGuard
 from tests.support.events import ATP, claims_of, consent_fact, jwks, signer
 from tests.support.guard_memory import InMemory
+from tests.support.guard_words import consent, entry
 from tests.support.told import POLL_URL, HandClock, TellingService, consent_id
 
 NOT_ENDING = [Change.GRANTED, Change.RENEWED, Change.AMENDED]
@@ -163,6 +164,20 @@ async def test_what_narrows_does_not_wait_and_what_widens_does(path: Path) -> No
     assert guard.memory.missing_since() == guard.clock.now()
     await guard.healing.heal(must_list=False)
     assert_agrees(guard, service)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+async def test_a_change_that_does_not_tell_what_is_left_leaves_nothing(path: Path, count: int) -> None:
+    """Until an answer of that version or a later one shows it: what is in doubt narrows."""
+    service = TellingService()
+    guard = EventGuard(path, service)
+    await guard.push(service.change(0, Change.GRANTED).compact)
+    shown = consent(consent_id=consent_id(0), consent_version=1, entry=entry(consent_id=consent_id(0)))
+    assert guard.memory.cut(shown) is shown
+    fact = consent_fact(Change.AMENDED, 2, consent_id=consent_id(0), authorization_details=({},) * count)
+    await guard.push(signer().sign_event(claims_of(fact, seq=99, prev=1)))
+    assert guard.memory.cut(shown) is None
+    assert guard.memory.cut(msgspec.structs.replace(shown, consent_version=2)) is not None
 
 
 async def test_a_second_hole_moves_the_mark(path: Path) -> None:
