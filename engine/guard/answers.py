@@ -16,7 +16,9 @@ from engine.clock import UnixTime
 from engine.consent.reading import InvalidText, strict_json
 from engine.consent.records import Thumbprint
 from engine.decision.answers import ActiveAnswer
+from engine.events.sets import Version
 from engine.tokens import jws
+from engine.tokens.claims import Instant
 from engine.tokens.keys import KeyFault, KeySet
 
 MAX_ANSWER: Final = 65_536  # bytes, step 2
@@ -55,21 +57,24 @@ class Confirmation(msgspec.Struct, frozen=True):
 
 
 class ActiveMembers(msgspec.Struct, frozen=True):
-    """A yes (RFC 7662 section 2.2 and ours). Entries are left as they were written."""
+    """A yes (RFC 7662 section 2.2 and ours). Entries are left as they were written.
+
+    Numbers are bounded: one that the store cannot hold would keep everything after it from being written.
+    """
 
     active: bool
     client_id: str
-    iat: int
-    exp: int
+    iat: Instant
+    exp: Instant
     cnf: Confirmation
     authorization_details: tuple[msgspec.Raw, ...]
-    ccs_consent_version: int
+    ccs_consent_version: Version
     ccs_freshness: str
-    ccs_as_of: int
-    ccs_last_known_until: int
+    ccs_as_of: Instant
+    ccs_last_known_until: Instant
     iss: str | None = None
     aud: str | tuple[str, ...] | None = None
-    nbf: int | None = None
+    nbf: Instant | None = None
 
 
 class Active(msgspec.Struct, frozen=True):
@@ -124,7 +129,7 @@ class _Decision(msgspec.Struct, frozen=True):
 class _Envelope(msgspec.Struct, frozen=True, omit_defaults=True):
     iss: str
     aud: str | tuple[str, ...]
-    iat: int
+    iat: Instant
     ath: str
     token_introspection: msgspec.Raw
     ccs_decision: _Decision | None = None

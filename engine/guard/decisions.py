@@ -14,8 +14,10 @@ import msgspec
 
 from engine.clock import UnixTime
 from engine.consent.reading import InvalidText, strict_json
+from engine.events.sets import Version
 from engine.guard.answers import AHEAD, ALGORITHM, OLDEST, PLAIN, Doubt, NoAnswer
 from engine.tokens import jws
+from engine.tokens.claims import Instant
 from engine.tokens.keys import KeyFault, KeySet
 
 MAX_DECISIONS: Final = 1_048_576  # bytes: 500 decisions take 100,000
@@ -41,8 +43,8 @@ class ItemContext(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
 
     consent_id: str | None = None
     code: str | None = None
-    ccs_consent_version: int | None = None
-    ccs_last_known_until: int | None = None
+    ccs_consent_version: Version | None = None
+    ccs_last_known_until: Instant | None = None
     allowed: dict[str, str] | None = None
     error: ItemError | None = None
     must_understand: tuple[str, ...] = ()
@@ -64,9 +66,9 @@ class Evaluated(msgspec.Struct, frozen=True, omit_defaults=True):
     """What holds for all items of a batch: judged at one moment."""
 
     decision_id: str
-    evaluated_at: int
+    evaluated_at: Instant
     ccs_freshness: str
-    ccs_as_of: int
+    ccs_as_of: Instant
 
     @property
     def is_current(self) -> bool:
@@ -93,7 +95,7 @@ class Question(msgspec.Struct, frozen=True):
 class _Envelope(msgspec.Struct, frozen=True):
     iss: str
     aud: str
-    iat: int
+    iat: Instant
     req: str
     result: msgspec.Raw
 

@@ -1,17 +1,22 @@
 """What a guard asks of the service about events: the port, and the words that go over it.
 
-Polls (RFC 8936), the listings of one's own consents, the event keys, and streams (SSF 1.0 section 8.1).
+Polls (RFC 8936), the listings of one's own consents, the event keys, and streams (SSF 1.0 section 8.1). Numbers are
+bounded as in events: one that no database holds is no answer.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Annotated, Any, Protocol
 
 import msgspec
+from msgspec import Meta
 
 from engine.clock import Seconds, UnixTime
 from engine.errors import Fault, Kind
+from engine.events.sets import Position, Version
 from engine.events.verification import RefusedEvent
 from engine.guard.retry import NOT_SAID
+
+Instant = Annotated[UnixTime, Meta(ge=0, le=253_402_300_799)]  # until the end of the year 9999
 
 
 class Unreachable(Fault):
@@ -61,22 +66,22 @@ class ListedConsent(msgspec.Struct, frozen=True):
     authorization_details: as in events; of an active one.
     """
 
-    seq: int
+    seq: Position
     consent_id: str
-    consent_version: int
+    consent_version: Version
     state: str
     client_id: str
-    effective_at: UnixTime
-    expires_at: UnixTime | None = None
+    effective_at: Instant
+    expires_at: Instant | None = None
     authorization_details: tuple[dict[str, Any], ...] = ()
 
 
 class ListedParty(msgspec.Struct, frozen=True):
     """An ATP of one's consents that is stopped as a whole, or was. seq: of its newest change."""
 
-    seq: int
+    seq: Position
     client_id: str
-    party_version: int
+    party_version: Version
     suspended: bool
 
 
@@ -86,7 +91,7 @@ class Changes(msgspec.Struct, frozen=True):
     incarnation: of the ledger; positions of one mean nothing in another.
     """
 
-    as_of_seq: int
+    as_of_seq: Position
     incarnation: str
     consents: tuple[ListedConsent, ...] = ()
     parties: tuple[ListedParty, ...] = ()
@@ -96,7 +101,7 @@ class Changes(msgspec.Struct, frozen=True):
 class Page(msgspec.Struct, frozen=True):
     """A part of the snapshot. as_of_seq: the same on all pages. cursor: of the next page; None: this was the last."""
 
-    as_of_seq: int
+    as_of_seq: Position
     incarnation: str
     consents: tuple[ListedConsent, ...] = ()
     parties: tuple[ListedParty, ...] = ()

@@ -177,6 +177,10 @@ def test_a_yes_that_is_over_or_meant_for_another_is_no_yes(change: dict[str, Any
         (plain(exp="1"), PLAIN, Doubt.CONTENT),
         (plain(client_id=None), PLAIN, Doubt.CONTENT),
         (plain(cnf=None), PLAIN, Doubt.CONTENT),
+        (plain(exp=10**30), PLAIN, Doubt.CONTENT),  # JSON has no largest number, and a store has
+        (plain(ccs_as_of=-1), PLAIN, Doubt.CONTENT),
+        (plain(ccs_consent_version=2**63), PLAIN, Doubt.CONTENT),
+        (plain(ccs_last_known_until=2**63), PLAIN, Doubt.CONTENT),
     ],
 )
 def test_what_is_no_plain_answer(body: bytes, media_type: bytes, doubt: Doubt) -> None:

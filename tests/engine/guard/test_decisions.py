@@ -71,6 +71,7 @@ def test_a_yes_that_is_not_wholly_understood_is_a_no() -> None:
         (answer({"decision": 1}, NO), Doubt.CONTENT),
         (answer({}, NO), Doubt.CONTENT),
         ([], Doubt.CONTENT),
+        (answer(YES, {"decision": True, "context": {"ccs_consent_version": 2**63}}), Doubt.CONTENT),
         (answer(evaluated_at=NOW - 61), Doubt.TIME),
         (answer(evaluated_at=NOW + 11), Doubt.TIME),
     ],
