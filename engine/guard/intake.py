@@ -25,6 +25,7 @@ from engine.telemetry import logs
 from engine.telemetry.floods import Floods
 
 T = TypeVar("T")
+AT_ONCE: Final = 200  # events that are applied together
 SOUND_EVERY: Final = 60  # seconds between two notes on disk that nothing is missing
 
 _log = logs.logger("events")
@@ -179,13 +180,14 @@ class Intake:
     async def apply_due(self) -> None:
         """Apply what was kept and is not held back. Raises StoreDown, MemoryFull: then it is still to be applied."""
         while True:
-            kept = self._kept
-            due = await self.on_disk(self._store.due)
+            kept, waiting = self._kept, len(self._challenges)
+            due = await self.on_disk(self._store.due, AT_ONCE + waiting)  # those that wait come first, each time
             self._apply(due)
             done = [event.jti for event in due if event.jti not in self._challenges]
-            if not done:
+            if done:
+                await self.on_disk(self._store.applied, done)
+            elif len(self._challenges) == waiting:
                 break
-            await self.on_disk(self._store.applied, done)
         self._applied_of = max(kept, self._applied_of)
         self.settle()
 

@@ -544,6 +544,17 @@ async def test_a_hole_is_closed_by_what_was_applied_and_not_by_what_is_being_kep
     assert known(guard.memory) == service.states()
 
 
+async def test_challenges_that_wait_hold_nothing_back(path: Path) -> None:
+    """They stay until they are confirmed, and the service may be away for that; more than are applied at once."""
+    service = TellingService()
+    guard = EventGuard(path, service)
+    challenges = {f"c2.{n:022}": service.verification(challenge=f"c{n}").decode() for n in range(1, 251)}
+    assert await guard.intake.take_page(challenges, guard.keys) == {}
+    assert await guard.push(service.change(0, Change.REVOKED).compact)
+    assert known(guard.memory) == service.states()
+    assert len(guard.intake.challenges()) == 250
+
+
 async def test_no_room_is_said_to_all_that_were_to_be_written_together(path: Path) -> None:
     service = TellingService()
     guard = EventGuard(path, service)
