@@ -1,5 +1,8 @@
 """The keys that events are signed with, fetched again when an unknown one is named, at most once a minute.
 
+And after a poll where the set is ten minutes old: a key that was stolen and is published no more must not be trusted
+until another one happens to be named.
+
 Kept with the events, so that a guard which starts while the issuer is away can read what is pushed to it.
 """
 
@@ -15,6 +18,7 @@ from engine.telemetry import logs
 from engine.tokens.keys import BadKeySet, KeySet
 
 REFETCH: Final = Seconds(60.0)  # whoever can make us see new kids must not make us call at will
+FRESHEN_EVERY: Final = Seconds(600.0)
 AFTER_FAILURE: Final = Seconds(5.0)
 
 _log = logs.logger("events")
@@ -42,7 +46,7 @@ class EventKeys:
         self._keep = keep
         self._clock = clock
         self._lock = anyio.Lock()
-        self._next_fetch = 0.0
+        self._next_fetch = self._old_at = 0.0
         self._failed = False
         self._keys = self._read(kept) if kept else None
 
@@ -59,6 +63,12 @@ class EventKeys:
                 raise KeysUnavailable("the event keys cannot be fetched now")
             return self._keys
 
+    async def freshen(self) -> None:
+        """Fetch the set again where it is old. Where that fails, what is at hand serves on."""
+        async with self._lock:
+            if self._keys is not None and self._clock.boot() >= self._old_at:
+                await self._refetch()
+
     async def _refetch(self) -> None:
         now = self._clock.boot()
         if now < self._next_fetch:
@@ -72,7 +82,8 @@ class EventKeys:
             wait = fault.wait if isinstance(fault, TooManyCalls) else AFTER_FAILURE
             self._failed, self._next_fetch = True, now + max(wait, AFTER_FAILURE)
         else:
-            self._keys, self._failed, self._next_fetch = keys, False, now + REFETCH
+            self._keys, self._failed = keys, False
+            self._next_fetch, self._old_at = now + REFETCH, now + FRESHEN_EVERY
 
     def _read(self, raw: bytes) -> KeySet | None:
         try:

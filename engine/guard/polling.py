@@ -39,6 +39,7 @@ class Polling:
         while True:
             ids = await self._intake.on_disk(self._store.unacknowledged, ACKS)
             if not (ids or more or errors):
+                await self._keys.freshen()
                 return came
             polled = await self._transmitter.poll(poll_url, ids, AT_ONCE if more else 0, errors)
             await self._intake.on_disk(self._store.acknowledged, ids)

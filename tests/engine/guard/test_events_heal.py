@@ -489,6 +489,39 @@ async def test_kept_keys_serve_while_the_issuer_is_away(path: Path) -> None:
     guard.close()
 
 
+async def test_a_key_that_is_published_no_more_is_trusted_for_minutes_only(path: Path) -> None:
+    service = TellingService()
+    guard = EventGuard(path, service)
+    await guard.push(service.change(0, Change.GRANTED).compact)
+    service.keys = jwks(PemEventSigner.from_pem(new_event_key()))
+    guard.clock.forward(599)
+    await guard.healing.heal(must_list=False)
+    assert await guard.push(service.change(1, Change.GRANTED).compact)
+    guard.clock.forward(1)
+    await guard.healing.heal(must_list=False)
+    assert not await guard.push(service.change(2, Change.GRANTED).compact)
+    assert service.calls.count("event_keys") == 2
+
+
+async def test_an_old_key_set_serves_on_while_no_other_can_be_fetched(path: Path) -> None:
+    service = TellingService()
+    guard = EventGuard(path, service)
+    await guard.push(service.change(0, Change.GRANTED).compact)
+
+    async def away() -> bytes:
+        raise Unreachable("away")
+
+    guard.keys._fetch = away
+    guard.clock.forward(900)
+    await guard.healing.heal(must_list=False)
+    assert await guard.push(service.change(1, Change.REVOKED).compact)
+    guard.clock.forward(900)
+    guard.close()
+    again = EventGuard(path, service, memory=guard.memory, clock=guard.clock)  # the set on disk is as old
+    await again.healing.heal(must_list=False)
+    assert service.calls.count("event_keys") == 2
+
+
 async def test_pushes_that_come_together_are_written_together(path: Path) -> None:
     """And each is told what became of its own."""
     service = TellingService()
