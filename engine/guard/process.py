@@ -25,7 +25,7 @@ from engine.guard.requests import MAX_CHECKS
 from engine.guard.sidecar import Sidecar, StatusPages
 from engine.listener.http1 import HeadLimits
 from engine.listener.serve import Handler, Limits, Server, serve
-from engine.listener.sockets import listen
+from engine.listener.sockets import listen, port_of
 from engine.telemetry import logs
 from engine.telemetry.guard_health import GuardHealth, PartHealth
 from engine.telemetry.host import SystemClock
@@ -96,7 +96,8 @@ class _Process:
             self._sidecars.append(handler)
             name = "loopback" if door.secret is not None else "socket"
             await self._start(nursery, name, self._server(name, handler, sockets, sidecar.max_connections))
-        await self._start(nursery, "status", self._server("status", StatusPages(self.health), self._status, 64))
+        pages = StatusPages(self.health, port_of(self._status))
+        await self._start(nursery, "status", self._server("status", pages, self._status, 64))
 
     async def _start(self, nursery: trio.Nursery, name: str, service: Callable[..., Awaitable[None]]) -> None:
         """Returns once it is ready. Raises GaveUp where it cannot begin."""
@@ -156,7 +157,7 @@ class _Process:
     def _addresses(self) -> dict[str, object]:
         sidecar = self._config.sidecar
         path = None if sidecar is None or sidecar.socket is None else str(sidecar.socket)
-        return {"socket": path, "port": self._bound.port, "status_port": self._status[0].getsockname()[1]}
+        return {"socket": path, "port": self._bound.port, "status_port": port_of(self._status)}
 
 
 def _plain(service: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

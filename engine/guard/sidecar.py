@@ -14,7 +14,7 @@ import msgspec
 
 from engine.consent.reading import InvalidFields
 from engine.errors import Fault, Kind
-from engine.guard.doorkeeper import Door
+from engine.guard.doorkeeper import Door, loopback_hosts
 from engine.guard.requests import problems_json, read_check, read_checks, verdict_json, verdicts_json
 from engine.guard.shares import Share, Verdict
 from engine.listener.http1 import Request, Response
@@ -34,7 +34,6 @@ _SERVER_ERROR: Final = Response(500, b'{"error":"server_error"}')
 _NOT_FOUND: Final = Response(404, b'{"error":"not_found"}')
 _NOT_JSON: Final = Response(415, b'{"error":"not_json"}', headers=((b"Accept", b"application/json"),))
 _TEXT_FORMAT: Final = b"text/plain; version=0.0.4; charset=utf-8"
-_ANYBODY: Final = Door()
 _EVIDENCE: Final = b"/v1/evidence/"
 _EVIDENCE_ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
@@ -64,15 +63,16 @@ Route = Callable[[Request], Answered]
 class StatusPages:
     """A `Handler` for supervisors and Prometheus, on loopback: nothing that needs the secret, and no browsers.
 
-    read: the guard's health at this moment.
+    read: the guard's health at this moment. port: of loopback, as it stands in `Host`.
     """
 
-    def __init__(self, read: Callable[[], GuardHealth]) -> None:
+    def __init__(self, read: Callable[[], GuardHealth], port: int) -> None:
         self._pages = _open_pages(read)
+        self._door = Door(loopback_hosts(port))
 
     def __call__(self, request: Request, _peer: Peer) -> Answered:
         """Answer one request."""
-        refused = _ANYBODY.strange(request.headers)
+        refused = self._door.strange(request.headers)
         if refused is not None:
             return _refuse(refused)
         methods = self._pages.get(path_of(request.target))

@@ -10,16 +10,18 @@ import msgspec
 import pytest
 import trio
 
-from engine.clock import Seconds
+from engine.clock import Seconds, UnixTime
 from engine.config import BadConfig
+from engine.consent.records import Thumbprint
 from engine.errors import Fault, Kind
 from engine.guard.config import Sidecar as SidecarConfig
 from engine.guard.doors import Bound, bind
 from engine.guard.shares import Reason
-from engine.guard.sidecar import Sidecar
-from engine.listener.http1 import HeadLimits
+from engine.guard.sidecar import Sidecar, StatusPages
+from engine.listener.http1 import HeadLimits, Request, Response
 from engine.listener.serve import Limits, Server, serve
 from engine.listener.sockets import CannotListen
+from engine.listener.tls import Peer
 from engine.telemetry.guard_health import EventsHealth, MemoryHealth
 from engine.telemetry.host import SystemClock
 from tests.engine.guard.test_requests import ASKED
@@ -243,6 +245,25 @@ async def test_a_page_in_a_browser_gets_nothing(doors: Doors, by_loopback: Ask, 
     assert (await by_loopback("GET", "/healthz", sec_fetch_site="cross-site"))[0] == 403
     assert (await by_loopback("POST", "/v1/check", raw(), host=f"evil.example:{doors.bound.port}"))[0] == 403
     assert doors.judge.asked == []
+
+
+def test_a_name_that_was_bent_to_loopback_reads_no_health_and_no_metrics() -> None:
+    """DNS rebinding: the page is of the same origin as the name, so that its browser sends no `Origin`."""
+    pages, nobody = StatusPages(ToldHealth(), 8461), Peer(Thumbprint(bytes(32)), UnixTime(0))
+
+    def status(path: bytes, *hosts: bytes) -> int:
+        headers = tuple((b"host", host) for host in hosts)
+        answer = pages(Request(b"GET", path, headers, b"", keep_alive=True), nobody)
+        assert isinstance(answer, Response)
+        return answer.status
+
+    for path in (b"/healthz", b"/readyz", b"/metrics", b"/v1/nothing"):
+        assert status(path, b"evil.example:8461") == 403
+        assert status(path, b"localhost:80") == 403
+        assert status(path, b"localhost:8461", b"evil.example:8461") == 403
+        assert status(path) == 403
+    assert status(b"/healthz", b"localhost:8461") == 200
+    assert status(b"/metrics", b"127.0.0.1:8461") == 200
 
 
 async def test_a_drain_answers_what_is_under_way(doors: Doors, by_socket: Ask) -> None:
