@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from urllib.parse import urlsplit
 
 from engine.config import BadConfig
 from engine.guard import doors
@@ -21,6 +22,7 @@ def check(config: GuardConfig) -> None:
 def readings(config: GuardConfig) -> list[Callable[[], object]]:
     """Each thing to be read, by itself; each raises a Fault that names the file."""
     found: list[Callable[[], object]] = [
+        partial(check_urls, config),
         partial(service_tls, config),
         partial(StoreKey.from_file, config.store.key_file, config.client_id, USE),
     ]
@@ -32,3 +34,32 @@ def readings(config: GuardConfig) -> list[Callable[[], object]]:
     if sidecar is not None:
         found.append(partial(doors.check, sidecar))
     return found
+
+
+def check_urls(config: GuardConfig) -> None:
+    """All that is fetched or told goes over TLS: whoever could put keys into a plain answer could forge every event.
+
+    Raises BadConfig.
+    """
+    service, receiver = config.service, config.events.receiver
+    told = {
+        "issuer": (config.issuer,),
+        "service.addresses": service.addresses,
+        "service.machine-url": (service.machine_url,) if service.machine_url else (),
+        "service.jwks-url": (config.jwks_url,),
+        "service.event-jwks-url": (config.event_jwks_url,),
+        "events.receiver.public-url": (receiver.public_url,) if receiver is not None and receiver.public_url else (),
+    }
+    for name, urls in told.items():
+        for url in urls:
+            if not _is_https(url):
+                raise BadConfig(f"{name}: {url!r} is no https://host, or its port is none")
+
+
+def _is_https(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        (parts.hostname or "").encode("idna")
+        return parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # of a port above 65535, half an IPv6 address, or a name that no resolver takes
+        return False
