@@ -89,6 +89,8 @@ class Intake:
         self._answered_at = answered_at
         self._on_change = on_change
         self._disk = anyio.Lock()
+        # A thread of our own: where names cannot be resolved, those who look for nodes take all of the others'.
+        self._thread = anyio.CapacityLimiter(1)
         self._batch = _Batch()
         self._floods = Floods()
         self._challenges: dict[str, Challenge] = {}
@@ -104,7 +106,7 @@ class Intake:
     async def on_disk(self, call: Callable[..., T], *args: Any, **named: Any) -> T:  # noqa: ANN401 - passed on
         """A call of the store's in a thread, one at a time; it is finished even if the caller is cancelled."""
         async with self._disk:
-            return await anyio.to_thread.run_sync(partial(call, *args, **named))
+            return await anyio.to_thread.run_sync(partial(call, *args, **named), limiter=self._thread)
 
     async def take(self, compact: bytes, keys: EventKeys) -> None:
         """Verify an event and keep it. Raises RefusedEvent; KeysUnavailable, StoreDown, MemoryFull: not for now."""
@@ -173,7 +175,9 @@ class Intake:
     async def _write(self, batch: "_Batch") -> None:
         """Should the writer be cancelled, the next one of the batch writes it again, which changes nothing."""
         try:
-            batch.kept = await anyio.to_thread.run_sync(self._store.keep, batch.arrivals, self._clock.now())
+            batch.kept = await anyio.to_thread.run_sync(
+                self._store.keep, batch.arrivals, self._clock.now(), limiter=self._thread
+            )
         except StoreDown as fault:
             batch.fault = fault
 

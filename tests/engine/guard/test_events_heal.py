@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -574,6 +575,24 @@ async def test_a_hole_is_closed_by_what_was_applied_and_not_by_what_is_being_kep
     assert guard.memory.missing_since() is not None
     await guard.intake.apply_due()
     assert guard.memory.missing_since() is None
+    assert known(guard.memory) == service.states()
+
+
+async def test_events_are_kept_though_every_other_thread_waits_for_names(path: Path) -> None:
+    """As in an outage of the network: each question about a node leaves a look-up behind that nobody can break off."""
+    service = TellingService()
+    guard = EventGuard(path, service)
+    await guard.push(service.change(0, Change.GRANTED).compact)
+    resolved = threading.Event()
+    limiter = trio.to_thread.current_default_thread_limiter()
+    async with trio.open_nursery() as lookups:
+        for _ in range(int(limiter.total_tokens)):
+            lookups.start_soon(trio.to_thread.run_sync, resolved.wait, 10)
+        await trio.testing.wait_all_tasks_blocked()
+        with trio.move_on_after(5) as scope:
+            assert await guard.push(service.change(0, Change.REVOKED).compact)
+        resolved.set()
+    assert not scope.cancelled_caught
     assert known(guard.memory) == service.states()
 
 
