@@ -31,13 +31,21 @@ class BadShare(Exception):
 
 
 def digest_of(share: Share) -> bytes:
-    """SHA-256 of the token. Raises BadShare for what cannot be a token."""
+    """SHA-256 of the token. Raises BadShare for what cannot be a token, or be told of a share at all."""
     token = share.token
     if not token or not token.isascii() or len(token) > MAX_PRESENTED_BYTES:
         raise BadShare("a token is 1 to 8,192 ASCII characters")
     if len(share.thumbprint) != 32:
         raise BadShare("a thumbprint has 32 bytes")
+    if not (share.dataset_id.isascii() and share.mpxn.isascii() and _is_ascii(share)):
+        raise BadShare("what is told of a share is ASCII text")
     return hashlib.sha256(token.encode()).digest()
+
+
+def _is_ascii(share: Share) -> bool:
+    """Of what a share need not have: a key of the EDP's own making may hold what no question and no record can."""
+    told = share.purpose_code, share.share_id, share.dpop_jkt
+    return told == (None, None, None) or all(text is None or text.isascii() for text in told)
 
 
 def introspection(share: Share, client_id: str) -> bytes:

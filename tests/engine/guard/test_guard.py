@@ -8,7 +8,7 @@ from engine.clock import Seconds, UnixTime, format_utc
 from engine.guard.config import AnswerForm, OnOutage, Policy
 from engine.guard.evidence_words import Failure
 from engine.guard.questions import EVALUATIONS, INTROSPECT, digest_of
-from engine.guard.shares import Reason
+from engine.guard.shares import Reason, Share, Verdict
 from tests.support.guard_answers import x5t
 from tests.support.guard_stand import (
     INACTIVE,
@@ -740,13 +740,29 @@ async def test_retries_of_many_shares_stay_within_their_budget(autojump_clock: M
 @pytest.mark.parametrize(
     "bad",
     [share(token=""), share(token="é"), share(token="x" * 9000), share(thumbprint=b"short"),
-     share(data_from=UnixTime(10**15)), share(mpxn="\ud800")],
+     share(data_from=UnixTime(10**15)), share(mpxn="\ud800"), share(share_id="\ud800"), share(dpop_jkt="\xe9")],
 )  # fmt: skip
 async def test_what_cannot_be_asked_is_a_bad_request(bad: object, autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:
         assert (await stand.guard.check(bad)).reason is Reason.BAD_REQUEST  # type: ignore[arg-type] # a share
         assert stand.nodes.calls == []
+
+
+@pytest.mark.parametrize("field", ["dataset_id", "mpxn", "purpose_code", "share_id", "dpop_jkt"])
+async def test_what_cannot_be_written_down_is_a_bad_request_in_an_outage_too(
+    field: str, autojump_clock: MockClock
+) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await outage(stand)
+        for check in (stand.guard.check(share(**{field: "\ud800"})), _first(stand, share(**{field: "\xe9"}))):
+            assert (await check).reason is Reason.BAD_REQUEST
+        assert len(stand.evidence.shares) == 1  # that of the share which found the outage
+
+
+async def _first(stand: Stand, asked: Share) -> Verdict:
+    return (await stand.guard.check_many([asked]))[0]
 
 
 async def test_signed_answers_are_checked_with_the_issuers_keys(autojump_clock: MockClock) -> None:
