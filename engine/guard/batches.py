@@ -143,6 +143,9 @@ class Batches:
                 group.start_soon(worker)
 
     async def _single(self, each: _Asked, found: dict[int, Verdict]) -> None:
+        if self._outages.is_open:  # others of this batch, or of another, have found out meanwhile
+            (found[each.place],) = self._verdicts.in_outage([(each.share, each.digest)])
+            return
         found[each.place] = await self._ask_singly(each.share, each.digest)
 
     def _unlearnt(self, asked: Sequence[_Asked], found: dict[int, Verdict]) -> list[_Asked]:
@@ -166,12 +169,18 @@ class Batches:
 
     async def _learn(self, each: _Asked, found: dict[int, Verdict]) -> None:
         """A token has several consents, and a decision is no last-known one: ask once so that an outage finds it."""
+        if self._outages.is_open:
+            return
         verdict = await self._ask_singly(each.share, each.digest)
         if verdict.reason in _SAYS:
             found[each.place] = verdict
 
     async def _chunk(self, chunk: list[_Asked], found: dict[int, Verdict], left: list[_Asked]) -> None:
         """One call. left: gets what is to be asked singly: all of it where the service takes no batches."""
+        if self._outages.is_open:
+            judged = self._verdicts.in_outage([(each.share, each.digest) for each in chunk])
+            found |= {each.place: verdict for each, verdict in zip(chunk, judged, strict=True)}
+            return
         if not self._asking.takes_batches:
             left += chunk
             return

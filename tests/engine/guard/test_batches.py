@@ -16,7 +16,7 @@ from engine.guard.questions import EVALUATIONS, digest_of
 from engine.guard.shares import Reason, Share
 from engine.tokens.jws import encode_part
 from tests.support.guard_answers import x5t
-from tests.support.guard_stand import Behaviour, Stand, answers, fails, says, slowly, token_of
+from tests.support.guard_stand import Behaviour, Stand, answers, black_hole, fails, says, slowly, token_of
 from tests.support.guard_words import NOW, consent, entry, pushed_entry, share
 
 YES = "yes"
@@ -260,6 +260,35 @@ async def test_an_outage_is_judged_share_by_share(autojump_clock: MockClock) -> 
     assert [verdict.reason for verdict in found] == expected
     assert [verdict.reason for verdict in again] == [*expected, Reason.UNKNOWN_IN_OUTAGE]
     assert len(stand.evidence.shares) == 6
+
+
+async def test_nobody_is_asked_any_more_once_a_batch_has_found_an_outage(autojump_clock: MockClock) -> None:
+    """Sixteen questions at a time, three runs of retries; the 24 tokens that have not had their turn are not asked."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        stand.nodes.all(black_hole)
+        verdicts = await stand.guard.check_many(some(40))
+        assert stand.guard.status().circuit == "buffering"
+        assert trio.current_time() == pytest.approx(8.7)  # of one share's: 4 times 2 s, and 0.1, 0.2 and 0.4 between
+    assert [verdict.reason for verdict in verdicts] == [Reason.UNKNOWN_IN_OUTAGE] * 40
+    assert len(stand.nodes.calls) == 16 + 3 * 3
+
+
+async def test_a_batch_that_is_known_asks_nobody_once_its_new_tokens_have_found_an_outage(
+    autojump_clock: MockClock,
+) -> None:
+    stand = Stand(autojump_clock)
+    stand.nodes.all(decides(YES))
+    async with stand.guard:
+        await stand.guard.check_many(some(2))
+        stand.nodes.all(fails(Failure.CONNECT))
+        stand.nodes.calls.clear()
+        verdicts = await stand.guard.check_many([*some(2), share(token=jwt_like(9))])
+        assert [verdict.reason for verdict in verdicts] == [
+            Reason.LAST_KNOWN, Reason.LAST_KNOWN, Reason.UNKNOWN_IN_OUTAGE,
+        ]  # fmt: skip
+        assert batches(stand) == []
+        assert len(stand.nodes.calls) == 4
 
 
 async def test_a_batchs_no_to_a_token_is_known_in_an_outage(autojump_clock: MockClock) -> None:
