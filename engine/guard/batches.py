@@ -254,9 +254,11 @@ class Batches:
         )
 
     def _is_stopped(self, each: _Asked, answer: Decisions) -> bool:
-        """Whether a `last_known` yes is about a token whose ATP was heard to be suspended."""
+        """Whether a `last_known` yes is about a token that was refused since, or whose ATP is heard to be stopped."""
         if answer.context.is_current:
             return False
+        if self._verdicts.is_refused(each.share, each.digest, answer.context.ccs_as_of):
+            return True
         if each.known is not None:
             return self._memory.look(each.digest) is None
         claims = _claims_in(each.share.token)

@@ -96,6 +96,8 @@ class Verdicts:
         judged = []
         for share, digest in asked:
             known = self._memory.look(digest)
+            if known is not None and self._is_before_a_no(share, digest, known.as_of):
+                known = None  # a no that the disk had no room for
             no = self._known_no(share, digest) if known is None else None
             judged.append((share, digest, known, no, judge_in_outage(share, known, outage, no)))
         entries = [
@@ -156,7 +158,7 @@ class Verdicts:
             return self.refusal(Reason.NOT_COVERED, evidence_id)
         held = None if before is None else _find(before, covering.consent_id)  # after all that was heard by now
         if held is None:
-            if self._is_over(digest, answer, covering, is_kept=is_kept):
+            if self._is_over(share, digest, answer, covering, is_kept=is_kept):
                 return self.refusal(Reason.NOT_ACTIVE, evidence_id)
             held = self._memory.cut(covering)
         if held is not None and held.consent_version > covering.consent_version:  # the answer is from before that
@@ -179,15 +181,21 @@ class Verdicts:
             return Reason.NOT_ACTIVE
         return None if covers(share, held.entry) else Reason.NOT_COVERED
 
-    def _is_over(self, digest: bytes, answer: Active, shown: KnownConsent, *, is_kept: bool) -> bool:
-        """Whether what was heard by push wins over this yes: an end always; over a `last_known` one also that the ATP
-        is suspended, or that the consent was changed to something that may not be this any more.
+    def is_refused(self, share: Share, digest: bytes, as_of: int) -> bool:
+        """Whether the service has said no, or the ATP is stopped, as against a yes that is true as of an instant."""
+        return self._is_before_a_no(share, digest, as_of) or self._memory.look_for_no(digest) is not None
+
+    def _is_over(self, share: Share, digest: bytes, answer: Active, shown: KnownConsent, *, is_kept: bool) -> bool:
+        """Whether what was heard wins over this yes: an end always; over a `last_known` one also a no of another node,
+        that the ATP is suspended, or that the consent was changed to something that may not be this any more.
         """
         if self._memory.has_ended(shown.consent_id):
             return True
         if answer.is_current:
             return False
         if self._memory.is_suspended(answer.members.client_id) or self._memory.cut(shown) is None:
+            return True
+        if self.is_refused(share, digest, answer.members.ccs_as_of):
             return True
         if not is_kept:  # then that memory knows nothing of the token says nothing
             return False
@@ -214,7 +222,7 @@ class Verdicts:
         # Marks of what is missing, and of what was refused, are by our clock: where that is behind the node's, an
         # answer of before a mark must not look like one of after it.
         as_of = UnixTime(min(members.ccs_as_of, self._clock.now()))
-        if thumbprint is None or not shown or self._is_before_a_no(digest, as_of):
+        if thumbprint is None or not shown or self._is_before_a_no(None, digest, as_of):
             return False
         if before is not None and before.thumbprint == thumbprint and self._is_as_good(before, answer, shown, as_of):
             return True
@@ -234,13 +242,14 @@ class Verdicts:
         except MemoryFull:
             return False  # the answer is good for this share all the same
 
-    def _is_before_a_no(self, digest: bytes, as_of: int) -> bool:
+    def _is_before_a_no(self, share: Share | None, digest: bytes, as_of: int) -> bool:
+        """Whether the service has said no since, to the token or to this very share; None: to any share of it."""
         no = self._noes.get(digest)
-        return no is not None and as_of <= no.as_of
+        if no is None or as_of > no.as_of:
+            return False
+        return share is None or no.question in (None, _of(share))
 
-    def _is_as_good(
-        self, before: KnownToken, answer: Active, shown: tuple[KnownConsent, ...], as_of: UnixTime
-    ) -> bool:
+    def _is_as_good(self, before: KnownToken, answer: Active, shown: tuple[KnownConsent, ...], as_of: UnixTime) -> bool:
         """Whether what is kept, of the same certificate, says the same, allows no more, and is nearly as new."""
         members = answer.members
         if as_of - before.as_of >= REMEMBER_EVERY or self._memory.missing_since() is not None:

@@ -367,6 +367,19 @@ async def test_an_atp_that_is_suspended_is_refused_on_a_last_known_batch_of_toke
             assert (await stand.guard.check_many(some(1)))[0].reason is reason
 
 
+async def test_a_no_wins_over_a_last_known_batch_of_before_it(autojump_clock: MockClock) -> None:
+    for introspect_first in (True, False):
+        stand = Stand(autojump_clock, introspect_first=introspect_first)
+        async with stand.guard:
+            stand.nodes.all(decides({"code": "token_not_active"}))
+            if introspect_first:
+                await stand.guard.check_many(some(1))
+            assert (await stand.guard.check_many(some(1)))[0].reason is Reason.NOT_ACTIVE
+            stand.nodes.all(decides(YES, freshness="last_known"))
+            stand.memory.tokens.clear()  # whatever memory says of it
+            assert (await stand.guard.check_many([*some(1), *some(1)]))[-1].reason is Reason.NOT_ACTIVE
+
+
 async def test_a_stolen_token_does_not_cost_its_owner_the_fallback(autojump_clock: MockClock) -> None:
     """Told another's certificate, the service says no to the token; the token itself is as good as before."""
     stand = Stand(autojump_clock, introspect_first=False)

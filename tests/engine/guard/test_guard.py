@@ -190,6 +190,38 @@ async def test_a_yes_after_a_no_about_a_share_is_what_is_known(autojump_clock: M
         assert (await stand.guard.check(share(dataset_id="hh-gas"))).reason is Reason.NOT_COVERED
 
 
+async def test_a_no_wins_over_a_last_known_yes_of_before_it(autojump_clock: MockClock) -> None:
+    """The node that knew of the end is gone, no push has come yet, and another node has not heard of it."""
+    for is_known in (True, False):
+        stand = Stand(autojump_clock)
+        async with stand.guard:
+            if is_known:
+                assert (await stand.guard.check(share())).allowed
+            stand.nodes.all(says(INACTIVE))
+            assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+            as_of = stand.clock.now()
+            stand.nodes.all(answers(ccs_freshness="last_known", ccs_as_of=as_of))
+            assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+            other = await stand.guard.check(share(data_to=UnixTime(NOW - 1800)))
+            assert other.allowed is not is_known  # that no may have been about the other share alone
+            await trio.sleep(5)
+            stand.nodes.all(answers(ccs_freshness="last_known", ccs_as_of=as_of + 1))
+            assert (await stand.guard.check(share())).allowed is not is_known  # of a known token it was about the token
+
+
+async def test_a_no_that_the_disk_had_no_room_for_is_known_in_an_outage(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        stand.memory.is_full = True
+        stand.nodes.all(says(INACTIVE))
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+        assert stand.memory.look(digest_of(share())) is not None
+        stand.memory.is_full = False
+        await outage_of_all(stand)
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+
+
 async def test_a_stopped_atp_is_a_known_no_in_an_outage(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:
