@@ -130,8 +130,13 @@ class Connection:
         self._socket.close()
 
 
-async def connect(address: tuple[int, tuple[object, ...]], context: ssl.SSLContext, host: str, port: int) -> Connection:
-    """To one address, as (family, socket address); the server must be `host`. Raises Unreached."""
+async def connect(
+    address: tuple[int, tuple[object, ...]], context: ssl.SSLContext, host: str, port: int, reached: trio.Event
+) -> Connection:
+    """To one address, as (family, socket address); the server must be `host`. Raises Unreached.
+
+    reached: set once TCP stands, before the handshake.
+    """
     family, place = address
     connected = _socket(family)
     done = False
@@ -140,6 +145,7 @@ async def connect(address: tuple[int, tuple[object, ...]], context: ssl.SSLConte
             await connected.connect(place)
         except OSError as error:
             raise Unreached(Trouble.CONNECT, detail=repr(error)) from error
+        reached.set()
         connection = Connection(connected, context, host, port)
         await connection.handshake()
         done = True

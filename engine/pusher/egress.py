@@ -1,9 +1,9 @@
 """The one way out to addresses that others registered (RFC 8935 over mTLS). Nothing else calls them.
 
 https only. A name is resolved once for a connection, every address that it has is checked, and the connection goes to
-one of those that were checked: no second resolution in which a name could lead elsewhere. The certificate must chain to
-the configured authority, carry the name, and be one that the directory has registered for the receiver. Redirects are
-not followed; sizes and times are bounded. Connections are kept for each receiver apart.
+one of those that were checked, to the first that answers: no second resolution in which a name could lead elsewhere.
+The certificate must chain to the configured authority, carry the name, and be one that the directory has registered for
+the receiver. Redirects are not followed; sizes and times are bounded. Connections are kept for each receiver apart.
 """
 
 import ssl
@@ -20,6 +20,7 @@ from engine.consent.records import ClientId
 from engine.pusher.addresses import is_public
 from engine.pusher.connections import Connection, Unreached, connect
 from engine.pusher.gate import Gate
+from engine.pusher.happy_eyeballs import Address, first_connected
 from engine.pusher.replies import ReplyReader
 from engine.pusher.schedule import Reply, Trouble
 from engine.pusher.targets import Target
@@ -31,8 +32,6 @@ SWEEP: Final = Seconds(15.0)
 KEPT: Final = 8  # idle connections of one receiver: as many as may be under way
 OPENING: Final = 2  # connections to one receiver at once: what waits behind them may find one idle
 LOOKUPS: Final = 256  # names being resolved at once, a thread each; one of each receiver
-
-Address = tuple[int, tuple[object, ...]]  # family, socket address
 
 
 class Resolver(Protocol):
@@ -186,19 +185,17 @@ class Egress:
         return None
 
     async def _connected(self, pool: _Pool, target: Target) -> Connection:
-        """Raises Unreached: what the last of the addresses brought."""
-        fault = Unreached(Trouble.NAME)
-        for address in await self._addresses(pool, target):
-            try:
-                connection = await connect(address, self._tls, target.host, target.port)
-            except Unreached as missed:
-                fault = missed
-                continue
-            if connection.thumbprint not in target.thumbprints:
-                connection.close()
-                raise Unreached(Trouble.CERTIFICATE, detail=f"{target.host} shows {connection.thumbprint.hex()}")
-            return connection
-        raise fault
+        """Raises Unreached. A wrong certificate ends it: whoever shows one has the name, and another address of it."""
+        tls = self._tls
+
+        async def attempt(address: Address, reached: trio.Event) -> Connection:
+            return await connect(address, tls, target.host, target.port, reached)
+
+        connection = await first_connected(await self._addresses(pool, target), attempt)
+        if connection.thumbprint not in target.thumbprints:
+            connection.close()
+            raise Unreached(Trouble.CERTIFICATE, detail=f"{target.host} shows {connection.thumbprint.hex()}")
+        return connection
 
     async def _addresses(self, pool: _Pool, target: Target) -> list[Address]:
         """All of them checked. Raises Unreached."""

@@ -4,6 +4,7 @@ import hashlib
 import socket
 import ssl
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -281,6 +282,64 @@ async def test_a_name_is_resolved_once_for_a_connection_and_pinned(pki: Pki) -> 
             await egress.push(EDP, target(pki, running), SET)
         assert asked == ["localhost"]
         egress.close()
+
+
+@contextmanager
+def swallowing() -> Iterator[Address]:
+    """An address of this machine that answers no attempt to connect: its queue is full, and nobody takes from it."""
+    with socket.socket() as full, ExitStack() as kept:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):
+            queued = kept.enter_context(socket.socket())
+            queued.settimeout(0)
+            queued.connect_ex(full.getsockname())
+        yield int(socket.AF_INET), full.getsockname()
+
+
+@contextmanager
+def mute() -> Iterator[Address]:
+    """An address that takes connections and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield int(socket.AF_INET), listening.getsockname()
+
+
+@contextmanager
+def refusing() -> Iterator[Address]:
+    """An address where nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield int(socket.AF_INET), bound.getsockname()
+
+
+@pytest.mark.parametrize("first", [swallowing, mute, refusing])
+async def test_a_second_address_is_tried_while_the_first_says_nothing(
+    pki: Pki, first: Callable[[], AbstractContextManager[Address]]
+) -> None:
+    """Under the product's own limits: a second and a half is left of the two for connecting."""
+    with first() as bad:
+
+        async def resolve(_host: str, port: int) -> list[Address]:
+            await trio.lowlevel.checkpoint()
+            return [bad, (int(socket.AF_INET), ("127.0.0.1", port))]
+
+        egress = Egress(pki.client_context("pusher-1"), EgressConfig(allow_private=True), resolve=resolve)
+        async with receiving(pki.server_context()) as running:
+            assert await egress.push(EDP, target(pki, running), SET) == Reply(202)
+            assert running.accepted == 1
+            egress.close()
+
+
+async def test_a_name_all_of_whose_addresses_swallow_is_given_up_when_connecting(pki: Pki) -> None:
+    with swallowing() as bad:
+
+        async def resolve(_host: str, _port: int) -> list[Address]:
+            await trio.lowlevel.checkpoint()
+            return [bad, bad, bad]
+
+        egress = Egress(pki.client_context("pusher-1"), CONFIG, resolve=resolve)
+        where = target_of(f"https://localhost:{bad[1][1]}/", frozenset((thumbprint(pki),)))
+        assert await trouble(egress, where) is Trouble.TIMEOUT
 
 
 async def test_a_name_that_does_not_resolve(pki: Pki) -> None:
