@@ -13,6 +13,7 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -51,9 +52,14 @@ class Timed:
         self.taken = 0
         self._egress = egress
 
-    async def push(self, client_id: ClientId, target: Target, content: bytes) -> Reply:
-        self.first.setdefault(content, time.time())
-        reply = await self._egress.push(client_id, target, content)
+    async def push(
+        self, client_id: ClientId, target: Target, content: bytes, *, begun: Callable[[], None] = lambda: None
+    ) -> Reply:
+        def first() -> None:
+            self.first.setdefault(content, time.time())
+            begun()
+
+        reply = await self._egress.push(client_id, target, content, begun=first)
         self.taken += reply.status == 202
         return reply
 

@@ -69,6 +69,10 @@ def _look_up(host: str, port: int) -> list[Address]:
     return [(int(family), place) for family, _, _, _, place in socket.getaddrinfo(host, port, type=kind)]
 
 
+def _nobody_asks() -> None:
+    """See `Egress.push`."""
+
+
 class _Pool:
     """One receiver's connections that are idle, the newest last."""
 
@@ -79,6 +83,30 @@ class _Pool:
         self.idle: deque[Connection] = deque()
         self.looking = trio.Lock()
         self.opening = trio.CapacityLimiter(OPENING)
+
+
+class _Timing:
+    """How long one attempt may still take, and whom it tells that it has begun."""
+
+    __slots__ = ("_begun", "_left", "_whole")
+
+    def __init__(self, whole: trio.CancelScope, begun: Callable[[], None]) -> None:
+        self._whole = whole
+        self._begun: Callable[[], None] | None = begun
+        self._left: float | None = None  # while it stands still
+
+    def stand_still(self) -> None:
+        """We are waiting for ourselves."""
+        self._left = self._whole.deadline - trio.current_time()
+        self._whole.deadline = float("inf")
+
+    def begin(self) -> None:
+        """The receiver's time runs, or runs on."""
+        if self._left is not None:
+            self._whole.deadline, self._left = trio.current_time() + self._left, None
+        if self._begun is not None:
+            begun, self._begun = self._begun, None
+            begun()
 
 
 class Egress:
@@ -104,23 +132,28 @@ class Egress:
         """Another certificate or authority: connections from before serve no further push."""
         self._tls = tls
 
-    async def push(self, client_id: ClientId, target: Target, content: bytes) -> Reply:
-        """One attempt. Raises Unreached. An answer counts once its head is there, also when time ends then."""
+    async def push(
+        self, client_id: ClientId, target: Target, content: bytes, *, begun: Callable[[], None] = _nobody_asks
+    ) -> Reply:
+        """One attempt. Raises Unreached. An answer counts once its head is there, also when time ends then.
+
+        begun: called when its time begins to run, after any wait of our own.
+        """
         readers = [ReplyReader()]
         request = b"%b%d\r\n\r\n%b" % (target.head, len(content), content)
         pool = self._pools.get(client_id) or self._pools.setdefault(client_id, _Pool())
         with trio.move_on_after(self._config.whole) as whole:
-            await self._exchange(pool, target, request, readers, whole)
+            await self._exchange(pool, target, request, readers, _Timing(whole, begun))
         if not readers[-1].status:
             raise Unreached(Trouble.TIMEOUT)
         return readers[-1].reply()
 
     async def _exchange(
-        self, pool: _Pool, target: Target, request: bytes, readers: list[ReplyReader], whole: trio.CancelScope
+        self, pool: _Pool, target: Target, request: bytes, readers: list[ReplyReader], timing: _Timing
     ) -> None:
         """Each connection has a reader, the last one counts: a head that broke off must not begin another's."""
         while True:
-            connection, is_kept = await self._connection(pool, target, whole)
+            connection, is_kept = await self._connection(pool, target, timing)
             try:
                 return await self._on(connection, pool, request, readers[-1])
             except Unreached:
@@ -128,14 +161,15 @@ class Egress:
                     raise
             readers.append(ReplyReader())  # the server closed it as we began: an event may be sent again
 
-    async def _connection(self, pool: _Pool, target: Target, whole: trio.CancelScope) -> tuple[Connection, bool]:
+    async def _connection(self, pool: _Pool, target: Target, timing: _Timing) -> tuple[Connection, bool]:
         """One that is kept, also one that has become idle while a new one had to wait; else a new one."""
         kept = self._kept(pool, target)
         if kept is None:
-            async with self._admitted(pool, whole):
+            async with self._admitted(pool, timing):
                 kept = self._kept(pool, target)
                 if kept is None:
                     return await self._opened(pool, target), False
+        timing.begin()
         return kept, True
 
     async def _opened(self, pool: _Pool, target: Target) -> Connection:
@@ -144,14 +178,13 @@ class Egress:
         raise Unreached(Trouble.TIMEOUT, detail="connecting")
 
     @asynccontextmanager
-    async def _admitted(self, pool: _Pool, whole: trio.CancelScope) -> AsyncIterator[None]:
+    async def _admitted(self, pool: _Pool, timing: _Timing) -> AsyncIterator[None]:
         """What we wait for ourselves takes nothing of the receiver's time."""
-        left = whole.deadline - trio.current_time()
-        whole.deadline = float("inf")
+        timing.stand_still()
         async with pool.opening:
             place = await self._gate.enter()
             try:
-                whole.deadline = trio.current_time() + left
+                timing.begin()
                 yield
             finally:
                 self._gate.leave(place)

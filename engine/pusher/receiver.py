@@ -43,8 +43,10 @@ _log = logs.logger("pusher")
 class Outward(Protocol):
     """The way to receivers; `engine.pusher.egress.Egress`."""
 
-    async def push(self, client_id: ClientId, target: Target, content: bytes) -> Reply:
-        """One attempt. Raises Unreached."""
+    async def push(
+        self, client_id: ClientId, target: Target, content: bytes, *, begun: Callable[[], None] = ...
+    ) -> Reply:
+        """One attempt. Raises Unreached. begun: called when it begins, after any wait of our own."""
 
     def forget(self, client_id: ClientId) -> None:
         """The next connection proves everything anew."""
@@ -348,10 +350,8 @@ class ReceiverActor:
             content = await tools.signing.signed(delivery)
             target = self._target
             if target is not None and tools.tenure.holds() and self._may_send(delivery):
-                if not held.attempts:
-                    waited = max(0.0, tools.wall() - delivery.committed_at)
-                    pusher_metrics.FIRST_ATTEMPT.labels(delivery.lane.name.lower()).observe(waited)
-                result = await tools.outward.push(delivery.client_id, target, content)
+                begun = partial(self._note_begun, held)
+                result = await tools.outward.push(delivery.client_id, target, content, begun=begun)
         except Unreached as fault:
             result, detail = fault.trouble, fault.detail
         except CannotSign:
@@ -367,6 +367,12 @@ class ReceiverActor:
             tools.alarms.attempted(delivery, result, judged, now=now, detail=detail)
         self._ended.append(_Ended(held, judged, result, now))
         self._look()
+
+    def _note_begun(self, held: Held) -> None:
+        """An attempt has, after its wait for a connection: receivers and people wait from the commit to here."""
+        if not held.attempts:
+            waited = max(0.0, self._tools.wall() - held.delivery.committed_at)
+            pusher_metrics.FIRST_ATTEMPT.labels(held.delivery.lane.name.lower()).observe(waited)
 
     async def _read_again(self, lane: Lane, after: int) -> None:
         """One reading of what was left in the outbox."""

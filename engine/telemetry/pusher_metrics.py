@@ -16,7 +16,7 @@ ProcessCollector(registry=REGISTRY)
 
 FIRST_ATTEMPT: Final = Histogram(
     "ccs_push_first_attempt_seconds",
-    "Seconds from an event's commit to the first attempt to push it, by lane.",
+    "Seconds from an event's commit to the first attempt to push it, the wait for a connection included, by lane.",
     ["lane"],
     buckets=_DELAYS,
     registry=REGISTRY,

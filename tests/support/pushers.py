@@ -48,11 +48,17 @@ class Receivers:
         self.pushed: list[Pushed] = []
         self.behaviours: dict[str, Behaviour] = {}
         self.latency = latency
+        self.line = AT_ONCE  # how long each attempt waits for a connection before it begins
         self.under_way: dict[str, int] = {}
         self.most_under_way = 0
         self.forgotten: list[str] = []
 
-    async def push(self, client_id: ClientId, target: Target, content: bytes) -> Reply:
+    async def push(
+        self, client_id: ClientId, target: Target, content: bytes, *, begun: Callable[[], None] = lambda: None
+    ) -> Reply:
+        if self.line:
+            await trio.sleep(self.line)
+        begun()
         assert target.host == f"{client_id}.example"
         self.pushed.append(Pushed(client_id, content, trio.current_time()))
         self.under_way[client_id] = self.under_way.get(client_id, 0) + 1

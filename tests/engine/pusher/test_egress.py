@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trio
+import trio.testing
 
 from engine.clock import Seconds
 from engine.consent.records import ClientId, Thumbprint
@@ -398,6 +399,44 @@ async def test_what_waits_behind_handshakes_loses_none_of_its_time(pki: Pki) -> 
             for number in range(8):
                 nursery.start_soon(push, number)
         assert replies == [Reply(202)] * 8
+        egress.close()
+
+
+async def test_an_attempt_begins_when_it_is_let_in_and_once(pki: Pki) -> None:
+    """Also where a kept connection turns out to be closed and another is opened."""
+    let_in = trio.Event()
+
+    async def resolve(_host: str, port: int) -> list[Address]:
+        await let_in.wait()
+        return [(int(socket.AF_INET), ("127.0.0.1", port))]
+
+    egress = Egress(pki.client_context("pusher-1"), CONFIG, resolve=resolve, gate=Gate(places=1, longest=Seconds(60.0)))
+    begun: list[str] = []
+    drops = False
+
+    async def answer(_path: str, _content: bytes) -> bytes:
+        nonlocal drops
+        await trio.lowlevel.checkpoint()
+        drop, drops = drops, False
+        return b"" if drop else ACCEPTED
+
+    async def push(name: str) -> None:
+        await egress.push(ClientId(name), where, SET, begun=lambda: begun.append(name))
+
+    async with receiving(pki.server_context(), answer) as running:
+        where = target(pki, running)
+        async with trio.open_nursery() as nursery:
+            for name in ("first", "second"):
+                nursery.start_soon(push, name)
+                await trio.testing.wait_all_tasks_blocked()
+            assert begun == ["first"]
+            let_in.set()
+        assert begun == ["first", "second"]
+        await push("first")
+        assert begun == ["first", "second", "first"]
+        drops = True
+        await push("first")
+        assert begun == ["first", "second", "first", "first"]
         egress.close()
 
 

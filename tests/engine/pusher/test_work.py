@@ -23,6 +23,7 @@ from engine.pusher.service import Fate, Lane
 from engine.pusher.streams import StreamStatus
 from engine.pusher.telling import LINGER
 from engine.pusher.work import AHEAD, PusherState
+from engine.telemetry import pusher_metrics
 from tests.support.deliveries import AT, ended, granted
 from tests.support.push_service import CHECKPOINT, LEASE, MemoryPushService, push_stream_of
 from tests.support.pushers import TAKEN, Receivers, always, hanging, pusher, until
@@ -241,6 +242,28 @@ async def test_a_receiver_that_is_down_is_not_flooded(
     # 8 at once; these go on by their schedule (7 attempts in ten minutes at most), and a probe or a heartbeat a minute
     assert len(receivers.of("edp-1")) < 8 * 7 + 2 * 10 * 6
     assert receivers.most_under_way <= CONCURRENCY + 1  # the heartbeat
+
+
+async def test_the_first_attempt_is_measured_after_the_wait_for_a_connection(
+    service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    def measured() -> tuple[float, float]:
+        read = pusher_metrics.REGISTRY.get_sample_value
+        name, lane = "ccs_push_first_attempt_seconds", {"lane": "ends"}
+        return read(f"{name}_count", lane) or 0.0, read(f"{name}_sum", lane) or 0.0
+
+    service.lease_seconds = LONG
+    service.enrol("edp-1")
+    receivers.line = Seconds(7.0)
+    receivers.behaviours["edp-1"] = hanging()
+    nursery.start_soon(pusher(service, receivers, heartbeat_every=NEVER).run)
+    await trio.sleep(1.0)
+    before = measured()
+    service.commit(ended(1, "edp-1"), "edp-1")
+    await until(lambda: len(receivers.of("edp-1")) == 3)
+    after = measured()
+    assert after[0] - before[0] == 1
+    assert 7.0 <= after[1] - before[1] < 7.1
 
 
 async def test_200_of_2000_receivers_that_hang_or_fail_delay_nobody_else(

@@ -1,5 +1,6 @@
 """The way from pushers to receivers: it drops, delays, doubles and reorders; and who may use it is looked at."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -37,8 +38,11 @@ class Network:
         self._world = world
         self._pusher = pusher
 
-    async def push(self, client_id: ClientId, target: Target, content: bytes) -> Reply:
+    async def push(
+        self, client_id: ClientId, target: Target, content: bytes, *, begun: Callable[[], None] = lambda: None
+    ) -> Reply:
         """One attempt. Raises Unreached."""
+        begun()
         world, answering = self._world, Answering()
         assert target.host == f"{client_id}.example"
         world.checker.pushes(self._pusher.name, self._pusher.epoch, client_id, content)
