@@ -126,6 +126,11 @@ class FeedClient:
             if lease.calls == 0:
                 await _close(lease.client)
 
+    async def renew(self, tls: ssl.SSLContext) -> None:
+        """Another certificate or authority, for calls to come; those under way end on the connections that they have."""
+        self._tls = tls
+        await self.aclose()
+
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncIterator[bytes]]:
         """Sealed entries between two marks; `engine.feed.snapshots.SnapshotCheck` says whether they are whole."""

@@ -61,8 +61,7 @@ class _Process:
         self._config = config
         self._path = path
         self._clock = SystemClock()
-        self._feed_tls = client_tls(config.feed, "feed")
-        self._service = HttpsPushService(config.feed.url, self._feed_tls)
+        self._service = HttpsPushService(config.feed.url, client_tls(config.feed, "feed"))
         outgoing = config.outgoing
         self._egress = Egress(
             client_tls(outgoing, "outgoing"), EgressConfig(allow_private=outgoing.allow_private_addresses)
@@ -114,23 +113,22 @@ class _Process:
     async def _obey(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
             if number == signal.SIGHUP:
-                self._reload()
+                await self._reload()
             else:
                 _log.info("draining")
                 self._pusher.stop()
 
-    def _reload(self) -> None:
+    async def _reload(self) -> None:
         """All or nothing: a file that cannot be read leaves everything as it was."""
         try:
             config = load_pusher_config(self._path)
             keys = read_event_keys(config.event_key_files)
-            outgoing = client_tls(config.outgoing, "outgoing")
-            client_tls(config.feed, "feed")
-            self._feed_tls.load_cert_chain(config.feed.certificate_file, config.feed.key_file)
+            outgoing, feed = client_tls(config.outgoing, "outgoing"), client_tls(config.feed, "feed")
             logs.configure(config.log_level, role="pusher", pusher_id=config.pusher_id)
         except (Fault, OSError, ssl.SSLError) as error:
             _log.error("reload_failed", text=error.text if isinstance(error, Fault) else str(error))
             return
+        await self._service.renew(feed)
         self._egress.reload(outgoing)
         self._keys.change(keys)
         _log.info("reloaded")

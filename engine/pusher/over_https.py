@@ -57,6 +57,10 @@ class HttpsPushService:
         """Close the connections, or leave that to the last call under way. Later calls open new ones."""
         await self._client.aclose()
 
+    async def renew(self, tls: ssl.SSLContext) -> None:
+        """Another certificate or authority, for calls to come."""
+        await self._client.renew(tls)
+
     async def lease(self, holder: str, epoch: int | None) -> Lease:
         """See PushService. The lease runs from before this call on."""
         return await self._ask("lease", LeaseCall(holder, epoch), Lease)

@@ -147,6 +147,19 @@ async def test_a_service_with_a_foreign_certificate_is_not_believed(service: Run
     await client.aclose()
 
 
+async def test_another_authority_holds_for_the_next_call_although_a_connection_is_open(
+    service: RunningService, pki: Pki
+) -> None:
+    client = FeedClient(service.url, pki.client_context("node-1"))
+    assert await client.keys()
+    await client.renew(ssl.create_default_context())
+    with pytest.raises(FeedUnavailable):
+        await client.keys()
+    await client.renew(pki.client_context("node-1"))
+    assert await client.keys()
+    await client.aclose()
+
+
 async def test_settings_make_a_client(service: RunningService, pki: Pki, tmp_path: Path) -> None:
     files = pki.client("node-1")
     settings = Feed(

@@ -40,13 +40,15 @@ TAKEN_OVER = 5.0  # seconds: a lease of three, asked for each half second
 class Process:
     """One `ccs pusher`. Its settings and key files are in a directory of its own."""
 
-    def __init__(self, directory: Path, pki: Pki, feed_url: str, name: str) -> None:
+    def __init__(self, directory: Path, pki: Pki, feed_url: str, name: str, *, authority: Path | None = None) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port = free.getsockname()[1]
         self.directory = directory / name
         self.directory.mkdir()
         self.config = self.directory / "pusher.toml"
         self.log = self.directory / "log"
+        self.feed_authority = self.directory / "feed-ca.pem"
+        self.feed_authority.write_bytes((authority or pki.ca_file).read_bytes())
         files = pki.client(PUSHER)
         self._text = f"""
 pusher-id = "{PUSHER}"
@@ -54,7 +56,7 @@ issuer = "{ISSUER}"
 event-key-files = [KEYS]
 [feed]
 url = "{feed_url}"
-ca-file = "{pki.ca_file}"
+ca-file = "feed-ca.pem"
 certificate-file = "{files.certificate_file}"
 key-file = "{files.key_file}"
 [outgoing]
@@ -113,8 +115,9 @@ class World:
         self._directory, self._pki, self._feed_url = directory, pki, feed_url
         self.pushers: list[Process] = []
 
-    def pusher(self, name: str) -> Process:
-        self.pushers.append(Process(self._directory, self._pki, self._feed_url, name))
+    def pusher(self, name: str, *, authority: Path | None = None) -> Process:
+        """authority: of the feed's server, as it believes; else the right one."""
+        self.pushers.append(Process(self._directory, self._pki, self._feed_url, name, authority=authority))
         return self.pushers[-1]
 
     async def revoke_some(self, count: int) -> None:
@@ -268,6 +271,28 @@ async def test_sighup_takes_a_new_event_key_once_it_is_published_and_old_bytes_s
         assert "ccs_push_working 1.0" in metrics
         assert 'ccs_push_attempts_total{lane="ends",outcome="taken"} 30.0' in metrics
         assert await pusher.stop(signal.SIGINT) == 0
+
+
+async def test_sighup_takes_another_authority_of_the_feed(tmp_path: Path, pki: Pki) -> None:
+    (tmp_path / "stranger").mkdir()
+    stranger = Pki(tmp_path / "stranger").ca_file
+    async with world_in(tmp_path, pki) as world:
+        pusher = world.pusher("only", authority=stranger)
+        await until(lambda: "event_key_not_registered" in pusher.log.read_text(), SOON)
+        assert (await pusher.status())["state"] == "starting"
+        pusher.feed_authority.write_bytes(stranger.read_bytes() + pki.ca_file.read_bytes())
+        pusher.process.send_signal(signal.SIGHUP)
+        await pusher.reach("working")
+
+        pusher.feed_authority.write_bytes(b"no certificate")
+        pusher.process.send_signal(signal.SIGHUP)
+        await until(lambda: "reload_failed" in pusher.log.read_text(), SOON)
+        await world.revoke_some(1)
+        await world.all_pushed()
+        pusher.feed_authority.write_bytes(stranger.read_bytes())
+        pusher.process.send_signal(signal.SIGHUP)
+        await until(lambda: "lease_not_renewed" in pusher.log.read_text(), SOON)
+        assert await pusher.stop() == 0
 
 
 async def test_a_pusher_that_nobody_answers_waits_and_one_with_wrong_settings_ends(tmp_path: Path, pki: Pki) -> None:
