@@ -17,6 +17,7 @@ from engine.clock import Seconds
 from engine.pusher.service import Lease, LeaseHeld, LeaseLost
 
 LEASE: Final = Seconds(3.0)  # a dead pusher's is free after it, which leaves two seconds of the five for taking over
+NOBODY: Final = ""  # no pusher can call itself so
 _MS: Final = 1_000  # epochs begin with the time, so that a restored ledger's are above those of the one that was lost
 
 DatabaseClock = Callable[[sa.Connection], float]  # seconds since 1970
@@ -50,8 +51,11 @@ def renew(connection: sa.Connection, holder: str, epoch: int, now: float, second
 
 
 def release(connection: sa.Connection, epoch: int) -> None:
-    """Give it up; one that has passed on is nobody's business any more."""
-    connection.execute(sa.update(push_lease).where(push_lease.c.epoch == epoch).values(until=0.0))
+    """Give it up, for good: a renewal that was under way, and comes after it, finds another holder.
+
+    One that has passed on is nobody's business any more.
+    """
+    connection.execute(sa.update(push_lease).where(push_lease.c.epoch == epoch).values(holder=NOBODY, until=0.0))
 
 
 def require(connection: sa.Connection, epoch: int) -> None:

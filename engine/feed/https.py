@@ -127,7 +127,7 @@ class FeedClient:
                 await _close(lease.client)
 
     async def renew(self, tls: ssl.SSLContext) -> None:
-        """Another certificate or authority, for calls to come; those under way end on the connections that they have."""
+        """Another certificate or authority, for calls to come; those under way end on their connections."""
         self._tls = tls
         await self.aclose()
 

@@ -129,7 +129,7 @@ class PushService(Protocol):
         """Take the lease, or renew it with its epoch. holder: drawn at each start. Raises LeaseHeld, LeaseLost."""
 
     async def release(self, epoch: int) -> None:
-        """Give the lease up, so that another need not wait for its end."""
+        """Give the lease up, so that another need not wait for its end. A renewal that comes after it finds it lost."""
 
     async def roster(self, after: int, wait: Seconds) -> Roster | None:
         """All receivers, once something about them has changed after `after`; None = nothing within `wait` seconds."""

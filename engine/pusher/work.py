@@ -169,7 +169,8 @@ class Pusher:
 
     async def _work(self, tenure: Tenure, work: trio.CancelScope) -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(lease.keep, self._service, self._holder, tenure, self._clocks.boot, work)
+            renewing = trio.CancelScope()
+            nursery.start_soon(self._keep, tenure, work, renewing)
             signing = self._signing = Signing(self._service, tenure, self._sign)
             telling = self._telling = Telling(self._service, tenure)
             turns = Turns(self._settings.bulk_rate)
@@ -186,8 +187,13 @@ class Pusher:
                 nursery.start_soon(self._pull, lane, actors)
             await self._stopping.wait()
             await self._drain(actors, telling)
+            renewing.cancel()  # one that is under way changes nothing any more after the release
             await self._release(tenure)
             nursery.cancel_scope.cancel()
+
+    async def _keep(self, tenure: Tenure, work: trio.CancelScope, renewing: trio.CancelScope) -> None:
+        with renewing:
+            await lease.keep(self._service, self._holder, tenure, self._clocks.boot, work)
 
     def _tools(self, tenure: Tenure, signing: Signing, telling: Telling, turns: Turns) -> Tools:
         return Tools(

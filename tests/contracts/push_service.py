@@ -264,6 +264,13 @@ class PushServiceContract:
         with pytest.raises(LeaseHeld):
             await service.lease("one", None)
 
+    async def test_a_renewal_that_comes_after_the_release_does_not_take_it_back(self, service: PushService) -> None:
+        lease = await service.lease("one", None)
+        await service.release(lease.epoch)
+        with pytest.raises(LeaseLost):
+            await service.lease("one", lease.epoch)  # it was under way
+        assert (await service.lease("two", None)).epoch > lease.epoch
+
     async def test_two_pushers_at_once_get_one_lease(self, service: PushService) -> None:
         outcomes: list[Lease | Fault] = []
 

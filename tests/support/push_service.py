@@ -209,7 +209,7 @@ class MemoryPushService:
     async def release(self, epoch: int) -> None:
         await self._called("release")
         if epoch == self._epoch:
-            self._ends_at = 0.0
+            self._holder, self._ends_at = None, 0.0
 
     async def roster(self, after: int, wait: Seconds) -> Roster | None:
         await self._called("roster")
