@@ -15,6 +15,7 @@ from admin.directory import streams
 from admin.directory.streams import VERIFICATION_INTERVAL, TooSoon, UnknownStream, Wanted
 from admin.ledger.events import Act, StreamChanged, append_of, event_of, stream_subject
 from admin.ledger.store import Append, Ledger, SubjectState, VersionConflict
+from admin.ledger.stream_calls import Asked
 from admin.writing import ATTEMPTS
 from engine.clock import Seconds, UnixTime
 from engine.consent.records import ClientId, ParticipantRecord
@@ -36,11 +37,11 @@ class Verifications(Protocol):
     async def ask_verification(self, stream_id: str, state: str | None = None) -> None:
         """Have one made for this stream. Raises a fault of kind NOT_FOUND where the stream is not known there yet."""
 
-    async def begin_verification(self, stream_id: str, interval: Seconds) -> Seconds:
-        """Note that one is asked for, over all instances: zero; or how long to wait, and nothing is noted."""
+    async def begin_verification(self, stream_id: str, interval: Seconds) -> Asked:
+        """Note that one is asked for, over all instances, unless it says how long to wait."""
 
-    async def forgo_verification(self, stream_id: str) -> None:
-        """It was not made after all."""
+    async def forgo_verification(self, stream_id: str, at: float) -> None:
+        """The one that was noted at that time was not made after all."""
 
 
 class WrongChallenge(Fault):
@@ -165,12 +166,13 @@ class Streams:
         stream = await self.find(client_id, stream_id)
         if stream.status is StreamStatus.DISABLED:
             raise StreamDisabled("the stream is disabled")
-        if (wait := await self._verifications.begin_verification(stream_id, VERIFICATION_INTERVAL)) > 0:
-            raise TooSoon(wait)
+        asked = await self._verifications.begin_verification(stream_id, VERIFICATION_INTERVAL)
+        if asked.wait > 0:
+            raise TooSoon(asked.wait)
         try:
             await self._verify(stream, state, act)
         except Fault:
-            await self._verifications.forgo_verification(stream_id)
+            await self._verifications.forgo_verification(stream_id, asked.at)
             raise
 
     async def resume_all(self, act: Act) -> list[StreamRecord]:

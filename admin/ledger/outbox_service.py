@@ -189,17 +189,17 @@ class Outbox:
         """Give it back."""
         await self._database.run(lambda connection: stream_calls.end_poll(connection, stream_id, holder))
 
-    async def begin_verification(self, stream_id: str, interval: Seconds) -> Seconds:
+    async def begin_verification(self, stream_id: str, interval: Seconds) -> stream_calls.Asked:
         """See `stream_calls.begin_verification`."""
 
-        def work(connection: sa.Connection) -> Seconds:
+        def work(connection: sa.Connection) -> stream_calls.Asked:
             return stream_calls.begin_verification(connection, stream_id, self._lease_time(connection), interval)
 
         return await self._database.run(work)
 
-    async def forgo_verification(self, stream_id: str) -> None:
+    async def forgo_verification(self, stream_id: str, at: float) -> None:
         """See `stream_calls.forgo_verification`."""
-        await self._database.run(lambda connection: stream_calls.forgo_verification(connection, stream_id))
+        await self._database.run(lambda connection: stream_calls.forgo_verification(connection, stream_id, at))
 
     async def figures(self) -> OutboxFigures:
         """What is left to be done, for metrics. Raises the ledger's faults."""

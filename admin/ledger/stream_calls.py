@@ -3,6 +3,7 @@
 Each right is taken by one conditional statement, so that of two that ask at once one gets it. Times are the database's.
 """
 
+import msgspec
 import sqlalchemy as sa
 
 from admin.ledger.schema import stream_calls
@@ -27,8 +28,15 @@ def end_poll(connection: sa.Connection, stream_id: str, holder: str) -> None:
     connection.execute(sa.update(stream_calls).where(own).values(polled_until=0.0))
 
 
-def begin_verification(connection: sa.Connection, stream_id: str, now: float, interval: Seconds) -> Seconds:
-    """Note that a verification is asked for now; zero, or the seconds to wait, and then nothing is noted."""
+class Asked(msgspec.Struct, frozen=True):
+    """A verification that somebody asks for. at: the database's time. wait: zero, or seconds, and it is not noted."""
+
+    at: float
+    wait: Seconds = Seconds(0.0)
+
+
+def begin_verification(connection: sa.Connection, stream_id: str, now: float, interval: Seconds) -> Asked:
+    """Note that a verification is asked for now, unless one was within the interval."""
     _have_row(connection, stream_id)
     noted = (
         sa.update(stream_calls)
@@ -36,15 +44,17 @@ def begin_verification(connection: sa.Connection, stream_id: str, now: float, in
         .values(verified_at=now)
     )
     if connection.execute(noted).rowcount == 1:
-        return Seconds(0.0)
+        return Asked(now)
     last = sa.select(stream_calls.c.verified_at).where(stream_calls.c.stream_id == stream_id)
     # At least a little: zero would say that it was noted. At most the interval: a clock set back must not cost more.
-    return Seconds(min(max(connection.execute(last).scalar_one() + interval - now, 0.001), interval))
+    wait = connection.execute(last).scalar_one() + interval - now
+    return Asked(now, Seconds(min(max(wait, 0.001), interval)))
 
 
-def forgo_verification(connection: sa.Connection, stream_id: str) -> None:
-    """It was not made after all: ask again at once."""
-    connection.execute(sa.update(stream_calls).where(stream_calls.c.stream_id == stream_id).values(verified_at=0.0))
+def forgo_verification(connection: sa.Connection, stream_id: str, at: float) -> None:
+    """The one that was noted at that time was not made after all: ask again at once. A later one's note stays."""
+    own = sa.and_(stream_calls.c.stream_id == stream_id, stream_calls.c.verified_at == at)
+    connection.execute(sa.update(stream_calls).where(own).values(verified_at=0.0))
 
 
 def _have_row(connection: sa.Connection, stream_id: str) -> None:

@@ -2,10 +2,15 @@
 
 import trio
 
+from admin.directory.stream_service import Streams
+from admin.directory.streams import TooSoon
+from admin.ledger.events import Initiator
 from admin.ledger.outbox_service import Outbox
 from admin.ledger.push_lease import database_time
 from admin.ledger.signal import Signal
 from engine.clock import Seconds
+from engine.consent.records import Role
+from engine.events.facts import VerificationFact
 from tests.support.outboxes import House
 
 HELD, MINUTE = Seconds(30.0), Seconds(60.0)
@@ -18,7 +23,7 @@ def another(house: House) -> Outbox:
 
 
 class StreamCallsContract:
-    """Subclasses give `house`."""
+    """Subclasses give `house`, and `elsewhere`: another instance with connections of its own to the same database."""
 
     async def test_a_second_poll_is_refused_until_the_first_is_over_wherever_it_waits(self, house: House) -> None:
         here, there = another(house), another(house)
@@ -65,11 +70,52 @@ class StreamCallsContract:
 
     async def test_a_verification_is_asked_for_once_a_minute_wherever(self, house: House) -> None:
         here, there = another(house), another(house)
-        assert await here.begin_verification("stream-1", MINUTE) == 0
-        assert 58 < await there.begin_verification("stream-1", MINUTE) <= 60
-        assert await there.begin_verification("stream-2", MINUTE) == 0
+        assert (await here.begin_verification("stream-1", MINUTE)).wait == 0
+        assert 58 < (await there.begin_verification("stream-1", MINUTE)).wait <= 60
+        assert (await there.begin_verification("stream-2", MINUTE)).wait == 0
         house.lease_offset += 61
-        assert await there.begin_verification("stream-1", MINUTE) == 0
-        assert await here.begin_verification("stream-1", MINUTE) > 0
-        await there.forgo_verification("stream-1")
-        assert await here.begin_verification("stream-1", MINUTE) == 0
+        again = await there.begin_verification("stream-1", MINUTE)
+        assert again.wait == 0
+        assert (await here.begin_verification("stream-1", MINUTE)).wait > 0
+        await there.forgo_verification("stream-1", again.at)
+        assert (await here.begin_verification("stream-1", MINUTE)).wait == 0
+
+    async def test_whoever_forgoes_late_takes_nothing_from_who_asked_since(self, house: House) -> None:
+        here, there = another(house), another(house)
+        slow = await here.begin_verification("stream-1", MINUTE)
+        house.lease_offset += 61
+        assert (await there.begin_verification("stream-1", MINUTE)).wait == 0
+        await here.forgo_verification("stream-1", slow.at)
+        assert (await here.begin_verification("stream-1", MINUTE)).wait > 0
+
+    async def test_of_many_calls_at_once_over_two_instances_one_has_a_verification_made(
+        self, house: House, elsewhere: House
+    ) -> None:
+        """By the application's own service in both; the others are told to wait, as a 429 with `Retry-After`."""
+        await house.register("edp-1", Role.EDP)
+        stream = await house.poll_stream("edp-1", Role.EDP)
+        await house.settle()
+        waits: list[float] = []
+
+        async def verify(instance: House) -> None:
+            act = instance.act(Initiator.EDP, "edp-1")
+            try:
+                await streams_of(instance).verify(stream.client_id, stream.stream_id, "word", act)
+            except TooSoon as fault:
+                waits.append(fault.retry_after)
+
+        for told in (1, 2):
+            waits.clear()
+            async with trio.open_nursery() as nursery:
+                for instance in (house, elsewhere) * 4:
+                    nursery.start_soon(verify, instance)
+            assert len(waits) == 7
+            assert all(0 < wait <= 60 for wait in waits)
+            made = await house.outbox.unsigned(0, 100, Seconds(0.0))
+            assert [one.fact.state for one in made if isinstance(one.fact, VerificationFact)] == ["word"] * told
+            house.lease_offset += 61
+            elsewhere.lease_offset += 61
+
+
+def streams_of(house: House) -> Streams:
+    return Streams(house.ledger, house.outbox, house.clock.now, lambda: "challenge", private_allowed=True)

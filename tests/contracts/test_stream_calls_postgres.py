@@ -17,3 +17,8 @@ class TestPostgresStreamCalls(StreamCallsContract):
     async def house(self, tmp_path: Path, postgres_url: str) -> AsyncIterator[House]:
         async with house_in(tmp_path, postgres_url) as house:
             yield house
+
+    @pytest.fixture
+    async def elsewhere(self, tmp_path: Path, postgres_url: str, house: House) -> AsyncIterator[House]:  # noqa: ARG002 - made before it
+        async with house_in(tmp_path, postgres_url) as elsewhere:
+            yield elsewhere

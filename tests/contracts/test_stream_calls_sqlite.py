@@ -16,3 +16,8 @@ class TestSqliteStreamCalls(StreamCallsContract):
     async def house(self, tmp_path: Path) -> AsyncIterator[House]:
         async with house_in(tmp_path) as house:
             yield house
+
+    @pytest.fixture
+    async def elsewhere(self, tmp_path: Path, house: House) -> AsyncIterator[House]:  # noqa: ARG002 - made before it
+        async with house_in(tmp_path) as elsewhere:
+            yield elsewhere

@@ -269,6 +269,24 @@ async def test_a_verification_is_made_with_the_receivers_own_word_once_a_minute(
     assert 0 < int(again.headers["Retry-After"]) <= 60
 
 
+async def test_of_two_verifications_at_once_one_is_made_and_one_told_to_wait(site: Site) -> None:
+    stream_id = (await created(site, POLL))["stream_id"]
+    answers: list[tuple[int, str]] = []
+
+    async def verify() -> None:
+        async with site.client("edp-1") as http:
+            answer = await http.post("/ssf/verify", json={"stream_id": stream_id, "state": "mine"})
+        answers.append((answer.status_code, answer.headers.get("Retry-After", "")))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(verify)
+        nursery.start_soon(verify)
+    (made, none), (refused_one, after) = sorted(answers)
+    assert (made, none, refused_one) == (204, "", 429)
+    assert 0 < int(after) <= 60
+    assert len(await told(site, 1)) == 1
+
+
 async def test_a_verification_of_an_address_that_is_not_confirmed_brings_no_state_there(site: Site) -> None:
     stream_id = (await created(site, PUSH))["stream_id"]
     reply = await site.call("edp-1", "POST", "/ssf/verify", {"stream_id": stream_id, "state": "x"})
