@@ -137,13 +137,14 @@ class Outbox:
         self.signed.ring()
         return stands
 
-    async def tell(self, epoch: int, outcomes: Sequence[Outcome]) -> None:
-        """See PushService."""
+    async def tell(self, epoch: int, outcomes: Sequence[Outcome], batch: int | None = None) -> None:
+        """See PushService. batch: None = of one who makes no call twice."""
         _refuse_too_many(outcomes)
 
         def work(connection: sa.Connection) -> None:
             push_lease.require(connection, epoch)
-            deliveries.tell(connection, outcomes)
+            if batch is None or push_lease.is_new(connection, batch):
+                deliveries.tell(connection, outcomes)
 
         await self._database.run(work)
 

@@ -38,7 +38,7 @@ def take(connection: sa.Connection, holder: str, now: float, seconds: Seconds = 
             raise LeaseHeld("another pusher holds the lease", detail=f"until {row.until:.1f}")
         return _prolong(connection, row.epoch, now, seconds)
     epoch = max(row.epoch + 1, int(now * _MS))
-    connection.execute(sa.update(push_lease).values(epoch=epoch, holder=holder, until=now + seconds))
+    connection.execute(sa.update(push_lease).values(epoch=epoch, holder=holder, until=now + seconds, told=0))
     return Lease(epoch, seconds)
 
 
@@ -64,6 +64,15 @@ def require(connection: sa.Connection, epoch: int) -> None:
         raise LeaseLost("the lease has passed on")
 
 
+def is_new(connection: sa.Connection, batch: int) -> bool:
+    """Whether a batch of outcomes is above those told under the lease so far, and then it counts. After `require`.
+
+    A call that was given up and made again may still be under way, and come after later ones.
+    """
+    above = sa.update(push_lease).where(push_lease.c.told < batch).values(told=batch)
+    return connection.execute(above).rowcount == 1
+
+
 def _prolong(connection: sa.Connection, epoch: int, now: float, seconds: Seconds) -> Lease:
     connection.execute(sa.update(push_lease).values(until=now + seconds))
     return Lease(epoch, seconds)
@@ -73,7 +82,7 @@ def _locked(connection: sa.Connection) -> sa.Row[Any]:
     query = sa.select(push_lease).with_for_update()  # SQLite has locked everything already
     row = connection.execute(query).first()
     if row is None:
-        first = {"id": 1, "epoch": 0, "holder": "", "until": 0.0}
+        first = {"id": 1, "epoch": 0, "holder": NOBODY, "until": 0.0, "told": 0}
         connection.execute(insert_into(connection, push_lease).values(**first).on_conflict_do_nothing())
         row = connection.execute(query).one()
     return row

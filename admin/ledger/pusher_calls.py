@@ -97,7 +97,7 @@ def pusher_blueprint(outbox: Outbox, keys: EventKeys, authenticate: Authenticate
     @blueprint.post("/tell")
     async def tell() -> Response:
         call = await read(TellCall)
-        await outbox.tell(call.epoch, call.outcomes)
+        await outbox.tell(call.epoch, call.outcomes, call.batch)
         return _answer(Nothing())
 
     @blueprint.post("/unpark")

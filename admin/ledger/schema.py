@@ -283,6 +283,7 @@ push_lease = Table(
     Column("epoch", WHOLE, nullable=False),
     Column("holder", Text, nullable=False),
     Column("until", INSTANT, nullable=False),
+    Column("told", WHOLE, nullable=False, server_default="0"),  # the newest batch of outcomes under this epoch
     CheckConstraint("id = 1", name="single"),
     sqlite_strict=True,
 )

@@ -1,7 +1,7 @@
 """The push service as the pusher calls it over mTLS. Whatever is refused or lost comes as one of the port's faults.
 
 A call that was cut off may have been done: all of them may be repeated. Long answers come in parts that fit into one
-body each, and so do long calls.
+body each, and so do long calls, but for what is told: its batches are small enough.
 """
 
 import ssl
@@ -92,10 +92,9 @@ class HttpsPushService:
             stands += await self._ask("keep", KeepCall(epoch, tuple(part)), list[Signed])
         return stands
 
-    async def tell(self, epoch: int, outcomes: Sequence[Outcome]) -> None:
-        """See PushService."""
-        for start in range(0, len(outcomes), MAX_AT_ONCE):
-            await self._ask("tell", TellCall(epoch, tuple(outcomes[start : start + MAX_AT_ONCE])), Nothing)
+    async def tell(self, epoch: int, outcomes: Sequence[Outcome], batch: int) -> None:
+        """See PushService. In one call: a batch has one number."""
+        await self._ask("tell", TellCall(epoch, tuple(outcomes), batch), Nothing)
 
     async def unpark(self, epoch: int, client_id: ClientId, at: UnixTime) -> int:
         """See PushService."""

@@ -152,8 +152,12 @@ class PushService(Protocol):
         Of the bulk lane, or of all others: these must not wait behind those.
         """
 
-    async def tell(self, epoch: int, outcomes: Sequence[Outcome]) -> None:
-        """Keep what became of deliveries. Raises LeaseLost."""
+    async def tell(self, epoch: int, outcomes: Sequence[Outcome], batch: int) -> None:
+        """Keep what became of deliveries. Raises LeaseLost.
+
+        batch: above that of every batch of this holder's before; the same for the same outcomes again. One that is not
+        above what the lease has seen is a copy that was under way for long, and changes nothing.
+        """
 
     async def unpark(self, epoch: int, client_id: ClientId, at: UnixTime) -> int:
         """Let parked deliveries be pushed again after a good verification; returns how many. Raises LeaseLost."""

@@ -82,6 +82,7 @@ class TellCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     epoch: Number
     outcomes: Annotated[tuple[Outcome, ...], Meta(max_length=MAX_AT_ONCE)]
+    batch: Number
 
 
 class UnparkCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -1,5 +1,6 @@
 """Telling the ledger's side what became of deliveries, in batches: the next gathers while the last is under way."""
 
+from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
@@ -15,11 +16,15 @@ LINGER: Final = Seconds(0.5)  # so long gathers what can wait: calls for a few e
 
 
 class Telling:
-    """One task runs it, anybody may tell. What was not told when a pusher dies is pushed again: the same bytes."""
+    """One task runs it, anybody may tell. What was not told when a pusher dies is pushed again: the same bytes.
 
-    def __init__(self, service: PushService, tenure: Tenure) -> None:
+    numbers: of batches, rising over all leases of this holder: one that finds its lease again has the same epoch.
+    """
+
+    def __init__(self, service: PushService, tenure: Tenure, numbers: Iterator[int]) -> None:
         self._service = service
         self._tenure = tenure
+        self._numbers = numbers
         self._waiting: list[Outcome] = []
         self._under_way = 0
         self._some = trio.Event()
@@ -46,7 +51,8 @@ class Telling:
             await self._gather()
             batch, self._waiting = self._waiting[:BATCH], self._waiting[BATCH:]
             self._under_way = len(batch)
-            await until_answered("tell", partial(self._service.tell, self._tenure.epoch, batch))
+            tell = partial(self._service.tell, self._tenure.epoch, batch, next(self._numbers))
+            await until_answered("tell", tell)
             self._under_way = 0
             self._note_told(len(batch))
 

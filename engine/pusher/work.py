@@ -5,6 +5,7 @@ pulled side by side, so that a flood in one, or of one receiver, delays nobody e
 """
 
 import enum
+import itertools
 import random
 import secrets
 from collections.abc import Callable
@@ -100,6 +101,7 @@ class Pusher:
         self._clocks = clocks
         self._jitter = jitter
         self._holder = holder or secrets.token_hex(16)
+        self._numbers = itertools.count(1)  # of what is told
         self._stopping = trio.Event()
         self._may_begin = trio.Event()
         self._tenure: Tenure | None = None
@@ -172,7 +174,7 @@ class Pusher:
             renewing = trio.CancelScope()
             nursery.start_soon(self._keep, tenure, work, renewing)
             signing = self._signing = Signing(self._service, tenure, self._sign)
-            telling = self._telling = Telling(self._service, tenure)
+            telling = self._telling = Telling(self._service, tenure, self._numbers)
             turns = Turns(self._settings.bulk_rate)
             actors = self._actors = Actors(self._service, self._tools(tenure, signing, telling, turns), nursery)
             wait = self._settings.wait

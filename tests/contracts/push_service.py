@@ -201,8 +201,8 @@ class PushServiceContract:
         await house.settle()
         epoch = await _epoch(service)
         atp, edp = await service.fresh(Lane.ORDINARY, 0, 10, NO_WAIT)
-        await service.tell(epoch, [_outcome(atp, Fate.DONE)])
-        await service.tell(epoch, [_outcome(atp, Fate.AGAIN, attempts=9)])  # comes late
+        await service.tell(epoch, [_outcome(atp, Fate.DONE)], 1)
+        await service.tell(epoch, [_outcome(atp, Fate.AGAIN, attempts=9)], 2)  # comes late
         assert await service.fresh(Lane.ORDINARY, 0, 10, NO_WAIT) == [edp]
         assert await service.backlog(ClientId("atp-1"), Lane.ORDINARY, 0, 10) == []
         assert [one.client_id for one in await service.unsigned(0, 10, NO_WAIT)] == ["atp-1", "edp-1"]  # poll has it
@@ -214,8 +214,8 @@ class PushServiceContract:
         await house.settle()
         epoch = await _epoch(service)
         told = [_outcome(one, Fate.AGAIN, 3) for one in await service.fresh(Lane.ORDINARY, 0, 10, NO_WAIT)]
-        await service.tell(epoch, told)
-        await service.tell(epoch, told)  # an answer was lost
+        await service.tell(epoch, told, 1)
+        await service.tell(epoch, told, 1)  # an answer was lost
         found = await service.fresh(Lane.ORDINARY, 0, 10, NO_WAIT)
         assert [(one.attempts, one.next_at) for one in found] == [(3, 1_900_000_000.5)] * 2
 
@@ -225,12 +225,50 @@ class PushServiceContract:
         await house.settle()
         epoch = await _epoch(service)
         parked = await service.backlog(ClientId("edp-1"), Lane.ORDINARY, 0, 2)
-        await service.tell(epoch, [_outcome(one, Fate.PARKED, 9) for one in parked])
+        await service.tell(epoch, [_outcome(one, Fate.PARKED, 9) for one in parked], 1)
         assert len(await service.backlog(ClientId("edp-1"), Lane.ORDINARY, 0, 10)) == 1
         assert await service.unpark(epoch, ClientId("atp-1"), UnixTime(5)) == 0
         assert await service.unpark(epoch, ClientId("edp-1"), UnixTime(5)) == 2
         back = await service.backlog(ClientId("edp-1"), Lane.ORDINARY, 0, 10)
         assert [(one.attempts, one.next_at) for one in back] == [(0, 5.0), (0, 5.0), (0, 0.0)]
+
+    async def test_a_copy_of_what_was_told_that_comes_late_changes_nothing(
+        self, house: House, service: PushService
+    ) -> None:
+        """A call that was given up and made again may still be under way, and land after later ones."""
+        edp = ClientId("edp-1")
+        await house.grant()
+        await house.settle()
+        epoch = await _epoch(service)
+        [one] = await service.backlog(edp, Lane.ORDINARY, 0, 10)
+        failed, parked = [_outcome(one, Fate.AGAIN, 8)], [_outcome(one, Fate.PARKED, 9)]
+        await service.tell(epoch, failed, 1)
+        await service.tell(epoch, parked, 2)
+        await service.tell(epoch, failed, 1)
+        assert await service.backlog(edp, Lane.ORDINARY, 0, 10) == []
+        assert await service.unpark(epoch, edp, UnixTime(5)) == 1
+        for late, batch in ((parked, 2), (failed, 1)):
+            await service.tell(epoch, late, batch)
+            [back] = await service.backlog(edp, Lane.ORDINARY, 0, 10)
+            assert (back.attempts, back.next_at) == (0, 5.0)
+        await service.tell(epoch, parked, 3)
+        assert await service.backlog(edp, Lane.ORDINARY, 0, 10) == []
+
+    async def test_batches_are_counted_under_each_lease_and_by_whoever_finds_it_again(
+        self, house: House, service: PushService
+    ) -> None:
+        await house.grant()
+        await house.settle()
+        first = await _epoch(service)
+        atp, edp = await service.fresh(Lane.ORDINARY, 0, 10, NO_WAIT)
+        await service.tell(first, [_outcome(atp, Fate.AGAIN, 1)], 7)
+        assert await _epoch(service) == first
+        await service.tell(first, [_outcome(atp, Fate.DONE)], 7)  # a copy, whatever it says
+        assert len(await service.fresh(Lane.ORDINARY, 0, 10, NO_WAIT)) == 2
+        house.lease_offset += 3.1
+        second = (await service.lease("another", None)).epoch
+        await service.tell(second, [_outcome(edp, Fate.DONE)], 1)
+        assert [one.client_id for one in await service.fresh(Lane.ORDINARY, 0, 10, NO_WAIT)] == ["atp-1"]
 
     async def test_only_one_pusher_has_the_lease(self, house: House, service: PushService) -> None:
         lease = await service.lease("one", None)
@@ -295,7 +333,7 @@ class PushServiceContract:
         number = before[0].number
         for call in (
             service.keep(old, [Signed(number, b"stale")]),
-            service.tell(old, [_outcome(before[0], Fate.DONE)]),
+            service.tell(old, [_outcome(before[0], Fate.DONE)], 1),
             service.unpark(old, ClientId("edp-1"), UnixTime(0)),
         ):
             with pytest.raises(LeaseLost):

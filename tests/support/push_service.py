@@ -96,6 +96,7 @@ class MemoryPushService:
         self.published: dict[Jwk, int] = {}  # event keys, and until when
         self._holder: str | None = None
         self._epoch = 0
+        self._told = 0  # the newest batch under this epoch
         self._ends_at = 0.0
         self._changed = trio.Event()
         self._number = 0
@@ -198,7 +199,7 @@ class MemoryPushService:
             if epoch != self._epoch or holder != self._holder:
                 raise LeaseLost("the lease has passed on")
         elif self._wall() >= self._ends_at:
-            self._epoch += 1
+            self._epoch, self._told = self._epoch + 1, 0
         elif self._holder != holder:
             raise LeaseHeld("another pusher works")
         self._holder, self._ends_at = holder, self._wall() + self.lease_seconds
@@ -258,10 +259,11 @@ class MemoryPushService:
         await self._wait(lambda: bool(found()), wait)
         return found()
 
-    async def tell(self, epoch: int, outcomes: Sequence[Outcome]) -> None:
+    async def tell(self, epoch: int, outcomes: Sequence[Outcome], batch: int) -> None:
         await self._called("tell")
         self._fence(epoch)
-        for one in outcomes:
+        is_new, self._told = batch > self._told, max(batch, self._told)
+        for one in outcomes if is_new else ():
             row = self.rows.get(one.number)
             if row is None or row.fate is Fate.DONE or not row.pushed:
                 continue

@@ -13,7 +13,7 @@ from engine.consent.records import Role
 from engine.feed.https import FeedBroken, FeedForbidden
 from engine.pusher.over_https import BODY, HttpsPushService
 from engine.pusher.service import Fate, Lane, Outcome, Signed
-from engine.pusher.service_calls import MESSAGEPACK
+from engine.pusher.service_calls import MAX_AT_ONCE, MESSAGEPACK
 from engine.tokens.answer_key_statements import make_statement
 from engine.tokens.answer_keys import PemAnswerSigner, new_answer_key
 from tests.support.events import signer
@@ -115,8 +115,8 @@ async def test_long_calls_go_in_parts(house: House, url: str, pki: Pki) -> None:
     signed = [Signed(one.number, b"%d." % one.number + b"s" * 40_000) for one in made]
     assert len(made) * 40_000 > 2 * BODY
     assert await service.keep(epoch, signed) == signed
-    outcomes = [Outcome(number, Fate.DONE, 1, 0.5) for number in range(1, 2_500)]
-    await service.tell(epoch, outcomes)
+    outcomes = [Outcome(number, Fate.DONE, 1, 0.5) for number in range(1, MAX_AT_ONCE + 1)]
+    await service.tell(epoch, outcomes, 1)
     assert await service.fresh(Lane.ORDINARY, 0, 100, NO_WAIT) == []
     await service.aclose()
 

@@ -3,7 +3,8 @@
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import msgspec
@@ -19,7 +20,7 @@ from engine.pusher.connections import Unreached
 from engine.pusher.lease import RATE
 from engine.pusher.outbox import CONCURRENCY
 from engine.pusher.schedule import ENDS_WAITS, ORDINARY_WAITS, Reply, Trouble
-from engine.pusher.service import Fate, Lane
+from engine.pusher.service import Fate, Lane, Outcome
 from engine.pusher.streams import StreamStatus
 from engine.pusher.telling import LINGER
 from engine.pusher.work import AHEAD, PusherState
@@ -492,6 +493,34 @@ async def test_what_became_of_a_flood_is_told_together_and_of_an_end_at_once(
     assert service.calls["tell"] <= (trio.current_time() - begun) / LINGER + 2
     [late] = service.commit(ended(400, "edp-1"), "edp-1")
     await until(lambda: service.fates()[late.number] is Fate.DONE, within=LINGER / 4)
+
+
+async def test_what_is_told_again_has_its_number_and_later_batches_higher_ones_over_all_leases(
+    service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    told: list[tuple[int, tuple[int, ...]]] = []
+    tell = service.tell
+
+    async def noting(epoch: int, outcomes: Sequence[Outcome], batch: int) -> None:
+        told.append((batch, tuple(one.number for one in outcomes)))
+        await tell(epoch, outcomes, batch)
+
+    service.tell = noting  # type: ignore[method-assign]  # to look at the numbers
+    service.enrol("edp-1")
+    service.fails = lambda call, when: call == "tell" and when == "after" and len(told) % 3 != 0
+    pushing = pusher(service, receivers, heartbeat_every=NEVER)
+    nursery.start_soon(pushing.run)
+    for count in (3, 6, 9):
+        await until(lambda: pushing.state is PusherState.WORKING)
+        service.commit(ended(count, "edp-1"), "edp-1")
+        await until(partial(lambda count: len(told) >= count, count))
+        service._ends_at = 0.0  # the ledger's clock is another
+        taken = await service.lease("another", None)
+        await until(lambda: pushing.state is not PusherState.WORKING)
+        await service.release(taken.epoch)
+    numbers = [batch for batch, _ in told]
+    assert numbers == sorted(numbers)
+    assert len(set(numbers)) == len(set(told)) == 3
 
 
 async def test_each_delivery_is_signed_once_although_push_and_poll_ask_for_it(
