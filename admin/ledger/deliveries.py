@@ -24,7 +24,9 @@ UNSIGNED: Final = sa.text("signed_at IS NULL")
 UNTOLD: Final = sa.text("seq > 0 AND ((push IN (0, 2) AND poll NOT IN (1, 2)) OR (push = 3 AND poll = 0))")
 FRAMEWORK: Final = sa.text("push = 0 AND seq = 0")
 
-_PUSH_OF: Final = {Fate.DONE: Push.DONE, Fate.AGAIN: Push.PENDING, Fate.PARKED: Push.PARKED}
+_PUSH_OF: Final = {
+    Fate.DONE: Push.DONE, Fate.AGAIN: Push.PENDING, Fate.PARKED: Push.PARKED, Fate.EXPIRED: Push.NONE
+}  # fmt: skip
 _facts: Final[msgspec.msgpack.Decoder[Fact]] = msgspec.msgpack.Decoder(Fact)
 
 

@@ -35,7 +35,7 @@ class Push(enum.IntEnum):
     PENDING = 0
     DONE = 1
     PARKED = 2
-    NONE = 3  # its receiver had no push stream, or has none any more
+    NONE = 3  # its receiver had no push stream, or has none any more; or it was too old when it could be pushed
 
 
 class Poll(enum.IntEnum):

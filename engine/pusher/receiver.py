@@ -25,7 +25,7 @@ from engine.pusher.circuit import Circuit
 from engine.pusher.connections import Unreached
 from engine.pusher.lease import Tenure
 from engine.pusher.outbox import LANE_SIZE, Budget, Held, LaneStatus, Outbox
-from engine.pusher.schedule import Alarm, Attempt, Judgement, Reply, Trouble, is_of_receiver, judge
+from engine.pusher.schedule import PUSHED_FOR, Alarm, Attempt, Judgement, Reply, Trouble, is_of_receiver, judge
 from engine.pusher.service import Delivery, Fate, Lane, Outcome, PushService, Receiver
 from engine.pusher.signing import CannotSign, Gone, Signing
 from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
@@ -239,14 +239,34 @@ class ReceiverActor:
             self._note_beat(state, result)
         read, self._read = self._read, []
         for reading in read:
-            page = [one for one in reading.page if self._may_send(one)]
+            page = self._to_send(reading.page)
             up_to = reading.page[-1].number if reading.page else 0
             state.outbox.read_again(reading.lane, page, whole=reading.whole, up_to=up_to)
         came, self._came = self._came, []
-        state.outbox.arrived([one for one in came if self._may_send(one)])
+        state.outbox.arrived(self._to_send(came))
         for lane in self._left_out:
             state.outbox.owe(lane)
         self._left_out.clear()
+
+    def _to_send(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Those that may go. What is too old is told so, and takes nobody's turn."""
+        found = []
+        for one in deliveries:
+            if not self._may_send(one):
+                continue
+            if self._is_past(one):
+                self._expire(one, one.attempts)
+            else:
+                found.append(one)
+        return found
+
+    def _is_past(self, delivery: Delivery) -> bool:
+        return self._tools.wall() - delivery.committed_at >= PUSHED_FOR
+
+    def _expire(self, delivery: Delivery, attempts: int) -> None:
+        pusher_metrics.EXPIRED.inc()
+        at = self._tools.wall()
+        self._tools.telling.tell(Outcome(delivery.number, Fate.EXPIRED, attempts, at, error="expired"), at_once=False)
 
     def _may_send(self, delivery: Delivery) -> bool:
         """By its stream as we know it. What may not go is read again when the stream has changed."""
@@ -263,7 +283,9 @@ class ReceiverActor:
     def _settle(self, state: State, ended: _Ended) -> None:
         held, judged = ended.held, ended.judged
         number = held.delivery.number
-        if judged is None and self._may_send(held.delivery):
+        if judged is None and self._is_past(held.delivery):
+            self._expire(held.delivery, held.attempts)
+        elif judged is None and self._may_send(held.delivery):
             state.outbox.give_back(number)
             return
         if judged is None or judged.error == "gone":  # if it comes back, a change of the stream brings it
@@ -346,6 +368,9 @@ class ReceiverActor:
         judged: Judgement | None = None
         result: Reply | Trouble | None = None
         detail = ""
+        if self._is_past(delivery):
+            self._end(_Ended(held, None))
+            return
         try:
             content = await tools.signing.signed(delivery)
             target = self._target
@@ -365,7 +390,10 @@ class ReceiverActor:
             )
         if judged is not None and judged.error != "gone":
             tools.alarms.attempted(delivery, result, judged, now=now, detail=detail)
-        self._ended.append(_Ended(held, judged, result, now))
+        self._end(_Ended(held, judged, result, now))
+
+    def _end(self, ended: _Ended) -> None:
+        self._ended.append(ended)
         self._look()
 
     def _note_begun(self, held: Held) -> None:

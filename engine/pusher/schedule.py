@@ -20,6 +20,8 @@ ORDINARY_WAITS: Final = (30.0, 120.0, 600.0, 1_800.0, _HOUR, 2 * _HOUR, 4 * _HOU
 KEY_WAITS: Final = (300.0, 900.0, _HOUR)  # the receiver may be fetching keys anew: the one 400 that is tried again
 DENIED_WAITS: Final = (15.0,)  # once more, with our credentials read anew
 SPREAD: Final = 0.2  # a wait lies within so much of the table's, on either side
+# What is older is left to the listings, as by poll: receivers remember ids for so long, keys stand a day longer.
+PUSHED_FOR: Final = Seconds(7 * 86_400.0)
 LONGEST_RETRY_AFTER: Final = Seconds(_HOUR)
 _AGAIN: Final = frozenset((408, 425, 429))
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")

@@ -58,6 +58,7 @@ class Fate(enum.StrEnum):
     DONE = "done"
     AGAIN = "again"  # failed; the next attempt is at `next_at`
     PARKED = "parked"  # not sent any more; the receiver gets it by poll
+    EXPIRED = "expired"  # a week old: not sent any more, and nothing frees it; the receiver goes by the listings
 
 
 class Outcome(msgspec.Struct, frozen=True, array_like=True):

@@ -32,6 +32,7 @@ ATTEMPTS: Final = Counter(
     "ccs_push_attempts", "Attempts to push an event, by lane and outcome.", ["lane", "outcome"], registry=REGISTRY
 )
 PARKED: Final = Counter("ccs_push_parked", "Deliveries parked, by lane.", ["lane"], registry=REGISTRY)
+EXPIRED: Final = Counter("ccs_push_expired", "Deliveries that were too old to be pushed.", registry=REGISTRY)
 UNPARKED: Final = Counter("ccs_push_unparked", "Deliveries freed again after a good verification.", registry=REGISTRY)
 HEARTBEATS: Final = Counter("ccs_push_heartbeats", "Heartbeats, by outcome.", ["outcome"], registry=REGISTRY)
 SECURITY_EVENTS: Final = Counter(

@@ -232,6 +232,22 @@ class PushServiceContract:
         back = await service.backlog(ClientId("edp-1"), Lane.ORDINARY, 0, 10)
         assert [(one.attempts, one.next_at) for one in back] == [(0, 5.0), (0, 5.0), (0, 0.0)]
 
+    async def test_what_is_too_old_for_push_is_not_brought_again_and_not_let_go(
+        self, house: House, service: PushService
+    ) -> None:
+        await house.grant()
+        await house.settle()
+        epoch = await _epoch(service)
+        atp, edp = await service.fresh(Lane.ORDINARY, 0, 10, NO_WAIT)
+        await service.tell(epoch, [_outcome(edp, Fate.PARKED)], 1)
+        await service.tell(epoch, [_outcome(atp, Fate.EXPIRED), _outcome(edp, Fate.EXPIRED)], 2)
+        assert await service.fresh(Lane.ORDINARY, 0, 10, NO_WAIT) == []
+        for one in (atp, edp):
+            assert await service.unpark(epoch, one.client_id, UnixTime(5)) == 0
+            assert await service.backlog(one.client_id, Lane.ORDINARY, 0, 10) == []
+        await service.tell(epoch, [_outcome(atp, Fate.AGAIN)], 3)
+        assert await service.fresh(Lane.ORDINARY, 0, 10, NO_WAIT) == []
+
     async def test_a_copy_of_what_was_told_that_comes_late_changes_nothing(
         self, house: House, service: PushService
     ) -> None:

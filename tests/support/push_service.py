@@ -265,7 +265,7 @@ class MemoryPushService:
         is_new, self._told = batch > self._told, max(batch, self._told)
         for one in outcomes if is_new else ():
             row = self.rows.get(one.number)
-            if row is None or row.fate is Fate.DONE or not row.pushed:
+            if row is None or row.fate in (Fate.DONE, Fate.EXPIRED) or not row.pushed:
                 continue
             row.fate, row.error, row.told = one.fate, one.error, row.told + 1
             row.delivery = msgspec.structs.replace(row.delivery, attempts=one.attempts, next_at=one.next_at)

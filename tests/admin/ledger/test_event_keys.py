@@ -9,9 +9,12 @@ from admin.ledger import event_keys as module
 from admin.ledger.answer_keys import AnotherNodesKey, AnswerKeys
 from admin.ledger.event_keys import DAY, KEPT_FOR, KEYS_PER_PUSHER, EventKeys, KeyOfAnotherKind, TooManyEventKeys
 from admin.ledger.nodes import KnownNodes
+from admin.ledger.outbox_pruning import POLL_DAYS
 from engine.clock import UnixTime
 from engine.consent.records import ClientId, Role
 from engine.events.signing import PemEventSigner, new_event_key
+from engine.pusher.event_keys import AGAIN_AFTER
+from engine.pusher.schedule import PUSHED_FOR
 from engine.tokens.answer_key_statements import BadStatement, make_statement
 from engine.tokens.answer_keys import PemAnswerSigner
 from tests.support.outboxes import ISSUER, PUSHER, House, house_in
@@ -49,6 +52,11 @@ async def test_a_later_statement_prolongs_and_an_earlier_one_takes_nothing_away(
     house.clock.time += 10
     await house.keys.register(PUSHER, statement(house, newer))
     assert await house.keys.published() == (newer.public, signer.public)
+
+
+def test_a_key_is_published_for_longer_than_anything_that_it_signed_is_pushed_or_offered_by_poll() -> None:
+    """Signed at the commit at the earliest, by a key that is stated again each half day."""
+    assert max(PUSHED_FOR, POLL_DAYS * DAY) < KEPT_FOR - AGAIN_AFTER
 
 
 async def test_a_key_is_of_one_kind(house: House) -> None:

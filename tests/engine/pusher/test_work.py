@@ -19,7 +19,7 @@ from engine.events.sets import VERIFICATION, subject
 from engine.pusher.connections import Unreached
 from engine.pusher.lease import RATE
 from engine.pusher.outbox import CONCURRENCY
-from engine.pusher.schedule import ENDS_WAITS, ORDINARY_WAITS, Reply, Trouble
+from engine.pusher.schedule import ENDS_WAITS, ORDINARY_WAITS, PUSHED_FOR, Reply, Trouble
 from engine.pusher.service import Fate, Lane, Outcome
 from engine.pusher.streams import StreamStatus
 from engine.pusher.telling import LINGER
@@ -211,6 +211,47 @@ async def test_what_was_parked_goes_out_after_a_verification_that_the_receiver_a
     service.commit(VerificationFact(stream.stream_id, UnixTime(AT), state="mine"), "edp-1")
     await until(lambda: set(service.fates().values()) == {Fate.DONE})
     assert len(receivers.of("edp-1")) == 2 * len(parked) + 1
+
+
+async def test_what_is_a_week_old_is_not_pushed_any_more_whoever_frees_it(
+    service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Its key may be out of the key set by then, and receivers have forgotten its id."""
+    service.lease_seconds = Seconds(30 * DAY)
+    stream = service.enrol("edp-1")
+    receivers.behaviours["edp-1"] = always(Reply(400, "invalid_request"))
+    nursery.start_soon(pusher(service, receivers, heartbeat_every=NEVER).run)
+    [old] = service.commit(ended(1, "edp-1"), "edp-1")
+    await until(lambda: service.fates()[old.number] is Fate.PARKED)
+    await trio.sleep(2 * DAY)
+    [young] = service.commit(ended(2, "edp-1"), "edp-1")
+    await until(lambda: service.fates()[young.number] is Fate.PARKED)
+    await trio.sleep(5.5 * DAY)
+    receivers.behaviours.clear()
+    before = len(receivers.pushed)
+    service.commit(VerificationFact(stream.stream_id, UnixTime(AT)), "edp-1", lane=Lane.ORDINARY)
+    await until(lambda: Fate.PARKED not in service.fates().values() and not service.pending)
+    assert service.fates()[old.number] is Fate.EXPIRED
+    assert service.fates()[young.number] is Fate.DONE
+    sent = [one.content for one in receivers.pushed[before:]]
+    assert service.first_bytes[young.number] in sent
+    assert service.first_bytes[old.number] not in sent
+
+
+async def test_what_becomes_a_week_old_between_two_attempts_is_not_pushed_again(
+    service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    service.lease_seconds = LONG
+    service.enrol("edp-1")
+    receivers.behaviours["edp-1"] = always(Reply(503))
+    nursery.start_soon(pusher(service, receivers, heartbeat_every=NEVER).run)
+    await trio.sleep(1.0)
+    [made] = service.commit(ended(1, "edp-1"), "edp-1")
+    row = service.rows[made.number]
+    row.delivery = msgspec.structs.replace(made, committed_at=made.committed_at - PUSHED_FOR + 10.0)
+    await until(lambda: row.fate is not Fate.AGAIN)
+    assert row.fate is Fate.EXPIRED
+    assert len(receivers.pushed) == 2  # after 0 and 5 seconds
 
 
 async def test_a_receiver_that_was_down_gets_everything_once_its_heartbeat_is_taken(
