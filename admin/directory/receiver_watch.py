@@ -80,8 +80,8 @@ class ReceiverWatch:
 
     async def look(self) -> None:
         """Once. Raises the ledger's faults."""
-        await self._resume()
         self.standings, now = await self._read(), self._wall()
+        await self._resume()
         late = {one.client_id: lateness(one, now) for one in self.standings}
         for standing in self.standings:
             self._tell(standing, late[standing.client_id], now)
@@ -92,7 +92,8 @@ class ReceiverWatch:
 
     async def _resume(self) -> None:
         act = Act(Initiator.SYSTEM, ACTOR, Route.SYSTEM, self._now())
-        for stream in await self._streams.resume_all(act):
+        known = [stream for standing in self.standings for stream in standing.streams]
+        for stream in await self._streams.resume(known, act):
             _log.info("pause_ended", client_id=stream.client_id, stream_id=stream.stream_id)
 
     async def _judge(self, standing: Standing, now: float) -> None:

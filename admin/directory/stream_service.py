@@ -4,7 +4,7 @@ What follows from a change for the receiver (a challenge, a word that its status
 ledger's event with the rest of the outbox, so that neither is there without the other.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
@@ -175,10 +175,20 @@ class Streams:
             await self._verifications.forgo_verification(stream_id, asked.at)
             raise
 
-    async def resume_all(self, act: Act) -> list[StreamRecord]:
-        """End the receivers' own pauses that have lasted long enough."""
-        over = [stream for stream in await self.all() if streams.is_over(stream, act.at)]
-        return [await self._write(one.client_id, one.stream_id, _resume_at(act.at), act) for one in over]
+    async def resume(self, known: Iterable[StreamRecord], act: Act) -> list[StreamRecord]:
+        """End the receivers' own pauses that have lasted long enough.
+
+        known: streams as the outbox has them, a moment behind the ledger. It has no deleted ones, of which there are
+        more and more, and whoever looks each few seconds need not read them.
+        """
+        resumed = []
+        for one in known:
+            if streams.is_over(one, act.at):
+                with suppress(UnknownStream):  # deleted since
+                    stream = await self.find(one.client_id, one.stream_id)
+                    if streams.is_over(stream, act.at):
+                        resumed.append(await self._write(one.client_id, one.stream_id, _resume_at(act.at), act))
+        return resumed
 
     async def _ask(self, stream_id: str, state: str | None) -> None:
         """The outbox follows the ledger within milliseconds; a stream that was just made may not be there yet."""

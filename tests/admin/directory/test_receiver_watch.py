@@ -97,6 +97,7 @@ async def test_a_receivers_own_pause_ends_after_fifteen_minutes_and_it_is_told(h
     until = UnixTime(house.clock.now() + 900)
     assert LOOK_EVERY == 10, "a pause lasts so much longer at most"
     await house.change(paused, status=StreamStatus.PAUSED, paused_until=until)
+    await house.settle()
     watch, streams = watch_of(house), streams_of(house)
     house.clock.time += 899
     await watch.look()
@@ -109,6 +110,52 @@ async def test_a_receivers_own_pause_ends_after_fifteen_minutes_and_it_is_told(h
     assert told.fact.status == "enabled"  # type: ignore[union-attr]  # of the stream
     head = await house.ledger.head()
     await watch.look()
+    assert await house.ledger.head() == head
+
+
+async def test_a_look_reads_no_stream_that_was_deleted(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are more and more of them, and a look comes each ten seconds."""
+    kept = await house.poll_stream("edp-1", Role.EDP, status=StreamStatus.PAUSED, paused_until=house.clock.now())
+    for _ in range(3):
+        gone = await house.push_stream("edp-1", Role.EDP)
+        await house.change(gone, deleted=True, status=StreamStatus.DISABLED)
+    await house.settle()
+    read: list[bytes] = []
+    records, subject = house.ledger.records, house.ledger.subject
+
+    async def noting_records(after: tuple[int, bytes], limit: int) -> Any:
+        page = await records(after, limit)
+        read.extend(record.key for _, record in page)
+        return page
+
+    async def noting_subject(name: str) -> Any:
+        read.append(name.removeprefix("stream:").encode())
+        return await subject(name)
+
+    monkeypatch.setattr(house.ledger, "records", noting_records)
+    monkeypatch.setattr(house.ledger, "subject", noting_subject)
+    watch = watch_of(house)
+    before = house.clock.now()
+    house.clock.time -= 1
+    await watch.look()
+    assert read == []
+    house.clock.time = before
+    monkeypatch.undo()
+    await watch.look()
+    assert (await streams_of(house).find(EDP, kept.stream_id)).status is StreamStatus.ENABLED
+
+
+@pytest.mark.parametrize("since", [{"deleted": True}, {"status": StreamStatus.ENABLED, "paused_until": None}])
+async def test_a_pause_whose_stream_has_changed_since_is_left_alone(house: House, since: dict[str, Any]) -> None:
+    """The outbox, by which the watch looks, is a moment behind the ledger."""
+    until = house.clock.now()
+    paused = await house.poll_stream("edp-1", Role.EDP, status=StreamStatus.PAUSED, paused_until=until)
+    await house.settle()
+    await house.change(paused, **since)
+    head = await house.ledger.head()
+    with capture_logs() as logs:
+        await watch_of(house).look()
+    assert logs == []
     assert await house.ledger.head() == head
 
 
