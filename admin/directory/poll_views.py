@@ -58,6 +58,9 @@ class Queue(Protocol):
     ) -> Polled:
         """Take acknowledgements and errors, then give the oldest events that are left."""
 
+    async def about_stream(self, client_id: ClientId, stream_id: str, max_events: int) -> Polled:
+        """Only the events about the stream itself."""
+
     async def with_open(self, client_ids: Collection[ClientId]) -> Collection[ClientId]:
         """Those of them that `poll` would give something now."""
 
@@ -152,8 +155,7 @@ class Polls:
         """Events once there are some; none at once or after CEILING."""
         deadline = trio.current_time() + (0.0 if form.return_immediately else CEILING)
         if stream.status is not StreamStatus.ENABLED:
-            await trio.sleep_until(deadline)
-            return Polled({}, more=False)
+            return await self._about(stream, form, deadline)
         with self._waiters.join(stream.client_id) as waiter:
             while True:
                 waiter.bell = trio.Event()
@@ -162,6 +164,15 @@ class Polls:
                     return polled
                 with trio.move_on_at(deadline):
                     await self._waiters.wait(waiter)
+
+    async def _about(self, stream: StreamRecord, form: PollForm, deadline: float) -> Polled:
+        """Of a stream that is paused or disabled: that it is, at once; at the end of the wait, that it is enabled."""
+        limit = min(form.max_events, MAX_EVENTS)
+        polled = await self._queue.about_stream(stream.client_id, stream.stream_id, limit)
+        if polled.sets:
+            return polled
+        await trio.sleep_until(deadline)
+        return await self._queue.about_stream(stream.client_id, stream.stream_id, limit)
 
     @asynccontextmanager
     async def _only_one(self, stream_id: str) -> AsyncIterator[None]:
@@ -191,7 +202,8 @@ def poll_views(streams: Streams, receivers: Receivers, polls: Polls) -> Blueprin
         """Fetch and acknowledge events (RFC 8936).
 
         Waits up to thirty seconds for the first event unless `returnImmediately` says otherwise; with `maxEvents` 0 it
-        only acknowledges, and never waits. Events that were not acknowledged come again.
+        only acknowledges, and never waits. Events that were not acknowledged come again. Of a stream that is paused or
+        disabled only the events about itself come.
         """
         caller = await receivers.calling()
         stream = await streams.find(caller.client_id, stream_id)

@@ -174,6 +174,12 @@ class Outbox:
             return polling.Polled({}, more=False)
         return await self._database.read(lambda connection: polling.read_open(connection, client_id, max_events))
 
+    async def about_stream(self, client_id: ClientId, stream_id: str, max_events: int) -> polling.Polled:
+        """As `poll`, of events about the stream itself alone. Raises the ledger's faults."""
+        return await self._database.read(
+            lambda connection: polling.read_about_stream(connection, client_id, stream_id, max_events)
+        )
+
     async def with_open(self, client_ids: Collection[ClientId]) -> Collection[ClientId]:
         """Those of them that `poll` would give something now: one query for all. Raises the ledger's faults."""
         return await self._database.read(lambda connection: polling.read_with_open(connection, client_ids))

@@ -1,7 +1,7 @@
 """Poll delivery (RFC 8936) from the rows of the outbox: what a receiver's poll stream holds, what it acknowledges."""
 
-from collections.abc import Collection, Mapping
-from typing import Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
@@ -26,6 +26,18 @@ WITH_OPEN: Final = {
         "SELECT asked.client_id FROM json_array_elements_text(CAST(:clients AS json)) AS asked(client_id)"
         " CROSS JOIN LATERAL (SELECT 1 FROM deliveries WHERE poll = 0 AND compact IS NOT NULL"
         " AND client_id BETWEEN asked.client_id AND asked.client_id ORDER BY client_id, number LIMIT 1) AS oldest"
+    ),
+}
+
+# By dialect: what is there for `:client_id` about its stream `:stream_id` itself, through the index of nothing else.
+ABOUT_STREAM: Final = {
+    "sqlite": sa.text(
+        "SELECT jti, compact FROM deliveries INDEXED BY ix_deliveries_framework_open WHERE poll = 0 AND seq = 0"
+        " AND client_id = :client_id AND subject = :stream_id AND compact IS NOT NULL ORDER BY number LIMIT :limit"
+    ),
+    "postgresql": sa.text(
+        "SELECT jti, compact FROM deliveries WHERE poll = 0 AND seq = 0 AND client_id BETWEEN :client_id AND :client_id"
+        " AND subject = :stream_id AND compact IS NOT NULL ORDER BY client_id, number LIMIT :limit"
     ),
 }
 
@@ -75,8 +87,18 @@ def read_open(connection: sa.Connection, client_id: ClientId, limit: int) -> Pol
         .order_by(*BY_RECEIVER)
         .limit(wanted + 1)
     )
-    rows = connection.execute(query).all()
-    return Polled({row.jti: row.compact.decode() for row in rows[:wanted]}, len(rows) > wanted)
+    return _polled(connection.execute(query).all(), wanted)
+
+
+def read_about_stream(connection: sa.Connection, client_id: ClientId, stream_id: str, limit: int) -> Polled:
+    """As `read_open`, of framework events about this stream alone: they come whatever its status is, as by push."""
+    wanted = min(limit, MAX_EVENTS)
+    asked = {"client_id": client_id, "stream_id": stream_id, "limit": wanted + 1}
+    return _polled(connection.execute(ABOUT_STREAM[connection.dialect.name], asked).all(), wanted)
+
+
+def _polled(rows: Sequence[sa.Row[Any]], wanted: int) -> Polled:
+    return Polled({row.jti: bytes(row.compact).decode() for row in rows[:wanted]}, len(rows) > wanted)
 
 
 def read_with_open(connection: sa.Connection, client_ids: Collection[ClientId]) -> list[ClientId]:

@@ -267,6 +267,7 @@ _partial("framework", "push = 0 AND seq = 0", deliveries.c.lane, deliveries.c.nu
 _partial("parked", "push = 2", deliveries.c.client_id, deliveries.c.number)
 _partial("unsigned", "signed_at IS NULL", deliveries.c.lane, deliveries.c.number)
 _partial("open", "poll = 0", deliveries.c.client_id, deliveries.c.number)
+_partial("framework_open", "poll = 0 AND seq = 0", deliveries.c.client_id, deliveries.c.number)
 # Neither pushed nor acknowledged by poll, and still to be had one way or the other: `deliveries.UNTOLD` names it.
 _partial(
     "untold",

@@ -185,6 +185,23 @@ async def test_a_paused_stream_holds_its_events_and_takes_acknowledgements(site:
     assert (await polled(site, path, NOW))[1]["sets"] == held
 
 
+async def test_a_stream_that_an_operator_pauses_says_so_before_anything_that_waits(site: Site) -> None:
+    path = await poll_stream(site)
+    stream_id, signer = path.removeprefix("/ssf/poll/"), Signer(site)
+    await site.granted(1)
+    (held,) = sets(await signer.sign(1))
+    reason = {"reason": "contract"}
+    assert (await site.call("operator-1", "POST", f"/receivers/streams/{stream_id}/pause", reason))[0] == 200
+    told = sets(await signer.sign(1))
+    answer = {"sets": told, "moreAvailable": False}
+    assert await polled(site, path, NOW) == (200, answer)
+    assert await polled(site, path, NOW) == (200, answer), "until it is acknowledged"
+    assert (await polled(site, path, {**NOW, "ack": list(told)}))[1]["sets"] == {}
+    assert (await site.call("operator-1", "POST", f"/receivers/streams/{stream_id}/enable"))[0] == 200
+    enabled = sets(await signer.sign(1))
+    assert set((await polled(site, path, NOW))[1]["sets"]) == {held, *enabled}
+
+
 async def test_a_push_stream_has_no_poll_endpoint(site: Site) -> None:
     push = {"delivery": {"method": "urn:ietf:rfc:8935", "endpoint_url": "https://events.edp1.example/ccs"}}
     stream_id = (await site.call("edp-1", "POST", "/ssf/streams", push))[1]["stream_id"]

@@ -29,6 +29,7 @@ class Queue:
     def __init__(self) -> None:
         self.signed = Signal()
         self.sets: dict[str, str] = {}
+        self.own: dict[str, str] = {}  # about the stream itself
         self.asked: list[int] = []
         self.polled_by: dict[str, str] = {}
         self.looks = 0
@@ -40,6 +41,10 @@ class Queue:
         if self.fault:
             raise self.fault
         return [one for one in client_ids if one == "edp-1" and self.sets]
+
+    async def about_stream(self, client_id: ClientId, stream_id: str, max_events: int) -> Polled:
+        await trio.lowlevel.checkpoint()
+        return Polled(dict(list(self.own.items())[:max_events]), more=len(self.own) > max_events)
 
     async def begin_poll(self, stream_id: str, holder: str, seconds: float) -> bool:
         return self.polled_by.setdefault(stream_id, holder) == holder
@@ -226,6 +231,27 @@ async def test_when_who_looks_for_the_others_is_cut_off_another_does(
         await trio.sleep(10.0)
         assert queue.looks >= looks + 9
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("status", [StreamStatus.PAUSED, StreamStatus.DISABLED])
+async def test_a_stream_that_is_not_enabled_says_so_at_once_and_that_it_is_again_at_the_end(
+    polls: Polls, queue: Queue, autojump_clock: MockClock, status: StreamStatus
+) -> None:
+    queue.sets["c1.x"] = "h.p.s"
+    queue.own["paused"] = "h.p.p"
+    stream, begun = msgspec.structs.replace(STREAM, status=status), trio.current_time()
+    assert await polls.poll(stream, PollForm()) == Polled({"paused": "h.p.p"}, more=False)
+    assert trio.current_time() == begun
+    queue.own.clear()
+
+    async def enable() -> None:
+        await trio.sleep(10.0)
+        queue.own["enabled"] = "h.p.e"
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(enable)
+        assert await polls.poll(stream, PollForm()) == Polled({"enabled": "h.p.e"}, more=False)
+    assert trio.current_time() - begun == CEILING
 
 
 async def test_a_paused_stream_waits_and_asks_for_nothing(

@@ -89,6 +89,9 @@ def plans(connection: sa.Connection) -> dict[str, str]:
         "parked": plan_of(connection, first_of_receiver(statements.PARKED)),
         "open": plan_of(connection, first_of_receiver(polling.OPEN)),
         "open, of many": plan_of(connection, polling.WITH_OPEN[name], clients='["edp-1", "edp-4"]'),
+        "framework_open": plan_of(
+            connection, polling.ABOUT_STREAM[name], client_id="edp-1", stream_id="stream", limit=9
+        ),
         "untold": plan_of(connection, untold_query(connection, by_poll_alone=False), client_id="edp-1"),
         ", acknowledged": plan_of(connection, acknowledged),
     }
