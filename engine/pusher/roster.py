@@ -11,8 +11,9 @@ from engine.backoff import Backoff
 from engine.clock import Seconds
 from engine.consent.records import ClientId
 from engine.pusher.calls import until_answered
-from engine.pusher.receiver import ReceiverActor, Tools
+from engine.pusher.receiver import ReceiverActor
 from engine.pusher.service import Checkpoint, Delivery, PushService, Receiver, Roster
+from engine.pusher.tools import Tools
 from engine.telemetry import logs
 
 ANEW: Final = Seconds(60.0)  # the newest positions and checkpoint come with a whole roster only
@@ -27,7 +28,7 @@ class _Life:
 
     def __init__(self, actor: ReceiverActor) -> None:
         self.actor = actor
-        self.supervision = Supervision(f"receiver {actor.receiver.client_id}", actor.run, PATIENCE)
+        self.supervision = Supervision(f"receiver {actor.client_id}", actor.run, PATIENCE)
         self.scope = trio.CancelScope()
 
     async def live(self) -> None:

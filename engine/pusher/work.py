@@ -25,12 +25,13 @@ from engine.pusher.alarms import Alarms
 from engine.pusher.calls import until_answered
 from engine.pusher.lease import Tenure
 from engine.pusher.outbox import Budget
-from engine.pusher.receiver import HEARTBEAT, Outward, ReceiverStatus, Tools
+from engine.pusher.receiver import ReceiverStatus
 from engine.pusher.roster import Actors
 from engine.pusher.service import Delivery, Lane, LeaseLost, PushService
 from engine.pusher.signing import Signing
 from engine.pusher.streams import StreamRecord
 from engine.pusher.telling import Telling
+from engine.pusher.tools import HEARTBEAT, Outward, Tools
 from engine.pusher.turns import Turns
 from engine.telemetry import logs
 

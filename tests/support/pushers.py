@@ -10,9 +10,9 @@ from engine.clock import Seconds
 from engine.consent.records import ClientId
 from engine.events.signing import PemEventSigner, new_event_key
 from engine.pusher.connections import Unreached
-from engine.pusher.receiver import HEARTBEAT
 from engine.pusher.schedule import Reply, Trouble
 from engine.pusher.targets import Target
+from engine.pusher.tools import HEARTBEAT
 from engine.pusher.work import WAIT, Pusher, PusherSettings
 from tests.support.deliveries import AT
 from tests.support.push_service import AT_ONCE, ISSUER, MemoryPushService

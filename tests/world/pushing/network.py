@@ -32,7 +32,7 @@ class Answering:
 
 
 class Network:
-    """`engine.pusher.receiver.Outward` of one pusher."""
+    """`engine.pusher.tools.Outward` of one pusher."""
 
     def __init__(self, world: "World", pusher: "PusherMachine") -> None:
         self._world = world
