@@ -51,6 +51,15 @@ class Receivers:
 def stream_views(streams: Streams, receivers: Receivers, face: Face) -> Blueprint:
     """Blueprint with the streams' calls; none takes an idempotency key, which SSF does not know."""
     views = Blueprint("streams", __name__)
+    _add_streams(views, streams, receivers, face)
+    _add_changes(views, streams, receivers, face)
+    _add_status(views, streams, receivers)
+    _add_verification(views, streams, receivers)
+    return views
+
+
+def _add_streams(views: Blueprint, streams: Streams, receivers: Receivers, face: Face) -> None:
+    """Create and show."""
 
     @views.post("/ssf/streams")
     @operation(answers={201: StreamView}, body=StreamForm, problems=(409, 429))
@@ -79,6 +88,10 @@ def stream_views(streams: Streams, receivers: Receivers, face: Face) -> Blueprin
         if stream_id:
             return answer(face.view_of(await streams.find(caller.client_id, stream_id)))
         return answer(tuple(face.view_of(one) for one in await streams.living(caller.client_id)))
+
+
+def _add_changes(views: Blueprint, streams: Streams, receivers: Receivers, face: Face) -> None:
+    """Change and delete."""
 
     async def changed(*, replace: bool) -> Response:
         caller = await receivers.calling()
@@ -122,6 +135,10 @@ def stream_views(streams: Streams, receivers: Receivers, face: Face) -> Blueprin
         await streams.delete(caller.client_id, stream_id, receivers.act_of(caller))
         return _nothing()
 
+
+def _add_status(views: Blueprint, streams: Streams, receivers: Receivers) -> None:
+    """Whether events flow."""
+
     @views.get("/ssf/status")
     @operation(answers={200: StatusView}, query=StreamQuery, problems=(400, 404))
     async def show_status() -> Response:
@@ -143,6 +160,10 @@ def stream_views(streams: Streams, receivers: Receivers, face: Face) -> Blueprin
         act = receivers.act_of(caller)
         after = await streams.set_status(caller.client_id, form.stream_id, status_of(form.status), form.reason, act)
         return answer(status_view(after))
+
+
+def _add_verification(views: Blueprint, streams: Streams, receivers: Receivers) -> None:
+    """That a stream works, and that its address is its receiver's."""
 
     @views.post("/ssf/verify")
     @operation(answers={204: None}, body=VerifyForm, problems=(404, 409, 429))
@@ -168,8 +189,6 @@ def stream_views(streams: Streams, receivers: Receivers, face: Face) -> Blueprin
         form = await read_json(ConfirmForm)
         act = receivers.act_of(caller)
         return answer(status_view(await streams.confirm(caller.client_id, form.stream_id, form.challenge, act)))
-
-    return views
 
 
 def _nothing() -> Response:

@@ -31,15 +31,35 @@ from engine.clock import UnixTime
 from engine.consent.records import ClientId, Role
 
 
+class Operators:
+    """The operators among the callers."""
+
+    def __init__(self, callers: Callers, now: Callable[[], UnixTime]) -> None:
+        self._callers = callers
+        self._now = now
+
+    async def calling(self) -> Caller:
+        """The caller of the request at hand. Raises UnknownCaller, SuspendedCaller, WrongRole."""
+        return (await self._callers.authenticate(request.scope)).require(Role.OPERATOR)
+
+    def act_of(self, caller: Caller) -> Act:
+        """What it does, as evidence."""
+        return Act(Initiator.OPERATOR, caller.client_id, Route.API, self._now())
+
+
 def directory_views(directory: Directory, callers: Callers, now: Callable[[], UnixTime]) -> Blueprint:
     """Blueprint with the directory's calls."""
     views = Blueprint("directory", __name__)
+    operators = Operators(callers, now)
+    _add_registration(views, directory, operators)
+    _add_readings(views, directory, callers)
+    _add_changes(views, directory, operators)
+    _add_suspension(views, directory, operators)
+    return views
 
-    async def operator() -> Caller:
-        return (await callers.authenticate(request.scope)).require(Role.OPERATOR)
 
-    def act_of(caller: Caller) -> Act:
-        return Act(Initiator.OPERATOR, caller.client_id, Route.API, now())
+def _add_registration(views: Blueprint, directory: Directory, operators: Operators) -> None:
+    """Register a participant."""
 
     @views.post("/participants")
     @operation(answers={201: ParticipantView}, body=ParticipantForm, problems=(409,), keyed=True)
@@ -48,11 +68,17 @@ def directory_views(directory: Directory, callers: Callers, now: Callable[[], Un
 
         Operators only. A client_id and each certificate stand for one participant and no other.
         """
-        caller = await operator()
+        caller = await operators.calling()
         key = await _key(caller)
         form = await read_json(ParticipantForm)
-        written = await directory.register(record_of(form), organisation_of(form.organisation), act_of(caller), key)
+        written = await directory.register(
+            record_of(form), organisation_of(form.organisation), operators.act_of(caller), key
+        )
         return _shown(written, HTTPStatus.CREATED)
+
+
+def _add_readings(views: Blueprint, directory: Directory, callers: Callers) -> None:
+    """What stands in the directory: operators see all, everybody else itself."""
 
     @views.get("/participants")
     @operation(answers={200: ParticipantsView}, query=ListQuery, problems=(400,))
@@ -84,6 +110,10 @@ def directory_views(directory: Directory, callers: Callers, now: Callable[[], Un
         standing, state = await directory.find(ClientId(client_id))
         return answer(view_of(standing, state.version, place(state.event.position)))
 
+
+def _add_changes(views: Blueprint, directory: Directory, operators: Operators) -> None:
+    """Change what is registered."""
+
     @views.put("/participants/<client_id>")
     @operation(answers={200: ParticipantView}, body=UpdateForm, problems=(404, 409), keyed=True)
     async def update(client_id: str) -> Response:
@@ -91,11 +121,13 @@ def directory_views(directory: Directory, callers: Callers, now: Callable[[], Un
 
         Operators only. Members that are left out take their defaults.
         """
-        caller = await operator()
+        caller = await operators.calling()
         key = await _key(caller)
         form = await read_json(UpdateForm)
         organisation = organisation_of(form.organisation)
-        written = await directory.update(ClientId(client_id), record_of_update(form), organisation, act_of(caller), key)
+        written = await directory.update(
+            ClientId(client_id), record_of_update(form), organisation, operators.act_of(caller), key
+        )
         return _shown(written)
 
     @views.post("/participants/<client_id>/certificates")
@@ -105,11 +137,15 @@ def directory_views(directory: Directory, callers: Callers, now: Callable[[], Un
 
         Operators only. Send the old one along to let both stand while machines change over.
         """
-        caller = await operator()
+        caller = await operators.calling()
         key = await _key(caller)
         certificates = certificates_of((await read_json(CertificatesForm)).certificates)
-        written = await directory.replace_certificates(ClientId(client_id), certificates, act_of(caller), key)
+        written = await directory.replace_certificates(ClientId(client_id), certificates, operators.act_of(caller), key)
         return _shown(written)
+
+
+def _add_suspension(views: Blueprint, directory: Directory, operators: Operators) -> None:
+    """Stop a participant, and end that."""
 
     @views.post("/participants/<client_id>/suspend")
     @operation(answers={200: ParticipantView}, problems=(400, 404, 409), keyed=True)
@@ -118,8 +154,10 @@ def directory_views(directory: Directory, callers: Callers, now: Callable[[], Un
 
         Operators only. From the answer on nothing it asks here is answered; engines follow within a second.
         """
-        caller = await operator()
-        written = await directory.suspend(ClientId(client_id), act_of(caller), await _key(caller, bodiless=True))
+        caller = await operators.calling()
+        written = await directory.suspend(
+            ClientId(client_id), operators.act_of(caller), await _key(caller, bodiless=True)
+        )
         return _shown(written)
 
     @views.post("/participants/<client_id>/reinstate")
@@ -129,11 +167,11 @@ def directory_views(directory: Directory, callers: Callers, now: Callable[[], Un
 
         Operators only.
         """
-        caller = await operator()
-        written = await directory.reinstate(ClientId(client_id), act_of(caller), await _key(caller, bodiless=True))
+        caller = await operators.calling()
+        written = await directory.reinstate(
+            ClientId(client_id), operators.act_of(caller), await _key(caller, bodiless=True)
+        )
         return _shown(written)
-
-    return views
 
 
 async def _key(caller: Caller, *, bodiless: bool = False) -> Idempotency:

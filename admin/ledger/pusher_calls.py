@@ -46,72 +46,101 @@ class NotAPusher(Fault):
 def pusher_blueprint(outbox: Outbox, keys: EventKeys, authenticate: Authenticate) -> Blueprint:
     """The routes below `/feed/pusher`. authenticate: who is calling; raises a Fault for whoever may not."""
     blueprint = Blueprint("pusher", __name__, url_prefix="/feed/pusher")
+    pushers = _Pushers(authenticate)
+    _add_lease(blueprint, outbox, pushers)
+    _add_readings(blueprint, outbox, pushers)
+    _add_writings(blueprint, outbox, pushers)
+    _add_event_keys(blueprint, keys, pushers)
+    return blueprint
 
-    async def require_pusher() -> ParticipantRecord:
-        caller = await authenticate(request)
+
+class _Pushers:
+    """The pushers among the callers."""
+
+    def __init__(self, authenticate: Authenticate) -> None:
+        self._authenticate = authenticate
+
+    async def calling(self) -> ParticipantRecord:
+        """The caller of the request at hand. Raises NotAPusher, and what authenticating does."""
+        caller = await self._authenticate(request)
         if caller.role is not Role.PUSHER or caller.suspended:
             raise NotAPusher("these calls are for the pusher")
         return caller
 
-    async def read(kind: type[T]) -> T:
-        await require_pusher()
+    async def read(self, kind: type[T]) -> T:
+        """A pusher's call. Raises UnreadableCall too."""
+        await self.calling()
         return await _read(kind)
+
+
+def _add_lease(blueprint: Blueprint, outbox: Outbox, pushers: _Pushers) -> None:
+    """The right to push."""
 
     @blueprint.post("/lease")
     async def lease() -> Response:
-        call = await read(LeaseCall)
+        call = await pushers.read(LeaseCall)
         return _answer(await outbox.lease(call.holder, call.epoch))
 
     @blueprint.post("/release")
     async def release() -> Response:
-        await outbox.release((await read(ReleaseCall)).epoch)
+        await outbox.release((await pushers.read(ReleaseCall)).epoch)
         return _answer(Nothing())
+
+
+def _add_readings(blueprint: Blueprint, outbox: Outbox, pushers: _Pushers) -> None:
+    """Who there is, and what is owed to them."""
 
     @blueprint.post("/roster")
     async def roster() -> Response:
-        call = await read(RosterCall)
+        call = await pushers.read(RosterCall)
         return _answer(RosterAnswer(await outbox.roster(call.after, Seconds(call.wait))))
 
     @blueprint.post("/fresh")
     async def fresh() -> Response:
-        call = await read(FreshCall)
+        call = await pushers.read(FreshCall)
         return _answer(await outbox.fresh(call.lane, call.after, call.limit, Seconds(call.wait)))
 
     @blueprint.post("/backlog")
     async def backlog() -> Response:
-        call = await read(BacklogCall)
+        call = await pushers.read(BacklogCall)
         return _answer(await outbox.backlog(call.client_id, call.lane, call.after, call.limit))
 
     @blueprint.post("/unsigned")
     async def unsigned() -> Response:
-        call = await read(UnsignedCall)
+        call = await pushers.read(UnsignedCall)
         return _answer(await outbox.unsigned(call.after, call.limit, Seconds(call.wait), bulk=call.bulk))
+
+
+def _add_writings(blueprint: Blueprint, outbox: Outbox, pushers: _Pushers) -> None:
+    """Signed bytes, and what became of deliveries."""
 
     @blueprint.post("/keep")
     async def keep() -> Response:
-        call = await read(KeepCall)
+        call = await pushers.read(KeepCall)
         if any(len(one.compact) > MAX_COMPACT for one in call.signed):
             raise UnreadableCall(f"a set has at most {MAX_COMPACT} bytes")
         return _answer(await outbox.keep(call.epoch, call.signed))
 
     @blueprint.post("/tell")
     async def tell() -> Response:
-        call = await read(TellCall)
+        call = await pushers.read(TellCall)
         await outbox.tell(call.epoch, call.outcomes, call.batch)
         return _answer(Nothing())
 
     @blueprint.post("/unpark")
     async def unpark() -> Response:
-        call = await read(UnparkCall)
+        call = await pushers.read(UnparkCall)
         return _answer(Counted(await outbox.unpark(call.epoch, call.client_id, call.at)))
+
+
+def _add_event_keys(blueprint: Blueprint, keys: EventKeys, pushers: _Pushers) -> None:
+    """The keys that sign."""
 
     @blueprint.post("/event-key")
     async def event_key() -> Response:
-        caller = await require_pusher()
+        caller = await pushers.calling()
         registered = await keys.register(caller.client_id, (await _read(EventKeyCall)).statement)
         return _answer(RegisteredKey(registered.kid, registered.published_until))
-
-    return blueprint
 
 
 async def _read(kind: type[T]) -> T:
