@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Final, Protocol
 
-import msgspec
 import trio
 
 from admin.directory import streams
-from admin.directory.streams import VERIFICATION_INTERVAL, TooSoon, UnknownStream, Wanted
+from admin.directory.streams import VERIFICATION_INTERVAL, Before, TooSoon, UnknownStream, Wanted, stream_id_of
 from admin.ledger.events import Act, StreamChanged, append_of, event_of, stream_subject
 from admin.ledger.store import Append, Ledger, SubjectState, VersionConflict
 from admin.ledger.stream_calls import Asked
@@ -20,15 +19,11 @@ from admin.writing import ATTEMPTS
 from engine.clock import Seconds, UnixTime
 from engine.consent.records import ClientId, ParticipantRecord
 from engine.errors import Fault, Kind
-from engine.feed.entries import EntryKind
-from engine.pusher.streams import StreamRecord, StreamStatus
-
-PAGE: Final = 1_000  # records read at once: all streams of some hundred receivers
+from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
 
 CATCHING_UP: Final = 20  # looks, a tenth of a second apart
 
 Decide = Callable[[StreamRecord, Sequence[StreamRecord]], StreamRecord]
-_stream: Final = msgspec.msgpack.Decoder(StreamRecord)
 
 
 class Verifications(Protocol):
@@ -83,25 +78,32 @@ class Streams:
         self._draw = draw
         self._private_allowed = private_allowed
 
-    async def all(self) -> list[StreamRecord]:
-        """Every stream there ever was, deleted ones too: about a millisecond for five hundred."""
-        found: list[StreamRecord] = []
-        after = (int(EntryKind.RECEIVER), b"")
-        while page := await self._ledger.records(after, PAGE):
-            records = [record for _, record in page if record.kind == EntryKind.RECEIVER]
-            found += [_stream.decode(record.record) for record in records]
-            if len(records) < len(page):
-                break
-            after = (int(EntryKind.RECEIVER), page[-1][1].key)
-        return found
-
     async def owned(self, client_id: ClientId) -> list[StreamRecord]:
-        """One receiver's, deleted ones too."""
-        return [stream for stream in await self.all() if stream.client_id == client_id]
+        """One receiver's newest of each kind, deleted or not: those before them are all deleted."""
+        newest = [(await self._before(client_id, method)).last for method in DeliveryMethod]
+        return [stream for stream in newest if stream is not None]
 
     async def living(self, client_id: ClientId) -> list[StreamRecord]:
         """One receiver's as it sees them."""
         return [stream for stream in await self.owned(client_id) if not stream.deleted]
+
+    async def _before(self, client_id: ClientId, method: DeliveryMethod) -> Before:
+        """By their ids, which follow from their numbers: two looks where none was deleted, else by the logarithm."""
+
+        async def numbered(number: int) -> StreamRecord | None:
+            state = await self._state(stream_id_of(client_id, method, number))
+            return None if state is None else _stream_of(state)
+
+        there, absent, last = -1, 0, None
+        while (found := await numbered(absent)) is not None:
+            there, absent, last = absent, 2 * absent + 1, found
+        while absent - there > 1:
+            middle = (there + absent) // 2
+            if (found := await numbered(middle)) is None:
+                absent = middle
+            else:
+                there, last = middle, found
+        return Before(absent, last)
 
     async def find(self, client_id: ClientId, stream_id: str) -> StreamRecord:
         """One stream of a receiver. Raises UnknownStream, also where it is another's or was deleted."""
@@ -110,9 +112,9 @@ class Streams:
     async def create(self, receiver: ParticipantRecord, wanted: Wanted, act: Act) -> StreamRecord:
         """Raises what `streams.create` raises, also where the same was asked for twice at once."""
         for _ in range(ATTEMPTS):
-            owned = await self.owned(receiver.client_id)
+            before = await self._before(receiver.client_id, wanted.delivery)
             made = streams.create(
-                wanted, receiver.client_id, receiver.role, owned, self._draw(), act.at,
+                wanted, receiver.client_id, receiver.role, before, self._draw(), act.at,
                 private_allowed=self._private_allowed,
             )  # fmt: skip
             with suppress(VersionConflict):  # then the stream is there at the next look
@@ -241,10 +243,15 @@ class Streams:
 
 
 def _own(state: SubjectState | None, client_id: ClientId) -> StreamRecord:
-    event = None if state is None else event_of(state.event)
-    if not isinstance(event, StreamChanged) or event.stream.client_id != client_id or event.stream.deleted:
+    stream = None if state is None else _stream_of(state)
+    if stream is None or stream.client_id != client_id or stream.deleted:
         raise UnknownStream("you have no such stream")
-    return event.stream
+    return stream
+
+
+def _stream_of(state: SubjectState) -> StreamRecord | None:
+    event = event_of(state.event)
+    return event.stream if isinstance(event, StreamChanged) else None
 
 
 def _resume_at(now: UnixTime) -> Decide:

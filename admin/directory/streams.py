@@ -9,7 +9,7 @@ import hashlib
 import hmac
 import re
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import msgspec
@@ -92,25 +92,32 @@ class Wanted(msgspec.Struct, frozen=True, kw_only=True):
     description: str = ""
 
 
+class Before(msgspec.Struct, frozen=True):
+    """A receiver's streams of one kind so far. count: deleted ones too. last: the newest of them."""
+
+    count: int = 0
+    last: StreamRecord | None = None
+
+
 def create(
-    wanted: Wanted, client_id: ClientId, role: Role, owned: Sequence[StreamRecord], challenge: str, now: UnixTime,
+    wanted: Wanted, client_id: ClientId, role: Role, before: Before, challenge: str, now: UnixTime,
     *, private_allowed: bool,
 ) -> StreamRecord:  # fmt: skip
     """A new stream: poll works at once, push once the challenge that is sent to its address comes back.
 
-    owned: all of the receiver's, deleted ones too. Raises StreamExists, InvalidFields; TooSoon where one of this kind
-    came or was challenged less than a minute ago: who deletes it gets no other challenge sent by that.
+    before: of the wanted kind. Raises StreamExists, InvalidFields; TooSoon where one of this kind came or was
+    challenged less than a minute ago: who deletes it gets no other challenge sent by that.
     """
-    alike = [stream for stream in owned if stream.delivery is wanted.delivery]
-    if any(not stream.deleted for stream in alike):
+    last = before.last
+    if last is not None and not last.deleted:
         raise StreamExists("you have a stream of this kind already")
     _check(wanted, private_allowed=private_allowed)
-    last = max((max(stream.created_at, stream.challenged_at) for stream in alike), default=UnixTime(0))
-    if (wait := last + VERIFICATION_INTERVAL - now) > 0:
+    called_at = UnixTime(0) if last is None else max(last.created_at, last.challenged_at)
+    if (wait := called_at + VERIFICATION_INTERVAL - now) > 0:
         raise TooSoon(Seconds(wait))
     poll = wanted.delivery is DeliveryMethod.POLL
     return StreamRecord(
-        stream_id=stream_id_of(client_id, wanted.delivery, len(alike)),
+        stream_id=stream_id_of(client_id, wanted.delivery, before.count),
         client_id=client_id,
         role=role,
         delivery=wanted.delivery,
@@ -129,7 +136,8 @@ def stream_id_of(client_id: ClientId, delivery: DeliveryMethod, earlier: int) ->
     """The id of a receiver's next stream of a kind; earlier: how many of that kind it has deleted.
 
     Computed and not drawn, so that two calls that make the same stream at once meet on one subject of the ledger,
-    where only the first one is taken. Written as a UUIDv4.
+    where only the first one is taken; and so that a receiver's streams are found without reading all there ever were.
+    Written as a UUIDv4.
     """
     name = f"ccs-stream-v1\n{client_id}\n{int(delivery)}\n{earlier}"
     return str(uuid.UUID(bytes=hashlib.sha256(name.encode()).digest()[:16], version=4))

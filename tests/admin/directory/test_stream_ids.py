@@ -25,9 +25,6 @@ class Strict:
     async def subject(self, subject: str) -> None:
         assert subject == f"stream:{UNKNOWN}"
 
-    async def records(self, _after: object, _limit: int) -> list[object]:
-        return []
-
 
 @pytest.fixture
 def streams() -> Streams:
