@@ -94,7 +94,8 @@ class Streams:
             state = await self._state(stream_id_of(client_id, method, number))
             return None if state is None else _stream_of(state)
 
-        there, absent, last = -1, 0, None
+        there, absent = -1, 0
+        last: StreamRecord | None = None
         while (found := await numbered(absent)) is not None:
             there, absent, last = absent, 2 * absent + 1, found
         while absent - there > 1:

@@ -97,7 +97,7 @@ def read_about_stream(connection: sa.Connection, client_id: ClientId, stream_id:
     return _polled(connection.execute(ABOUT_STREAM[connection.dialect.name], asked).all(), wanted)
 
 
-def _polled(rows: Sequence[sa.Row[Any]], wanted: int) -> Polled:
+def _polled(rows: Sequence[Any], wanted: int) -> Polled:
     return Polled({row.jti: bytes(row.compact).decode() for row in rows[:wanted]}, len(rows) > wanted)
 
 

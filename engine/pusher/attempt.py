@@ -1,6 +1,7 @@
 """One attempt to push one delivery: signed, sent while it may be, judged by the table."""
 
 from functools import partial
+from typing import Final
 
 import msgspec
 
@@ -13,7 +14,7 @@ from engine.pusher.signing import CannotSign, Gone
 from engine.pusher.tools import Tools
 from engine.telemetry import pusher_metrics
 
-GONE = "gone"  # the error of a delivery that the outbox does not have any more
+GONE: Final = "gone"  # the error of a delivery that the outbox does not have any more
 
 
 class Ended(msgspec.Struct, frozen=True):

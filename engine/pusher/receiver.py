@@ -196,7 +196,8 @@ class ReceiverActor:
 
     def _to_send(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Those that may go. What is too old is told so, and takes nobody's turn."""
-        now, found = self._tools.wall(), []
+        now = self._tools.wall()
+        found: list[Delivery] = []
         for one in deliveries:
             if not self._destination.takes(one):
                 continue
@@ -290,7 +291,8 @@ class ReceiverActor:
         self._timer.set(min((time for time in times if time is not None and time > now), default=float("inf")) + 0.001)
 
     async def _attempt(self, held: Held) -> None:
-        self._ended.append(await attempt(held, self._destination, self._tools))
+        ended = await attempt(held, self._destination, self._tools)
+        self._ended.append(ended)  # to what is laid down now: what was when it began has been taken in
         self._look()
 
     async def _read_again(self, lane: Lane, after: int) -> None:

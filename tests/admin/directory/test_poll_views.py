@@ -190,7 +190,7 @@ async def test_a_stream_that_an_operator_pauses_says_so_before_anything_that_wai
     stream_id, signer = path.removeprefix("/ssf/poll/"), Signer(site)
     await site.granted(1)
     (held,) = sets(await signer.sign(1))
-    reason = {"reason": "contract"}
+    reason = {"reason": "flooding"}
     assert (await site.call("operator-1", "POST", f"/receivers/streams/{stream_id}/pause", reason))[0] == 200
     told = sets(await signer.sign(1))
     answer = {"sets": told, "moreAvailable": False}

@@ -4,7 +4,7 @@ import msgspec
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from admin.directory import streams
 from admin.directory.streams import (
@@ -13,7 +13,6 @@ from admin.directory.streams import (
     LONGEST_PAUSE,
     VERIFICATION_INTERVAL,
     AddressNotConfirmed,
-    Before,
     ChallengeSpent,
     MandatoryStream,
     NothingToConfirm,
@@ -37,10 +36,7 @@ ENABLED, PAUSED, DISABLED = StreamStatus.ENABLED, StreamStatus.PAUSED, StreamSta
 
 
 def created(wanted: Wanted = PUSH, owned: tuple[StreamRecord, ...] = (), now: UnixTime = NOW) -> StreamRecord:
-    """owned: all of the receiver's so far, deleted ones too, in the order in which they came."""
-    alike = [stream for stream in owned if stream.delivery is wanted.delivery]
-    before = Before(len(alike), alike[-1] if alike else None)
-    return streams.create(wanted, EDP, Role.EDP, before, "a challenge", now, private_allowed=False)
+    return streams.create(wanted, EDP, Role.EDP, owned, "a challenge", now, private_allowed=False)
 
 
 def confirmed() -> StreamRecord:
@@ -234,6 +230,11 @@ class AnyOrder(RuleBasedStateMachine):
             return
         self.owned[after.stream_id] = after
         self.worked = self.worked or any(one.is_usable for one in self.mine())
+
+    @initialize(pushed_to=st.booleans())
+    def begin(self, pushed_to: bool) -> None:
+        if pushed_to:
+            self.attempt(confirmed)
 
     @rule(wanted=st.sampled_from([PUSH, POLL]))
     def create(self, wanted: Wanted) -> None:

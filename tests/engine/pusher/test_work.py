@@ -220,7 +220,7 @@ async def test_what_is_a_week_old_is_not_pushed_any_more_whoever_frees_it(
     service.lease_seconds = Seconds(30 * DAY)
     stream = service.enrol("edp-1")
     receivers.behaviours["edp-1"] = always(Reply(400, "invalid_request"))
-    nursery.start_soon(pusher(service, receivers, heartbeat_every=NEVER).run)
+    nursery.start_soon(pusher(service, receivers, heartbeat_every=NEVER, wait=Seconds(DAY)).run)
     [old] = service.commit(ended(1, "edp-1"), "edp-1")
     await until(lambda: service.fates()[old.number] is Fate.PARKED)
     await trio.sleep(2 * DAY)
