@@ -30,7 +30,7 @@ from admin.background import Background
 from admin.bootstrap import first_participants, publish_keys, register_first
 from admin.callers import Callers
 from admin.client_certificates import serve
-from admin.config import AdminConfig, Web
+from admin.config import AdminConfig, Disputes, Web
 from admin.consents.end_all import EndAll, end_all_views
 from admin.consents.listing import Listings
 from admin.consents.listing_views import listing_views
@@ -45,6 +45,7 @@ from admin.directory.ssf_discovery import ssf_views
 from admin.directory.stream_forms import Face
 from admin.directory.stream_views import Receivers, stream_views
 from admin.directory.views import directory_views
+from admin.disputes.answering import AnswerTerm
 from admin.edge import EdgeApp, edge_app
 from admin.keys import Secrets, load_secrets
 from admin.ledger.atp_consents import AtpConsents
@@ -67,6 +68,7 @@ from admin.recovery.views import recovery_views
 from admin.reports.fallback import Fallback
 from admin.reports.views import report_views
 from admin.scraping import ObservedOutbox, Observer, metrics_views
+from admin.working_days import WorkingDays
 from admin.writing import place
 from engine.clock import Clock, format_utc
 from engine.consent.records import ParticipantRecord
@@ -182,7 +184,7 @@ def machine_blueprints(
     callers, measured = Callers(ledger, clock.now), MeasuredLedger(ledger)
     barrier = MeasuredBarrier(Barrier(background.register))
     consents = Consents(measured, keys.meter, clock.now)
-    recovery = RecoveryService(measured, background.recovery, clock.now)
+    recovery = RecoveryService(measured, background.recovery, clock.now, answer_term(config.disputes))
     receivers, streams = Receivers(callers, clock.now), background.streams
     minter = Minter(keys.issuer, keys.token_signers[0], config.issuer.token_lifetime)
     return [
@@ -205,6 +207,11 @@ def machine_blueprints(
             Parties(callers, clock.now),
         ),
     ]
+
+
+def answer_term(disputes: Disputes) -> AnswerTerm:
+    """How long ATPs have to answer a dispute."""
+    return AnswerTerm(disputes.answer_working_days, WorkingDays(frozenset(disputes.further_bank_holidays)))
 
 
 def fallback_views(ledger: SqlLedger, background: Background, callers: Callers, clock: Clock) -> Blueprint:

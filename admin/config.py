@@ -1,5 +1,6 @@
 """The admin application's settings. Same rules as `engine.config`: frozen, decoded once, secrets are files."""
 
+from datetime import date
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -53,6 +54,13 @@ class Feed(Base, frozen=True, kw_only=True):
     stream_length: Count = 1_000_000  # entries kept in Redis for nodes that fell behind
 
 
+class Disputes(Base, frozen=True, kw_only=True):
+    """Until when an ATP may answer a dispute. The bank holidays of England and Wales are known by rule."""
+
+    answer_working_days: Annotated[int, Meta(ge=1, le=100)] = 10
+    further_bank_holidays: tuple[date, ...] = ()  # proclaimed for one year, and not known to this program
+
+
 class Bootstrap(Base, frozen=True, kw_only=True):
     """A participant written into a new ledger, so that somebody can speak to it at all."""
 
@@ -70,6 +78,7 @@ class AdminConfig(Base, frozen=True, kw_only=True):
     feed: Feed
     redis: Redis | None = None  # None: nodes live on the feed over HTTPS alone
     introspection_endpoint: str  # the engine's, for metadata
+    disputes: Disputes = Disputes()
     bootstrap: tuple[Bootstrap, ...] = ()
     log_level: str = "info"
 

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 import msgspec
 
 from admin.consents.forms import OUTSIDE, Grant, GrantForm, InvalidForm, OccupancyForm, RenewForm, RevokeForm
+from admin.disputes.answering import AnswerTerm
 from admin.ledger.events import (
     Act,
     ConsentConsumed,
@@ -191,13 +192,17 @@ def _revoked(state: SubjectState, form: RevokeForm | InvalidForm, act: Act, now:
     return append_of(event, state.version, _same_person(state))
 
 
-def dispute(state: SubjectState, *, case_id: str, act: Act) -> Append:
-    """End a consent at once because somebody disputes it. The consumer's and the operator's alone, never an ATP's."""
+def dispute(state: SubjectState, *, case_id: str, act: Act, now: UnixTime, term: AnswerTerm | None = None) -> Append:
+    """End a consent at once because somebody disputes it. The consumer's and the operator's alone, never an ATP's.
+
+    term: how long its ATP has to answer, from now. Raises IllegalTransition when it has ended already, UnknownConsent.
+    """
     before = consent_of(state, act)
     if act.initiator is Initiator.ATP:
         raise UnknownConsent("there is no such consent")
     after = _after(before, Event.DISPUTED)
-    event = ConsentDisputed(before.consent_id, _next(state, before.consent, after), before.terms, act, case_id)
+    record, respond_by = _next(state, before.consent, after), (term or AnswerTerm()).respond_by(now)
+    event = ConsentDisputed(before.consent_id, record, before.terms, act, case_id, respond_by)
     return append_of(event, state.version, _same_person(state))
 
 

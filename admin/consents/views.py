@@ -26,6 +26,7 @@ from admin.consents.revocations import Waits
 from admin.consents.service import Consents
 from admin.edge import answer, json_text
 from admin.ledger.events import (
+    ConsentDisputed,
     ConsentEvent,
     ConsentPersonal,
     Person,
@@ -76,7 +77,14 @@ class ConsentSummary(msgspec.Struct, frozen=True):
     position: Place
 
 
-class ConsentView(msgspec.Struct, frozen=True):
+class DisputeView(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What ended a consent that was disputed. respond_by: until when its ATP may answer; left out: never decided."""
+
+    dispute_ref: str
+    respond_by: str | None = None
+
+
+class ConsentView(msgspec.Struct, frozen=True, omit_defaults=True):
     """A consent as it stands. consent: the full form; its meter points are gone once the person was erased."""
 
     client_id: str
@@ -85,6 +93,7 @@ class ConsentView(msgspec.Struct, frozen=True):
     edps: tuple[str, ...]
     consent: EnergyConsent
     position: Place
+    dispute: DisputeView | None = None
 
 
 def consent_views(
@@ -174,4 +183,11 @@ def _view(event: ConsentEvent, state: SubjectState) -> ConsentView:
         edps=record.edps,
         consent=full_form(event, personal),
         position=place(state.event.position),
+        dispute=_dispute(event),
     )
+
+
+def _dispute(event: ConsentEvent) -> DisputeView | None:
+    if not isinstance(event, ConsentDisputed):
+        return None
+    return DisputeView(event.case_id, None if event.respond_by is None else format_utc(event.respond_by))

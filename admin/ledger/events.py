@@ -197,13 +197,17 @@ class ConsentRevoked(msgspec.Struct, frozen=True, array_like=True, tag="consent.
 
 
 class ConsentDisputed(msgspec.Struct, frozen=True, array_like=True, tag="consent.disputed"):
-    """Ended at once because somebody disputes it. case_id: the dispute's own reference."""
+    """Ended at once because somebody disputes it. case_id: the dispute's own reference.
+
+    respond_by: until when its ATP may answer, as it was promised then; None in events from before that was decided.
+    """
 
     consent_id: ConsentId
     consent: ConsentRecord
     terms: Terms
     act: Act
     case_id: str
+    respond_by: UnixTime | None = None
 
 
 class ConsentSuperseded(msgspec.Struct, frozen=True, array_like=True, tag="consent.superseded"):

@@ -131,7 +131,12 @@ def _of_ended(
             return _fact(event, Change.REVOKED, recorded_at, recorded_at, ReasonCode.SUPERSEDED)
         case ConsentDisputed():  # always `user`, and never which: the ATP must not learn who lives there
             fact = _fact(event, Change.DISPUTED, recorded_at, recorded_at, ReasonCode.DISPUTE)
-            return msgspec.structs.replace(fact, initiating_entity=InitiatingEntity.USER, dispute_ref=event.case_id)
+            return msgspec.structs.replace(
+                fact,
+                initiating_entity=InitiatingEntity.USER,
+                dispute_ref=event.case_id,
+                respond_by=event.respond_by,
+            )
         case ConsentExpired():
             return _fact(event, Change.EXPIRED, event.consent.expires_at, recorded_at, ReasonCode.TERM_ENDED)
         case ConsentConsumed():

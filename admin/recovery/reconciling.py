@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from admin.consents.commands import next_version
+from admin.disputes.answering import AnswerTerm
 from admin.ledger.events import (
     Act,
     Change,
@@ -53,10 +54,16 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 def reconcile(
-    telling: Telling, teller: Teller, consent: SubjectState | None, told: SubjectState | None, since: int
+    telling: Telling,
+    teller: Teller,
+    consent: SubjectState | None,
+    told: SubjectState | None,
+    since: int,
+    term: AnswerTerm | None = None,
 ) -> Outcome:
     """consent, told: the consent's newest event, and what was last told of it, if any. since: position of the restore.
 
+    term: how long an ATP has to answer a dispute, from the telling on: by when it was to answer was lost.
     Raises UnreadableEvent where the ledger's own events cannot be read.
     """
     event = None if consent is None else event_of(consent.event)
@@ -67,7 +74,7 @@ def reconcile(
         return Outcome(Result.UNKNOWN if telling.change in ENDS else Result.IN_DOUBT)
     if record.state in _NOT_GRANTED:
         return _of_lost(telling, teller, told, since)
-    return _of_known(telling, teller, event, consent, told, since)
+    return _of_known(telling, teller, event, consent, told, since, term or AnswerTerm())
 
 
 def _of_known(
@@ -77,12 +84,13 @@ def _of_known(
     consent: SubjectState,
     told: SubjectState | None,
     since: int,
+    term: AnswerTerm,
 ) -> Outcome:
     record = event.consent
     if record.state in ENDED:
         return Outcome(Result.ENDED if _was_told(told, since) else Result.KNOWN)
     if telling.change in ENDS:
-        return _end(telling, teller, event, consent, told)
+        return _end(telling, teller, event, consent, told, term)
     if consent.event.position.seq > since or _adds_nothing(telling, record):
         return Outcome(Result.RESTRICTED if _was_cut(event, since, consent) else Result.KNOWN)
     return _touch(telling, teller, event, consent, told, since)
@@ -99,7 +107,12 @@ def _of_lost(telling: Telling, teller: Teller, told: SubjectState | None, since:
 
 
 def _end(
-    telling: Telling, teller: Teller, event: ConsentEvent, consent: SubjectState, told: SubjectState | None
+    telling: Telling,
+    teller: Teller,
+    event: ConsentEvent,
+    consent: SubjectState,
+    told: SubjectState | None,
+    term: AnswerTerm,
 ) -> Outcome:
     record = event.consent
     if telling.change is Change.CONSUMED and record.access_mode is not AccessMode.ONE_OFF:
@@ -107,15 +120,18 @@ def _end(
     if telling.change is Change.EXPIRED and record.expires_at <= teller.at:
         return Outcome(Result.KNOWN)  # by its own date; nothing has to be written for it
     noted = _told(telling, telling.change or Change.REVOKED, teller, _parties(record), told)
-    ending = append_of(_ending(telling, teller, event, consent), consent.version, _same_person(consent))
+    ending = append_of(_ending(telling, teller, event, consent, term), consent.version, _same_person(consent))
     return Outcome(Result.ENDED, (noted, ending))
 
 
-def _ending(telling: Telling, teller: Teller, event: ConsentEvent, consent: SubjectState) -> ConsentEvent:
+def _ending(
+    telling: Telling, teller: Teller, event: ConsentEvent, consent: SubjectState, term: AnswerTerm
+) -> ConsentEvent:
     act, at = _act(teller), teller.at
     if telling.change is Change.DISPUTED:
         after = _after(consent, event.consent, Event.DISPUTED)
-        return ConsentDisputed(event.consent_id, after, event.terms, act, telling.evidence or _UNKNOWN_CASE)
+        case = telling.evidence or _UNKNOWN_CASE
+        return ConsentDisputed(event.consent_id, after, event.terms, act, case, term.respond_by(at))
     if telling.change is Change.CONSUMED:
         after = _after(consent, event.consent, Event.CONSUMED)
         edp = teller.client_id if teller.role is Role.EDP else event.consent.edps[0]

@@ -9,6 +9,7 @@ from typing import Final
 
 import msgspec
 
+from admin.disputes.answering import AnswerTerm
 from admin.ledger.events import (
     Act,
     Initiator,
@@ -74,12 +75,15 @@ class _Tagged(msgspec.Struct):
 
 
 class RecoveryService:
-    """Writes. now: whole seconds since 1970."""
+    """Writes. now: whole seconds since 1970. term: how long an ATP has to answer a dispute."""
 
-    def __init__(self, ledger: Ledger, reader: RecoveryReader, now: Callable[[], UnixTime]) -> None:
+    def __init__(
+        self, ledger: Ledger, reader: RecoveryReader, now: Callable[[], UnixTime], term: AnswerTerm | None = None
+    ) -> None:
         self._ledger = ledger
         self._reader = reader
         self._now = now
+        self._term = term or AnswerTerm()
 
     async def take(self, report: Report, teller: Teller, key: Idempotency) -> tuple[list[Result], Written]:
         """An ATP's or EDP's report: one result for each telling, in their order.
@@ -188,7 +192,7 @@ class RecoveryService:
     async def _outcome(self, telling: Telling, teller: Teller, since: int) -> Outcome:
         consent = await self._ledger.subject(f"consent:{telling.consent_id}")
         told = await self._ledger.subject(told_subject(ConsentId(telling.consent_id)))
-        return reconcile(telling, teller, consent, told, since)
+        return reconcile(telling, teller, consent, told, since, self._term)
 
     async def _append(self, prepare: Callable[[], Awaitable[Sequence[Append]]]) -> None:
         """What `prepare` makes, made anew while others are faster; nothing, where it makes nothing."""

@@ -24,6 +24,7 @@ PURE = [
     "engine/guard/requests.py", "engine/guard/doorkeeper.py",
     "engine/tokens", "engine/replica/asking.py", "engine/listener/http1.py", "engine/listener/forms.py",
     "engine/telemetry/health.py", "admin/ledger/events.py", "admin/ledger/chain.py", "admin/consents/commands.py",
+    "admin/working_days.py", "admin/disputes",
     "admin/directory/participants.py", "admin/directory/streams.py", "admin/directory/push_urls.py",
     "admin/recovery/tellings.py", "admin/recovery/reconciling.py", "admin/recovery/standing.py",
     "admin/ledger/facts.py", "admin/ledger/outbox.py", "engine/pusher/service_calls.py", "engine/pusher/schedule.py",

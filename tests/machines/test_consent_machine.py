@@ -68,7 +68,7 @@ class ConsentMachine(RuleBasedStateMachine):
 
     @rule(by=ACTS)
     def is_disputed(self, by: Act) -> None:
-        self.attempt(lambda: dispute(self.state, case_id="D-1", act=by))
+        self.attempt(lambda: dispute(self.state, case_id="D-1", act=by, now=self.now))
 
     @rule()
     def expires(self) -> None:

@@ -147,7 +147,9 @@ EVENTS: Final[dict[str, LedgerEvent]] = {
     "consent.consumed": ConsentConsumed(ID, ended(State.CONSUMED), TERMS, ACT, ClientId("edp-1"), "share-77"),
     "consent.expired": ConsentExpired(ID, ended(State.EXPIRED), TERMS, ACT),
     "consent.revoked": ConsentRevoked(ID, ended(State.REVOKED), TERMS, ACT, UnixTime(1_795_300_000), "case-8"),
-    "consent.disputed": ConsentDisputed(ID, ended(State.TERMINATED_BY_DISPUTE), TERMS, ACT, "D-17"),
+    "consent.disputed": ConsentDisputed(
+        ID, ended(State.TERMINATED_BY_DISPUTE), TERMS, ACT, "D-17", UnixTime(1_796_662_800)
+    ),
     "consent.superseded": ConsentSuperseded(ID, ended(State.SUPERSEDED), TERMS, ACT, OTHER),
     "participant.registered": ParticipantRegistered(PARTICIPANT, ORGANISATION, ACT),
     "participant.updated": ParticipantUpdated(PARTICIPANT, ORGANISATION, ACT),
@@ -215,6 +217,7 @@ EARLIER: Final[dict[str, msgspec.Struct]] = {
     ),
     "consent.renewed": ConsentRenewed(ID, CONSENT, TERMS, ACT, UnixTime(1_800_000_000), AT),
     "consent.revoked": ConsentRevoked(ID, ended(State.REVOKED), TERMS, ACT, UnixTime(1_795_300_000)),
+    "consent.disputed": ConsentDisputed(ID, ended(State.TERMINATED_BY_DISPUTE), TERMS, ACT, "D-17"),
     "participant.registered": ParticipantRegistered(
         ParticipantRecord(ClientId("edp-1"), Role.EDP, YES, PARTICIPANT.certificates),
         Organisation("Made-Up Networks"),

@@ -19,8 +19,10 @@ from admin.consents.commands import (
     revoke,
 )
 from admin.consents.forms import OccupancyForm, RenewForm, RevokeForm, read_grant
+from admin.disputes.answering import AnswerTerm
 from admin.ledger.events import (
     ConsentConsumed,
+    ConsentDisputed,
     ConsentGranted,
     ConsentRenewed,
     ConsentRevoked,
@@ -32,6 +34,7 @@ from admin.ledger.events import (
     decode,
     decode_personal,
     encode,
+    feed_record_of,
 )
 from admin.ledger.store import Append, SubjectState
 from engine.clock import UnixTime, parse_utc
@@ -314,13 +317,31 @@ def test_an_erased_person_s_consent_can_still_be_ended() -> None:
 
 
 def test_a_dispute_ends_the_consent() -> None:
-    append = dispute(subject(granted()), case_id="D-17", act=act())
+    append = dispute(subject(granted()), case_id="D-17", act=act(), now=NOW)
     assert record_in(append).state is State.TERMINATED_BY_DISPUTE
+
+
+@pytest.mark.parametrize(
+    ("term", "respond_by"),
+    [(None, "2026-12-07T17:00:00Z"), (AnswerTerm(2), "2026-11-25T17:00:00Z")],
+)
+def test_a_dispute_says_by_when_its_atp_answers(term: AnswerTerm | None, respond_by: str) -> None:
+    """Counted from now, a Sunday, and kept: a setting that is changed later changes no promise."""
+    event = decode(dispute(subject(granted()), case_id="D-17", act=act(), now=NOW, term=term).body)
+    assert isinstance(event, ConsentDisputed)
+    assert event.respond_by == parse_utc(respond_by)
+
+
+def test_by_when_a_dispute_is_answered_is_not_for_engines() -> None:
+    event = decode(dispute(subject(granted()), case_id="D-17", act=act(), now=NOW).body)
+    assert isinstance(event, ConsentDisputed)
+    without = msgspec.structs.replace(event, respond_by=None)
+    assert feed_record_of(event) == feed_record_of(without)
 
 
 def test_a_dispute_is_not_for_third_parties() -> None:
     with pytest.raises(UnknownConsent):
-        dispute(subject(granted()), case_id="D-17", act=by_atp())
+        dispute(subject(granted()), case_id="D-17", act=by_atp(), now=NOW)
 
 
 def test_a_one_off_is_consumed_by_a_share_of_its_provider() -> None:
@@ -357,7 +378,7 @@ def test_whatever_has_ended_stays_ended() -> None:
     with pytest.raises(IllegalTransition):
         cut_window(over, OccupancyForm(moved_in="2026-06-20T11:00:00Z"), act=act(), now=NOW)
     with pytest.raises(IllegalTransition):
-        dispute(over, case_id="D-17", act=act())
+        dispute(over, case_id="D-17", act=act(), now=NOW)
     with pytest.raises(IllegalTransition):
         consume(over, edp=ClientId("edp-1"), share_id="s-9", act=act(), now=NOW)
     with pytest.raises(IllegalTransition):
@@ -390,7 +411,7 @@ CHANGES: dict[Event, Callable[[SubjectState], Append]] = {
     ),
     Event.EXPIRED: lambda state: expire(state, act=act(), now=consent_of(state).consent.expires_at),
     Event.REVOKED: lambda state: revoke(state, REVOKE, act=act(), now=NOW),
-    Event.DISPUTED: lambda state: dispute(state, case_id="D-1", act=act()),
+    Event.DISPUTED: lambda state: dispute(state, case_id="D-1", act=act(), now=NOW),
     Event.CONSUMED: lambda state: consume(state, edp=ClientId("edp-1"), share_id="share-1", act=act(), now=NOW),
 }
 

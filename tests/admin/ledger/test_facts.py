@@ -1,6 +1,6 @@
 """What is told of each kind of event: to whom it may matter, why, and never about whom."""
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -13,13 +13,16 @@ from admin.ledger.events import (
     ParticipantReinstated,
     ParticipantSuspended,
     Route,
+    decode,
+    encode,
 )
 from admin.ledger.facts import fact_of
 from engine.clock import UnixTime
 from engine.consent.records import ClientId, Role
 from engine.consent.states import State
 from engine.events.facts import Change, ConsentFact, InitiatingEntity, PartyFact, ReasonCode
-from tests.support.stored_forms import AT, CONSENT, EVENTS, ID, ORGANISATION, PARTICIPANT, TERMS, ended
+from engine.events.sets import event_claims
+from tests.support.stored_forms import AT, CONSENT, EARLIER, EVENTS, ID, ORGANISATION, PARTICIPANT, TERMS, ended
 
 LATER = UnixTime(AT + 7)
 ADMIN, USER, SYSTEM = InitiatingEntity.ADMIN, InitiatingEntity.USER, InitiatingEntity.SYSTEM
@@ -49,6 +52,7 @@ def test_every_kind_of_event_is_told_or_not(tag: str) -> None:
     assert bool(fact.authorization_details) == (tag in WITH_DETAILS)
     assert fact.expires_at == (CONSENT.expires_at if tag in WITH_DETAILS - {"consent.window_cut"} else None)
     assert fact.dispute_ref == ("D-17" if tag == "consent.disputed" else None)
+    assert fact.respond_by == (1_796_662_800 if tag == "consent.disputed" else None)
 
 
 def test_the_details_are_a_token_s_without_meter_points_and_purpose() -> None:
@@ -120,6 +124,23 @@ def test_a_dispute_never_tells_whose_it_is(initiator: Initiator) -> None:
     assert isinstance(fact, ConsentFact)
     assert fact.initiating_entity is USER
     assert b"account-2" not in msgspec.msgpack.encode(fact)
+
+
+@pytest.mark.parametrize("event", [EVENTS["consent.disputed"], EARLIER["consent.disputed"]], ids=["now", "earlier"])
+def test_by_when_a_dispute_is_answered_is_told_to_its_atp_alone(event: Any) -> None:
+    """A dispute from before that was decided is told as it was told then, byte for byte."""
+    fact = fact_of(decode(encode(event)), 4, AT)
+    assert isinstance(fact, ConsentFact)
+    atp, edp = (payload_of(fact, *who) for who in ((CONSENT.atp, Role.ATP), (CONSENT.edps[0], Role.EDP)))
+    told = {"dispute_ref": "D-17", "initiating_entity": "user", "reason_code": "dispute"}
+    assert atp == edp | told | ({} if event.respond_by is None else {"respond_by": 1_796_662_800})
+    assert edp.keys() == {"consent_version", "state", "effective_at", "event_timestamp", "client_id"}
+
+
+def payload_of(fact: ConsentFact, receiver: ClientId, role: Role) -> dict[str, Any]:
+    claims = event_claims(fact, receiver=receiver, role=role, issuer="https://ccs.example", jti="j", seq=1, prev=0)
+    (payload,) = msgspec.json.decode(msgspec.json.encode(claims))["events"].values()
+    return cast("dict[str, Any]", payload)
 
 
 @pytest.mark.parametrize(("kind", "suspended"), [(ParticipantSuspended, True), (ParticipantReinstated, False)])

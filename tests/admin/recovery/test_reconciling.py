@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from admin.consents.commands import grant, renew, revoke
 from admin.consents.forms import RenewForm, RevokeForm, read_grant
+from admin.disputes.answering import AnswerTerm
 from admin.ledger.events import (
     Act,
     Change,
@@ -23,7 +24,7 @@ from admin.ledger.events import (
 from admin.ledger.store import Append, SubjectState
 from admin.recovery.reconciling import REASON, Outcome, reconcile
 from admin.recovery.tellings import ENDS, Result, Teller, Telling, told_by_node
-from engine.clock import UnixTime
+from engine.clock import UnixTime, parse_utc
 from engine.consent.records import ClientId, ConsentRecord, Role
 from engine.consent.states import ENDED, State
 from engine.feed.entries import Position
@@ -105,6 +106,19 @@ def test_a_told_dispute_ends_as_a_dispute() -> None:
     _, ended = events(reconcile(telling(Change.DISPUTED), EDP, active(), None, SINCE))
     assert isinstance(ended, ConsentDisputed)
     assert (ended.consent.state, ended.case_id) == (State.TERMINATED_BY_DISPUTE, "set-1")
+
+
+@pytest.mark.parametrize("teller", [EDP, ATP, NODE])
+@pytest.mark.parametrize(("days", "respond_by"), [(None, "2026-12-07T17:00:00Z"), (1, "2026-11-24T17:00:00Z")])
+def test_a_told_dispute_is_to_be_answered_from_the_telling_on(
+    teller: Teller, days: int | None, respond_by: str
+) -> None:
+    """By when it was to be answered was lost: its ATP gets the whole term again, whenever it says that it was."""
+    term = None if days is None else AnswerTerm(days)
+    long_ago = telling(Change.DISPUTED, happened_at=UnixTime(NOW - 30 * 86_400))
+    _, ended = events(reconcile(long_ago, teller, active(), None, SINCE, term))
+    assert isinstance(ended, ConsentDisputed)
+    assert ended.respond_by == parse_utc(respond_by)
 
 
 def test_a_consumed_one_off_is_consumed_by_the_share_that_is_told() -> None:

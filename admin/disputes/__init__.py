@@ -1,0 +1,1 @@
+"""Disputes: by when an ATP answers one."""
