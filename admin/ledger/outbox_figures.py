@@ -1,18 +1,18 @@
-"""What is left to be done in the outbox, for metrics: counted over the partial indexes, which hold nothing else."""
+"""What is left to be done in the outbox, for metrics and operators: counted over the partial indexes of it alone."""
 
 import msgspec
 import sqlalchemy as sa
 
 from admin.ledger.outbox_pruning import DAY, PAYLOAD_DAYS
-from admin.ledger.push_lease import database_time
-from admin.ledger.schema import deliveries, outbox, push_lease
+from admin.ledger.push_lease import Holding, holding
+from admin.ledger.schema import deliveries, outbox
 from engine.pusher.service import Lane
 
 
 class OutboxFigures(msgspec.Struct, frozen=True):
     """pending, oldest: by lane; deliveries still to be pushed, and the age in seconds of the oldest of them.
 
-    overdue: seconds by which the oldest payload is older than it may be; 0 = none is.
+    lease: who pushes; None = nobody. overdue: seconds by which the oldest payload is older than it may be; 0 = none is.
     """
 
     pending: dict[Lane, int]
@@ -20,8 +20,13 @@ class OutboxFigures(msgspec.Struct, frozen=True):
     parked: int
     unsigned: int
     unfetched: int
-    leased: bool
+    lease: Holding | None
     overdue: float
+
+    @property
+    def leased(self) -> bool:
+        """Whether there is a pusher at work."""
+        return self.lease is not None
 
 
 def read_figures(connection: sa.Connection, now: float) -> OutboxFigures:
@@ -31,14 +36,13 @@ def read_figures(connection: sa.Connection, now: float) -> OutboxFigures:
     for lane, count, first in connection.exec_driver_sql(by_lane).all():
         pending[Lane(lane)] = count
         oldest[Lane(lane)] = max(0.0, now - _committed_at(connection, first))
-    until = connection.execute(sa.select(push_lease.c.until)).scalar()
     return OutboxFigures(
         pending,
         oldest,
         parked=connection.exec_driver_sql(counting(connection, "parked", "push = 2")).scalar_one(),
         unsigned=connection.exec_driver_sql(counting(connection, "unsigned", "signed_at IS NULL")).scalar_one(),
         unfetched=connection.exec_driver_sql(counting(connection, "open", "poll = 0")).scalar_one(),
-        leased=until is not None and until > database_time(connection),
+        lease=holding(connection),
         overdue=_overdue(connection, now),
     )
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from time import time
 from typing import Any, Final
 
+import msgspec
 import sqlalchemy as sa
 
 from admin.ledger.schema import push_lease
@@ -30,10 +31,25 @@ def database_time(connection: sa.Connection) -> float:
     return float(connection.exec_driver_sql("SELECT extract(epoch FROM clock_timestamp())::float8").scalar_one())
 
 
+class Holding(msgspec.Struct, frozen=True):
+    """Who has the lease. since: when it was taken; seconds since 1970, by the database's clock."""
+
+    holder: str
+    since: float
+
+
+def holding(connection: sa.Connection) -> Holding | None:
+    """As of now; None = nobody has it, or whoever had it has died and another may take it."""
+    row, now = connection.execute(sa.select(push_lease)).first(), database_time(connection)
+    if row is None or not _stands(row.until, now, LEASE):
+        return None
+    return Holding(row.holder, min(row.epoch / _MS, now))
+
+
 def take(connection: sa.Connection, holder: str, now: float, seconds: Seconds = LEASE) -> Lease:
     """Take the lease, or find it again after a lost answer. Raises LeaseHeld."""
     row = _locked(connection)
-    if now < row.until <= now + 2 * seconds:  # further off than any lease lasts: the clock was set back since
+    if _stands(row.until, now, seconds):
         if row.holder != holder:
             raise LeaseHeld("another pusher holds the lease", detail=f"until {row.until:.1f}")
         return _prolong(connection, row.epoch, now, seconds)
@@ -71,6 +87,10 @@ def is_new(connection: sa.Connection, batch: int) -> bool:
     """
     above = sa.update(push_lease).where(push_lease.c.told < batch).values(told=batch)
     return connection.execute(above).rowcount == 1
+
+
+def _stands(until: float, now: float, seconds: Seconds) -> bool:
+    return now < until <= now + 2 * seconds  # further off than any lease lasts: the clock was set back since
 
 
 def _prolong(connection: sa.Connection, epoch: int, now: float, seconds: Seconds) -> Lease:

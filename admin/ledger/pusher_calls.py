@@ -31,6 +31,7 @@ from engine.pusher.service_calls import (
     TellCall,
     UnparkCall,
     UnsignedCall,
+    pusher_named,
 )
 
 T = TypeVar("T")
@@ -78,7 +79,9 @@ def _add_lease(blueprint: Blueprint, outbox: Outbox, pushers: _Pushers) -> None:
 
     @blueprint.post("/lease")
     async def lease() -> Response:
-        call = await pushers.read(LeaseCall)
+        caller, call = await pushers.calling(), await _read(LeaseCall)
+        if pusher_named(call.holder) not in ("", caller.client_id):
+            raise NotAPusher("a pusher takes the lease in its own name")
         return _answer(await outbox.lease(call.holder, call.epoch))
 
     @blueprint.post("/release")

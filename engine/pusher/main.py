@@ -7,6 +7,7 @@ certificates and event keys again, the list of key files too; every other settin
 import contextlib
 import random
 import resource
+import secrets
 import signal
 import ssl
 from collections.abc import AsyncIterator
@@ -23,6 +24,7 @@ from engine.pusher.config import LedgerSide, Outgoing, PusherConfig, load_pusher
 from engine.pusher.egress import Egress, EgressConfig
 from engine.pusher.event_keys import EventKeys, read_event_keys
 from engine.pusher.over_https import HttpsPushService
+from engine.pusher.service_calls import holder_named
 from engine.pusher.status import LIMITS, StatusPages, listen
 from engine.pusher.work import Pusher, PusherSettings
 from engine.telemetry import logs, pusher_metrics
@@ -77,7 +79,8 @@ class _Process:
         settings = PusherSettings(
             issuer=config.issuer, bulk_rate=outgoing.bulk_rate, drain_timeout=config.drain_timeout
         )
-        self._pusher = Pusher(self._service, self._egress, self._keys.signer, settings, self._clock)
+        holder = holder_named(config.pusher_id, secrets.token_bytes(8))
+        self._pusher = Pusher(self._service, self._egress, self._keys.signer, settings, self._clock, holder=holder)
         self._listening = listen(config.status)
 
     async def run(self) -> None:

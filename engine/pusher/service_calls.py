@@ -23,6 +23,16 @@ Wait = Annotated[float, Meta(ge=0, le=3600)]
 Client = Annotated[ClientId, Meta(pattern="^[a-z0-9-]{1,40}$")]
 
 
+def holder_named(pusher_id: str, drawn: bytes) -> str:
+    """How a pusher calls itself when it asks for the lease. drawn: eight bytes, anew at each start."""
+    return f"{pusher_id}/{drawn.hex()}"
+
+
+def pusher_named(holder: str) -> str:
+    """The pusher that a holder says it is; "" = it does not say."""
+    return holder.rpartition("/")[0]
+
+
 class LeaseCall(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """epoch: None = take it."""
 

@@ -69,6 +69,16 @@ async def test_nobody_but_a_pusher_in_good_standing_may_call(house: House, url: 
                 assert answer.status_code == status, (client_id, name, answer.text)
 
 
+async def test_a_pusher_takes_the_lease_in_no_other_s_name(house: House, url: str, pki: Pki) -> None:
+    async with http(pki, PUSHER) as client:
+        for holder, status in ((f"{PUSHER}/1", 200), ("pusher-2/1", 403), (f"{PUSHER}x/1", 403), (f"{PUSHER}/1", 200)):
+            answer = await client.post(f"{url}/pusher/lease", content=msgspec.msgpack.encode({"holder": holder}))
+            assert answer.status_code == status, (holder, answer.text)
+    lease = (await house.outbox.figures()).lease
+    assert lease is not None
+    assert lease.holder == f"{PUSHER}/1"
+
+
 @pytest.mark.parametrize(
     ("name", "changed"),
     [

@@ -23,6 +23,7 @@ from admin.ledger.sql import open_ledger
 from engine.consent.records import Certificate, ClientId, Role, Thumbprint
 from engine.events.signing import new_event_key
 from engine.pusher.service import Lane
+from engine.pusher.service_calls import pusher_named
 from engine.telemetry.host import SystemClock
 from tests.support.ledger import ledger_config
 from tests.support.outboxes import FAR, ISSUER, PUSHER, House
@@ -244,6 +245,9 @@ async def test_sighup_takes_a_new_event_key_once_it_is_published_and_old_bytes_s
     async with world_in(tmp_path, pki) as world:
         pusher = world.pusher("only")
         await pusher.reach("working")
+        held = (await world.house.outbox.figures()).lease
+        assert held is not None
+        assert pusher_named(held.holder) == PUSHER
         await world.revoke_some(3)
         await world.all_pushed()
         before = world.events()
