@@ -39,6 +39,7 @@ from admin.consents.service import Consents
 from admin.consents.views import consent_views
 from admin.directory.policy import policy_views
 from admin.directory.poll_views import Polls, poll_views
+from admin.directory.pushing_views import pushing_views
 from admin.directory.receiver_views import receiver_views, row_of
 from admin.directory.service import Directory
 from admin.directory.ssf_discovery import ssf_views
@@ -199,6 +200,7 @@ def machine_blueprints(
         stream_views(streams, receivers, face),
         poll_views(streams, receivers, Polls(background.outbox, lambda: secrets.token_hex(16))),
         receiver_views(measured, background.standings, callers, clock.now),
+        pushing_views(background.outbox.figures, background.standings, callers, clock.now),
         listing_views(Listings(ledger, ledger.database, background.recovery), callers),
         end_all_views(
             EndAll(

@@ -55,10 +55,11 @@ class OperatorsDoor(msgspec.Struct, frozen=True):
 class OperatorClient:
     """Calls to the machine API as an operator."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Door, *, patience: float | None = None) -> None:
+        """patience: seconds to wait for an answer; None = as long as a batch may take."""
         self._door = door
-        context = _operators_tls(door)
-        self._http = httpx2.Client(base_url=door.admin_mtls_url, verify=context, timeout=TIMEOUT, trust_env=False)
+        context, timeout = _operators_tls(door), TIMEOUT if patience is None else httpx2.Timeout(patience)
+        self._http = httpx2.Client(base_url=door.admin_mtls_url, verify=context, timeout=timeout, trust_env=False)
 
     def __enter__(self) -> Self:
         return self
@@ -100,8 +101,8 @@ def operator_client(
 class MachineClient(OperatorClient):
     """Calls to the machine API as the sandbox's operator."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        super().__init__(sandbox)
+    def __init__(self, sandbox: Sandbox, *, patience: float | None = None) -> None:
+        super().__init__(sandbox, patience=patience)
         self.sandbox = sandbox
 
 

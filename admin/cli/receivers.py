@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from admin.cli.ledger_recovery import DOOR, Door
+from admin.cli.pushing import pushing_table
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
@@ -39,6 +40,29 @@ def receivers(
         print(json_text.dumps(found))
     else:
         show(found, Console())
+
+
+@app.command
+def pusher(
+    *,
+    door: Door = DOOR,
+    json: Json = False,
+) -> None:
+    """Show who pushes, what waits in each lane, and how many receivers are in which state.
+
+    Exit code 0: it is shown. 2: the options or a certificate cannot be used. 3: the service does not answer.
+
+    Parameters
+    ----------
+    json
+        One JSON object in place of a table.
+    """
+    with door.client() as client:
+        found = client.call("GET", "/pushing")
+    if json:
+        print(json_text.dumps(found))
+    else:
+        Console().print(pushing_table(found))
 
 
 @app.command

@@ -11,7 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from admin.cli.machine_client import MachineClient
+from admin.cli.pushing import pushing_table, unknown_pushing_table
 from admin.cli.running import NotRunning, Sandbox, load_sandbox
+from engine.errors import Fault
 
 ASK_WITHIN: Final = 5.0  # seconds; the status listener is on loopback
 _COLOURS: Final = {"current": "green", "last_known": "yellow", "blind": "red"}
@@ -21,9 +24,10 @@ _MEGABYTE: Final = 1 << 20
 def status(
     *, state: Path = Path("var"), json_output: Annotated[bool, Parameter(name="--json", negative="")] = False
 ) -> None:
-    """Show processes, freshness and positions of the running sandbox.
+    """Show processes, freshness and positions of the running sandbox, and what waits to be pushed.
 
-    Exit code 0: everything runs and the node is current. 3: nothing runs there, or not all of it.
+    Exit code 0: everything runs and the node is current. 3: nothing runs there, or not all of it. 2, 6: the service
+    runs and does not tell the sandbox's operator about its pushes; the rest is shown.
 
     Parameters
     ----------
@@ -35,12 +39,16 @@ def status(
     sandbox = load_sandbox(state)
     node = node_status(sandbox)
     processes = {name: alive(pids) for name, pids in sandbox.pids.items()}
+    pushing = ask_pushing(sandbox)
     if json_output:
-        print(json.dumps({"processes": processes, "node": node}))
+        told = {"pushing": None, "pushing_fault": pushing.text} if isinstance(pushing, Fault) else {"pushing": pushing}
+        print(json.dumps({"processes": processes, "node": node, **told}))
     else:
-        show(processes, node, Console())
+        show(processes, node, pushing, Console())
     if not all(processes.values()):
         raise NotRunning(f"not everything runs: {', '.join(name for name, up in processes.items() if not up)}")
+    if isinstance(pushing, Fault):
+        raise pushing
     if node["state"] != "current":
         raise NotRunning(f"the node is not current: {node['state']}")
 
@@ -58,17 +66,27 @@ def node_status(sandbox: Sandbox) -> dict[str, Any]:
         raise NotRunning(f"the node does not answer on {sandbox.node_status_url}") from error
 
 
+def ask_pushing(sandbox: Sandbox) -> dict[str, Any] | Fault:
+    """What the admin application says of its pushes, or why it says nothing: the rest is worth showing all the same."""
+    try:
+        with MachineClient(sandbox, patience=ASK_WITHIN) as client:
+            return client.call("GET", "/pushing")
+    except Fault as fault:
+        return fault
+
+
 def alive(pids: int | list[int]) -> bool:
     """Whether every one of the processes exists."""
     return all(Path(f"/proc/{pid}").exists() for pid in ([pids] if isinstance(pids, int) else pids))
 
 
-def show(processes: dict[str, bool], node: dict[str, Any], console: Console) -> None:
-    """Three tables: the sandbox's processes, what the node says of itself, the node's children."""
+def show(processes: dict[str, bool], node: dict[str, Any], pushing: dict[str, Any] | Fault, console: Console) -> None:
+    """Four tables: the sandbox's processes, what the node says of itself, the node's children, the pushes."""
     table = Table("process", "runs")
     for name, up in processes.items():
         table.add_row(name, "[green]yes[/]" if up else "[red]no[/]")
-    console.print(table, _node_table(node), _children_table(node["children"]))
+    pushes = unknown_pushing_table(pushing.text) if isinstance(pushing, Fault) else pushing_table(pushing)
+    console.print(table, _node_table(node), _children_table(node["children"]), pushes)
 
 
 def _node_table(node: dict[str, Any]) -> Table:

@@ -30,6 +30,7 @@ from admin.consents.service import Consents
 from admin.consents.views import consent_views
 from admin.directory.policy import policy_views
 from admin.directory.poll_views import Polls, poll_views
+from admin.directory.pushing_views import pushing_views
 from admin.directory.receiver_views import receiver_views
 from admin.directory.service import Directory
 from admin.directory.stream_forms import Face
@@ -193,6 +194,7 @@ async def machine_site(
             stream_views(streams, receivers, Face(ISSUER, MACHINE_URL)),
             poll_views(streams, receivers, Polls(outbox, lambda: secrets.token_hex(16))),
             receiver_views(ledger, standings, callers, clock.now),
+            pushing_views(outbox.figures, standings, callers, clock.now),
             listing_views(Listings(ledger, ledger.database, reader), callers),
             end_all_views(
                 EndAll(ledger, AtpConsents(ledger.database, clock.now).active, Pace(ledger.database, outbox.news)),

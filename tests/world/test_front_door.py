@@ -137,6 +137,14 @@ def test_a_pusher_that_was_killed_is_started_again_and_works(sandbox: Running) -
             return False
 
     eventually(works)
+    eventually(lambda: pusher_shown_by(sandbox.ccs("status", "--json")) == "pusher-1")
+
+
+def pusher_shown_by(done: subprocess.CompletedProcess[str]) -> str:
+    """Who pushes, as `ccs status` says; else all that it said."""
+    if done.returncode != 0:
+        return done.stdout
+    return str((json.loads(done.stdout)["pushing"]["lease"] or {}).get("pusher", ""))
 
 
 def test_a_start_after_a_kill_ends_what_was_left_behind(tmp_path: Path) -> None:
