@@ -81,6 +81,11 @@ def test_a_working_day_is_a_weekday_without_a_holiday(calendar: WorkingDays, day
     assert calendar.is_working(day) != off
 
 
+@given(DATES)
+def test_a_day_that_an_operator_names_is_none(day: date) -> None:
+    assert not WorkingDays(frozenset({day})).is_working(day)
+
+
 @given(CALENDARS, DATES, st.integers(1, 30))
 def test_so_many_working_days_lie_behind_the_first_and_up_to_the_last(
     calendar: WorkingDays, day: date, count: int
