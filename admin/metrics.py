@@ -132,9 +132,6 @@ FALLBACK_SUSPENDED: Final = Gauge(
 FALLBACK_RIGHTS: Final = Counter(
     "ccs_fallback_rights", "Rights to fall back suspended and restored by this process.", ["step"], registry=REGISTRY
 )
-OLDEST_UNSENT: Final = Gauge(
-    "ccs_oldest_unsent_event_seconds", "Age of the oldest event that was not pushed, of all.", registry=REGISTRY
-)
 FEED_CALLS: Final = Counter("ccs_feed_calls", "Calls of the feed over HTTPS, by kind.", ["call"], registry=REGISTRY)
 
 

@@ -88,7 +88,7 @@ class ReceiverWatch:
             await self._judge(standing, now)
         self._late = late
         self._parked = {one.client_id: one.parked for one in self.standings}
-        self._count(now)
+        self._count()
 
     async def _resume(self) -> None:
         act = Act(Initiator.SYSTEM, ACTOR, Route.SYSTEM, self._now())
@@ -122,10 +122,8 @@ class ReceiverWatch:
         elif late is Lateness.NONE and before is not late:
             _log.info("receiver_caught_up", client_id=client_id)
 
-    def _count(self, now: float) -> None:
+    def _count(self) -> None:
         for level, name in _NAMES.items():
             metrics.RECEIVERS_BEHIND.labels(name).set(sum(late >= level for late in self._late.values()))
         metrics.FALLBACK_SUSPENDED.set(sum(one.fallback_suspended is not None for one in self.standings))
         metrics.RECEIVERS_PARKED.set(sum(parked > 0 for parked in self._parked.values()))
-        oldest = min((one.oldest_unsent for one in self.standings if one.oldest_unsent is not None), default=now)
-        metrics.OLDEST_UNSENT.set(max(0.0, now - oldest))
