@@ -23,6 +23,7 @@ from engine.clock import Seconds, UnixTime
 from engine.consent.records import ClientId, Role
 from engine.events.facts import PartyFact
 from engine.events.signing import PemEventSigner, new_event_key
+from engine.listener.limits import Limits
 from engine.pusher.egress import Egress, EgressConfig
 from engine.pusher.schedule import Reply
 from engine.pusher.service import Lane
@@ -67,12 +68,12 @@ class Timed:
         self._egress.forget(client_id)
 
 
-async def receive(directory: Path) -> None:
+async def receive(directory: Path, limits: Limits = Limits()) -> None:  # noqa: B008 - frozen
     """The receivers: our own listener, which takes everything."""
     import socket
 
     from engine.listener.http1 import Request, Response
-    from engine.listener.serve import Limits, serve
+    from engine.listener.serve import serve
     from engine.listener.tls import Credentials, Peer
 
     taken = Response(202, b"")
@@ -83,7 +84,7 @@ async def receive(directory: Path) -> None:
     listening = socket.create_server(("127.0.0.1", 0), backlog=4096)
     print(listening.getsockname()[1], flush=True)
     credentials = Credentials(directory / "server.pem", directory / "server.key", directory / "authority.pem")
-    await serve(handler, [listening], credentials, Limits(), clock=SystemClock())
+    await serve(handler, [listening], credentials, limits, clock=SystemClock())
 
 
 class Stand:
