@@ -2,13 +2,14 @@
 
 A transaction begins and ends inside one thread call, so a cancelled caller never leaves one open. `run` writes,
 `read` sees one unchanging snapshot. SQLite has one writer at a time, so its writers queue here, in order, and
-not in SQLite's busy handler. Nothing is retried here: only the caller knows whether it may repeat.
+not in SQLite's busy handler. Nothing is retried here but what the database has undone itself because of others, and
+that only for callers who say that it may be: `repeat`.
 """
 
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -27,6 +28,7 @@ from engine.errors import Fault, Kind
 T = TypeVar("T")
 Work = Callable[[sa.Connection], T]
 
+REPEATS: Final = 2  # whoever loses twice meets more than chance
 PATIENCE: Final = Seconds(5.0)  # how long a statement waits for another process's transaction before it gives up
 _WAL_PAGES: Final = 8_000  # 32 MB between checkpoints: pages written again and again are copied once
 _DAMAGED_SQLITE: Final = frozenset(
@@ -40,6 +42,7 @@ _DAMAGED_POSTGRES: Final = frozenset(
         "42P01",  # undefined_table
     }
 )
+_CONTENDED: Final = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 _POSTGRES_CONNECT: Final = {
     "connect_timeout": 5,
     "keepalives_idle": 5,
@@ -55,6 +58,10 @@ class DatabaseFault(Fault):
     """The database refused a statement: a defect of ours or tampering, never load."""
 
     kind = Kind.BROKEN
+
+
+class LedgerContended(LedgerUnavailable):
+    """Others were in the way, and the database has undone the whole transaction: it may be repeated at once."""
 
 
 class Database:
@@ -86,6 +93,13 @@ class Database:
         and whatever Fault `work` raises. A cancelled caller waits for the thread.
         """
         return await trio.to_thread.run_sync(self.transact, work, limiter=self._writers)
+
+    async def repeat(self, work: Work[T]) -> T:
+        """As `run`, again where others were in the way; whatever `work` does must be done in the database alone."""
+        for _ in range(REPEATS):
+            with suppress(LedgerContended):
+                return await self.run(work)
+        return await self.run(work)
 
     async def read(self, work: Work[T]) -> T:
         """Run `work` in a thread on one unchanging snapshot. Raises as `run`."""
@@ -135,6 +149,8 @@ def _fault(error: Exception) -> Fault:
         return LedgerDamaged(
             "the ledger's database is damaged: `ccs ledger verify` says up to where it can be read", detail=detail
         )
+    if getattr(cause, "sqlstate", None) in _CONTENDED:
+        return LedgerContended("others were in the way, and nothing was written: ask again", detail=detail)
     if isinstance(error, PoolTimeout) or _is_outage(cause):
         return LedgerUnavailable("the ledger's database does not answer", detail=detail)
     return DatabaseFault("the ledger's database refused a statement", detail=detail)

@@ -4,7 +4,7 @@ Reading goes by receiver: what one receiver has left undone is never looked thro
 indexes are written out, because a database cannot match a parameter to them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -23,6 +23,7 @@ OWED: Final = sa.text("push IN (0, 2)")
 UNSIGNED: Final = sa.text("signed_at IS NULL")
 UNTOLD: Final = sa.text("seq > 0 AND ((push IN (0, 2) AND poll NOT IN (1, 2)) OR (push = 3 AND poll = 0))")
 FRAMEWORK: Final = sa.text("push = 0 AND seq = 0")
+FEW: Final = 1_000  # deliveries looked through by number: a millisecond, where two thousand receivers take some
 
 _PUSH_OF: Final = {
     Fate.DONE: Push.DONE, Fate.AGAIN: Push.PENDING, Fate.PARKED: Push.PARKED, Fate.EXPIRED: Push.NONE
@@ -33,12 +34,17 @@ _facts: Final[msgspec.msgpack.Decoder[Fact]] = msgspec.msgpack.Decoder(Fact)
 def read_fresh(connection: sa.Connection, lane: Lane, after: int, limit: int) -> list[Delivery]:
     """Deliveries of one lane that may be pushed now, with number > after, in order: of each receiver its first ones.
 
-    Framework events of a push stream go out whatever its status is; the pusher looks at the stream.
+    Framework events of a push stream go out whatever its status is; the pusher looks at the stream. Who has seen all
+    but the last few is given those among them: a look at each receiver would cost more.
     """
-    if newest(connection) <= after:
+    last = newest(connection)
+    if last <= after:
         return []
     wanted = {"lane": int(lane), "after": after, "limit": limit}
-    numbers = {*connection.execute(PENDING_OF_ALL[connection.dialect.name], wanted).scalars()}
+    if last - after <= FEW:
+        numbers = {*connection.execute(PENDING_AMONG_LAST[connection.dialect.name], {**wanted, "last": last}).scalars()}
+    else:
+        numbers = {*connection.execute(PENDING_OF_ALL[connection.dialect.name], wanted).scalars()}
     numbers |= {*connection.execute(FRAMEWORK_EVENTS, wanted).scalars()}
     return _by_number(connection, sorted(numbers)[:limit])
 
@@ -114,10 +120,28 @@ def tell(connection: sa.Connection, outcomes: Sequence[Outcome]) -> None:
 
 def unpark(connection: sa.Connection, client_id: ClientId, at: UnixTime, limit: int) -> int:
     """Make parked deliveries of a receiver pending again, the oldest first; returns how many."""
-    parked = sa.select(deliveries.c.number).where(PARKED, of_receiver(client_id)).order_by(*BY_RECEIVER).limit(limit)
-    numbers = list(connection.execute(parked).scalars())
+    numbers = list(connection.execute(parked_query(client_id, limit).with_for_update()).scalars())
     again = sa.update(deliveries).where(deliveries.c.number.in_(numbers))
     return connection.execute(again.values(push=int(Push.PENDING), next_at=float(at), attempts=0)).rowcount
+
+
+def parked_query(client_id: ClientId, limit: int) -> sa.Select[tuple[int]]:
+    """Numbers of a receiver's parked deliveries, the oldest first."""
+    return sa.select(deliveries.c.number).where(PARKED, of_receiver(client_id)).order_by(*BY_RECEIVER).limit(limit)
+
+
+def held(
+    connection: sa.Connection, numbers: Collection[int], still: sa.ColumnElement[bool] | sa.TextClause, *, skip: bool
+) -> list[int]:
+    """Those of these deliveries of which something is still so, locked until the transaction is over.
+
+    Whoever changes several deliveries at once locks them by number first: with two orders, two of them would wait for
+    each other. What another transaction has changed meanwhile is looked at as it is now, so that nothing that it wrote
+    is written over. skip: leave out what another one holds; else wait for it. SQLite has one writer, and no such locks.
+    """
+    query = sa.select(deliveries.c.number).where(deliveries.c.number.in_(numbers), still)
+    locked = query.order_by(deliveries.c.number).with_for_update(skip_locked=skip)
+    return list(connection.execute(locked).scalars()) if numbers else []
 
 
 def delivery_of(row: sa.Row[Any]) -> Delivery:
@@ -186,6 +210,17 @@ PENDING_OF_ALL: Final = {
     .where(receivers.c.pushable == 1)
     .order_by(_each_postgres.c.number)
     .limit(_LIMIT),
+}
+# The same among the deliveries from `:after` to `:last`, whoever they are for. CROSS keeps SQLite's order, and NOT
+# INDEXED leaves it the primary key.
+_AMONG_LAST: Final = (
+    "SELECT one.number FROM {one} receivers ON receivers.client_id = one.client_id WHERE one.number > :after"
+    " AND one.number <= :last AND one.push = 0 AND one.lane = :lane AND receivers.pushable = 1"
+    " ORDER BY one.number LIMIT :limit"
+)
+PENDING_AMONG_LAST: Final = {
+    "sqlite": sa.text(_AMONG_LAST.format(one="deliveries AS one NOT INDEXED CROSS JOIN")),
+    "postgresql": sa.text(_AMONG_LAST.format(one="deliveries AS one JOIN")),
 }
 PENDING_OF_ONE: Final = {
     "sqlite": _pending_sqlite.where(deliveries.c.client_id == sa.bindparam("client_id")),

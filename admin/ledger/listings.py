@@ -12,7 +12,6 @@ from typing import Any, Final
 import msgspec
 import sqlalchemy as sa
 
-from admin.ledger.deliveries import of_receiver
 from admin.ledger.events import event_of
 from admin.ledger.facts import fact_of
 from admin.ledger.reader import read_head, stored_event
@@ -91,11 +90,13 @@ def read_changes(connection: sa.Connection, client_id: ClientId, after: int, lim
 def changes_query(client_id: str, after: int, up_to: int, limit: int) -> sa.Select[Any]:
     """A receiver's deliveries behind a position, without those written ahead of the outbox's own (`up_to`).
 
-    Ordered by the index's own order, so that it is taken.
+    Ordered by the index's own order, so that it is taken; of one receiver and not of a range of one, so that it is
+    entered at the position and not at the receiver's first.
     """
+    own = deliveries.c.client_id == client_id
     return (
         sa.select(deliveries.c.seq, deliveries.c.prev, deliveries.c.fact)
-        .where(_TOLD, of_receiver(client_id), deliveries.c.seq > after, deliveries.c.seq <= up_to)
+        .where(_TOLD, own, deliveries.c.seq > after, deliveries.c.seq <= up_to)
         .order_by(deliveries.c.client_id, deliveries.c.seq)
         .limit(limit)
     )

@@ -1,20 +1,26 @@
 """How long deliveries are kept, and the job that lets go of them: by poll for seven days, their payload for 90 days,
 what became of them for 13 months (NFR-04). In steps of a bounded number of rows, so that nobody waits long behind one.
 
+What is let go is gone, so no clock is believed at once: the moment as of which things are due is kept with the outbox,
+and a pass moves it on by an hour at most (`admin.ledger.pruned_as_of`). Rows are locked by their numbers, and looked at
+again once they are: what a receiver has acknowledged, or the pusher told, a moment ago stands.
 Chains need none of it: they go on from each receiver's last number, which is kept apart.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, Final
 
 import msgspec
 import sqlalchemy as sa
 import trio
 
+from admin.ledger import by_receiver
+from admin.ledger.by_receiver import Some, first_in_lane, first_ones
 from admin.ledger.database import Database
-from admin.ledger.deliveries import BY_RECEIVER, PENDING, PENDING_OF_ONE, of_receiver
+from admin.ledger.deliveries import PENDING, held
 from admin.ledger.outbox import Poll, Push
 from admin.ledger.polling import OPEN
+from admin.ledger.pruned_as_of import LEAP, follow
 from admin.ledger.schema import deliveries, outbox, receivers, streams
 from admin.ledger.sequencer import REACH
 from engine.clock import Seconds
@@ -34,6 +40,8 @@ PAUSE: Final = Seconds(0.05)  # between steps: writers come first
 UNTRIED: Final = "not_tried"  # the error of a delivery that was parked without an attempt
 EXPIRED: Final = "expired"  # the error of a delivery that was still to be pushed when its payload was erased
 
+_UNTRIED: Final = sa.text("push = 0 AND attempts = 0")
+
 Step = Callable[[sa.Connection], int]  # how many rows it changed: there may be more where it changed any
 
 _streams: Final = msgspec.msgpack.Decoder(StreamRecord)
@@ -41,12 +49,16 @@ _log = logger("admin.pruning")
 
 
 class Pruning:
-    """The job. wall: seconds since 1970."""
+    """The job. wall: seconds since 1970. leap: by how much one pass follows it at most."""
 
-    def __init__(self, database: Database, wall: Callable[[], float], every: Seconds = EVERY) -> None:
+    def __init__(
+        self, database: Database, wall: Callable[[], float], every: Seconds = EVERY, *, leap: Seconds = LEAP
+    ) -> None:
         self._database = database
         self._wall = wall
         self._every = every
+        self._leap = leap
+        self._held_back = False
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Prune, again and again, until cancelled. A database that is away only costs this time."""
@@ -60,12 +72,20 @@ class Pruning:
 
     async def prune(self) -> int:
         """Everything that is due now; returns how many rows were changed. Raises the database's faults."""
-        done = 0
-        for step in steps(self._wall()):
-            while (changed := await self._database.run(step)) > 0:
+        now, done = self._wall(), 0
+        as_of = await self._database.repeat(lambda connection: follow(connection, now, self._leap))
+        self._tell(now - as_of)
+        for step in steps(as_of):
+            while (changed := await self._database.repeat(step)) > 0:
                 done += changed
                 await trio.sleep(PAUSE)
         return done
+
+    def _tell(self, behind: float) -> None:
+        """Once, when it begins."""
+        if behind > 0 and not self._held_back:
+            _log.warning("pruning_held_back", seconds=int(behind))
+        self._held_back = behind > 0
 
 
 def steps(now: float) -> Iterator[Step]:
@@ -78,34 +98,26 @@ def steps(now: float) -> Iterator[Step]:
 
 
 def close_polls(connection: sa.Connection, before: float) -> int:
-    """Take sets committed before that from poll: whoever did not fetch them goes by the listing of changes."""
-    query = (
-        sa.select(deliveries.c.number, deliveries.c.committed_at)
-        .where(OPEN, of_receiver(sa.bindparam("client")))
-        .order_by(*BY_RECEIVER)
-    )
-    numbers: list[int] = []
-    for client_id in connection.execute(sa.select(receivers.c.client_id)).scalars().all():
-        oldest = connection.execute(query.limit(1), {"client": client_id}).first()
-        if oldest is not None and oldest.committed_at < before:
-            rows = connection.execute(query.limit(STEP - len(numbers)), {"client": client_id}).all()
-            numbers += [row.number for row in rows if row.committed_at < before]
-        if len(numbers) >= STEP:
-            break
-    return _set(connection, numbers, poll=int(Poll.GONE))
+    """Take sets committed before that from poll: whoever did not fetch them goes by the listing of changes.
+
+    Of a receiver whose oldest set is due its first STEP are looked at; the others have their turn when these are gone.
+    """
+    oldest = first_ones(connection, _clients(connection), by_receiver.OPEN)
+    late = [row.client_id for row in oldest if row.committed_at < before]
+    some = Some(each=STEP, limit=STEP, also="one.committed_at < :before", values={"before": before})
+    due = [row.number for row in first_ones(connection, late, by_receiver.OPEN, some)]
+    return _set(connection, held(connection, due, OPEN, skip=True), poll=int(Poll.GONE))
 
 
 def drop_orphans(connection: sa.Connection) -> int:
     """What was to be pushed on a stream that is deleted: nothing is pushed any more, also when there is a new one."""
-    connection.execute(sa.select(outbox.c.id).with_for_update()).one()  # no stream is made meanwhile
+    if connection.execute(sa.select(outbox.c.id).with_for_update()).first() is None:  # no stream is made meanwhile
+        return 0
     found = (_streams.decode(record) for record in connection.execute(sa.select(streams.c.record)).scalars())
     pushed = {stream.client_id for stream in found if stream.delivery is DeliveryMethod.PUSH}
-    query = sa.select(deliveries.c.number).where(PENDING, deliveries.c.client_id == sa.bindparam("client")).limit(STEP)
-    numbers: list[int] = []
-    for client_id in connection.execute(sa.select(receivers.c.client_id)).scalars().all():
-        if client_id not in pushed and len(numbers) < STEP:
-            numbers += connection.execute(query, {"client": client_id}).scalars()
-    return _set(connection, numbers, push=int(Push.NONE))
+    others = [client_id for client_id in _clients(connection) if client_id not in pushed]
+    left = [row.number for row in first_ones(connection, others, by_receiver.PENDING, Some(each=STEP, limit=STEP))]
+    return _set(connection, held(connection, left, PENDING, skip=True), push=int(Push.NONE))
 
 
 def park_untried(connection: sa.Connection, now: float) -> int:
@@ -117,25 +129,26 @@ def park_untried(connection: sa.Connection, now: float) -> int:
     made_at = connection.execute(sa.select(outbox.c.rows_from)).scalar()
     if made_at is None or now - made_at - REACH <= min(length_of(lane) for lane in Lane):
         return 0
+    pushable = _clients(connection, receivers.c.pushable == 1)
     numbers: list[int] = []
-    for client_id in connection.execute(sa.select(receivers.c.client_id).where(receivers.c.pushable == 1)).scalars():
-        for lane in Lane:
-            numbers += _untried(connection, client_id, lane, now - length_of(lane))
-    return _set(connection, numbers[:STEP], push=int(Push.PARKED), error=UNTRIED)
+    for lane in Lane:
+        numbers += _untried(connection, pushable, lane, now - length_of(lane))
+    owed = held(connection, numbers[:STEP], _UNTRIED, skip=True)
+    return _set(connection, owed, push=int(Push.PARKED), error=UNTRIED)
 
 
-def _untried(connection: sa.Connection, client_id: str, lane: Lane, before: float) -> list[int]:
-    """Of a receiver's first STEP in a lane: the others have their turn when these are gone."""
-    wanted = {"client_id": client_id, "lane": int(lane), "after": 0, "limit": STEP}
-    first = connection.execute(PENDING_OF_ONE[connection.dialect.name], wanted).scalars().all()
-    columns = (deliveries.c.number, deliveries.c.attempts, deliveries.c.next_at, deliveries.c.committed_at)
-    rows = connection.execute(sa.select(*columns).where(deliveries.c.number.in_(first), deliveries.c.seq > 0))
-    return [row.number for row in rows if not row.attempts and max(row.committed_at, row.next_at) < before]
+def _untried(connection: sa.Connection, clients: Collection[str], lane: Lane, before: float) -> list[int]:
+    """Of each receiver's first STEP in a lane, where its oldest one is so old: the others have their turn later."""
+    oldest = first_in_lane(connection, clients, lane)
+    late = [row.client_id for row in oldest if row.committed_at < before]
+    due = "one.seq > 0 AND one.attempts = 0 AND one.committed_at < :before AND one.next_at < :before"
+    some = Some(each=STEP, limit=STEP, also=due, values={"before": before})
+    return [row.number for row in first_in_lane(connection, late, lane, some)]
 
 
 def erase_payloads(connection: sa.Connection, before: float) -> int:
     """Erase what the oldest deliveries said, up to the first that is not due."""
-    pruned = connection.execute(sa.select(outbox.c.payloads_pruned)).scalar()
+    pruned = connection.execute(sa.select(outbox.c.payloads_pruned).with_for_update()).scalar()
     numbers = _due(connection, 0 if pruned is None else pruned, before)
     if not numbers:
         return 0
@@ -143,7 +156,7 @@ def erase_payloads(connection: sa.Connection, before: float) -> int:
     was_owed = deliveries.c.push.in_((int(Push.PENDING), int(Push.PARKED)))
     return _set(
         connection,
-        numbers,
+        held(connection, numbers, sa.true(), skip=False),  # nobody comes back for one that is left out
         fact=None,
         compact=None,
         signed_at=sa.func.coalesce(deliveries.c.signed_at, 0.0),
@@ -155,11 +168,9 @@ def erase_payloads(connection: sa.Connection, before: float) -> int:
 
 def forget_results(connection: sa.Connection, before: float) -> int:
     """Delete the oldest deliveries, up to the first that is not due."""
-    numbers = _due(connection, 0, before)
-    if not numbers:
-        return 0
-    gone = sa.delete(deliveries).where(deliveries.c.number <= numbers[-1])
-    return connection.execute(gone).rowcount
+    numbers = held(connection, _due(connection, 0, before), sa.true(), skip=True)
+    gone = sa.delete(deliveries).where(deliveries.c.number.in_(numbers))
+    return connection.execute(gone).rowcount if numbers else 0
 
 
 def _due(connection: sa.Connection, after: int, before: float) -> list[int]:
@@ -173,7 +184,12 @@ def _due(connection: sa.Connection, after: int, before: float) -> list[int]:
     return due
 
 
+def _clients(connection: sa.Connection, *which: sa.ColumnElement[bool]) -> list[str]:
+    return list(connection.execute(sa.select(receivers.c.client_id).where(*which)).scalars())
+
+
 def _set(connection: sa.Connection, numbers: list[int], **values: Any) -> int:  # noqa: ANN401 - of any column
+    """Of rows that this transaction holds."""
     if not numbers:
         return 0
     return connection.execute(sa.update(deliveries).where(deliveries.c.number.in_(numbers)).values(**values)).rowcount

@@ -83,11 +83,11 @@ class Outbox:
                 return push_lease.take(connection, holder, now, self._lease)
             return push_lease.renew(connection, holder, epoch, now, self._lease)
 
-        return await self._database.run(work)
+        return await self._database.repeat(work)
 
     async def release(self, epoch: int) -> None:
         """See PushService."""
-        await self._database.run(lambda connection: push_lease.release(connection, epoch))
+        await self._database.repeat(lambda connection: push_lease.release(connection, epoch))
 
     async def roster(self, after: int, wait: Seconds) -> Roster | None:
         """See PushService."""
@@ -133,7 +133,7 @@ class Outbox:
             push_lease.require(connection, epoch)
             return deliveries.keep(connection, signed, now)
 
-        stands = await self._database.run(work)
+        stands = await self._database.repeat(work)
         self.signed.ring()
         return stands
 
@@ -146,7 +146,7 @@ class Outbox:
             if batch is None or push_lease.is_new(connection, batch):
                 deliveries.tell(connection, outcomes)
 
-        await self._database.run(work)
+        await self._database.repeat(work)
 
     async def unpark(self, epoch: int, client_id: ClientId, at: UnixTime) -> int:
         """See PushService. In steps of one transaction each; a step that fails leaves those before it done."""
@@ -156,7 +156,7 @@ class Outbox:
             return deliveries.unpark(connection, client_id, at, UNPARKED_AT_ONCE)
 
         done = 0
-        while (step := await self._database.run(work)) > 0:
+        while (step := await self._database.repeat(work)) > 0:
             done += step
         return done
 
@@ -169,7 +169,7 @@ class Outbox:
         """
         if ack or errors:
             now = self._wall()
-            await self._database.run(lambda connection: polling.settle(connection, client_id, ack, errors, now))
+            await self._database.repeat(lambda connection: polling.settle(connection, client_id, ack, errors, now))
         if max_events <= 0:
             return polling.Polled({}, more=False)
         return await self._database.read(lambda connection: polling.read_open(connection, client_id, max_events))
@@ -190,11 +190,11 @@ class Outbox:
         def work(connection: sa.Connection) -> bool:
             return stream_calls.begin_poll(connection, stream_id, holder, self._lease_time(connection), seconds)
 
-        return await self._database.run(work)
+        return await self._database.repeat(work)
 
     async def end_poll(self, stream_id: str, holder: str) -> None:
         """Give it back."""
-        await self._database.run(lambda connection: stream_calls.end_poll(connection, stream_id, holder))
+        await self._database.repeat(lambda connection: stream_calls.end_poll(connection, stream_id, holder))
 
     async def begin_verification(self, stream_id: str, interval: Seconds) -> stream_calls.Asked:
         """See `stream_calls.begin_verification`."""
@@ -202,11 +202,11 @@ class Outbox:
         def work(connection: sa.Connection) -> stream_calls.Asked:
             return stream_calls.begin_verification(connection, stream_id, self._lease_time(connection), interval)
 
-        return await self._database.run(work)
+        return await self._database.repeat(work)
 
     async def forgo_verification(self, stream_id: str, at: float) -> None:
         """See `stream_calls.forgo_verification`."""
-        await self._database.run(lambda connection: stream_calls.forgo_verification(connection, stream_id, at))
+        await self._database.repeat(lambda connection: stream_calls.forgo_verification(connection, stream_id, at))
 
     async def figures(self) -> OutboxFigures:
         """What is left to be done, for metrics. Raises the ledger's faults."""
@@ -216,7 +216,7 @@ class Outbox:
     async def ask_verification(self, stream_id: str, state: str | None = None) -> None:
         """Have a verification event sent on a stream, with the receiver's own word in it. Raises NoSuchStream."""
         now = self._wall()
-        await self._database.run(lambda connection: ask_verification(connection, stream_id, state, now))
+        await self._database.repeat(lambda connection: ask_verification(connection, stream_id, state, now))
         self.news.ring()
 
     async def _wait(self, look: Callable[[], Awaitable[T]], wait: Seconds) -> T:

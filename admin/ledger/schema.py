@@ -190,6 +190,7 @@ outbox = Table(
     Column("numbered", WHOLE, nullable=False),  # the highest number given out; whoever gives more holds this row
     Column("rows_from", WHOLE, nullable=False),  # events recorded before it only move the chains on
     Column("payloads_pruned", WHOLE, nullable=False),  # the highest number whose payload was erased by age
+    Column("pruned_as_of", INSTANT),  # see admin.ledger.pruned_as_of; NULL = nothing was pruned yet
     CheckConstraint("id = 1", name="single"),
     sqlite_strict=True,
 )

@@ -16,7 +16,7 @@ import trio
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from admin.ledger.deliveries import FRAMEWORK
+from admin.ledger.deliveries import FRAMEWORK, held
 from admin.ledger.lookahead import Lookahead
 from admin.ledger.outbox import Book, Draft, Member, Push, is_pushable
 from admin.ledger.schema import deliveries, outbox, receivers, streams
@@ -27,6 +27,7 @@ from engine.backoff import Backoff
 from engine.clock import Seconds
 from engine.consent.records import ClientId, ParticipantRecord
 from engine.errors import Fault, Kind
+from engine.pusher.service import Lane
 from engine.pusher.streams import DeliveryMethod, StreamRecord
 from engine.telemetry.logs import logger
 
@@ -266,8 +267,18 @@ def _write_streams(connection: sa.Connection, book: Book) -> None:
         connection.execute(_upsert(connection, streams), rows)
     if gone:
         connection.execute(sa.delete(streams).where(streams.c.stream_id == sa.bindparam("gone")), gone)
-        about = sa.update(deliveries).where(FRAMEWORK, deliveries.c.subject == sa.bindparam("gone"))
-        connection.execute(about.values(push=int(Push.NONE)), gone)  # what it was told of itself has nowhere to go
+        drop_told_of(connection, [one["gone"] for one in gone])
+
+
+def drop_told_of(connection: sa.Connection, stream_ids: Sequence[str]) -> None:
+    """What a stream was told of itself has nowhere to go once it is deleted.
+
+    Lanes are named, all of them, so that SQLite takes the index of framework events and not the whole table.
+    """
+    lanes = deliveries.c.lane.in_([int(lane) for lane in Lane])
+    about = sa.select(deliveries.c.number).where(FRAMEWORK, lanes, deliveries.c.subject.in_(stream_ids))
+    numbers = held(connection, connection.execute(about).scalars().all(), FRAMEWORK, skip=False)
+    connection.execute(sa.update(deliveries).where(deliveries.c.number.in_(numbers)).values(push=int(Push.NONE)))
 
 
 def _upsert(connection: sa.Connection, table: sa.Table) -> Any:  # noqa: ANN401 - as above

@@ -26,6 +26,7 @@ import trio
 from admin.ledger.database import Database
 from admin.ledger.outbox_pruning import DAY, PAYLOAD_DAYS, POLL_DAYS, Pruning
 from admin.ledger.schema import deliveries
+from engine.clock import Seconds
 from engine.guard.config import load_guard_config
 from engine.guard.store import GuardStore
 from engine.telemetry.host import SystemClock
@@ -282,7 +283,7 @@ async def prune_outbox(sandbox: Running, position: int, days: int) -> None:
     with trio.fail_after(SOON):
         while not await database.read(partial(is_derived, position=position)):  # noqa: ASYNC110 - another process
             await trio.sleep(0.05)
-    await Pruning(database, lambda: time.time() + days * DAY).prune()
+    await Pruning(database, lambda: time.time() + days * DAY, leap=Seconds(2.0 * days * DAY)).prune()
     database.dispose()
 
 

@@ -145,7 +145,7 @@ async def test_a_receiver_that_was_away_heals(
         assert reply[0] == 200
     await sign(site, 4)
     receiver.clock.forward(away)
-    await Pruning(site.ledger.database, lambda: time.time() + away).prune()
+    await Pruning(site.ledger.database, lambda: time.time() + away, leap=Seconds(2.0 * away)).prune()
     service.calls.clear()
 
     guard = receiver.life()

@@ -1,14 +1,17 @@
 """The database's own faults become ours, by kind, and other stores may share it."""
 
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+import trio
 
-from admin.ledger.database import Database, DatabaseFault
+from admin.ledger.database import Database, DatabaseFault, LedgerContended
 from admin.ledger.schema import claims, metadata
 from admin.ledger.store import LedgerUnavailable
+from engine.errors import Fault
 from tests.support.ledger import ledger_config
 from tests.support.postgres import PostgresServer
 
@@ -105,3 +108,72 @@ def test_password_comes_from_its_file(tmp_path: Path) -> None:
     database = Database.of(msgspec.structs.replace(config, password_file=tmp_path / "password"))
     assert database.url.password == "hush"
     assert "hush" not in str(database.url)
+
+
+def crossing(first: str, second: str, both: threading.Barrier) -> Callable[[sa.Connection], None]:
+    """Locks two rows, one after the other; the first time it waits in between until somebody else is there too."""
+    met = threading.Event()
+
+    def work(connection: sa.Connection) -> None:
+        lock(connection, first)
+        if not met.is_set():
+            met.set()
+            both.wait(10)
+        lock(connection, second)
+
+    return work
+
+
+def lock(connection: sa.Connection, consent_id: str) -> None:
+    connection.execute(sa.update(claims).where(claims.c.consent_id == consent_id).values(share_id="locked"))
+
+
+async def of_two_that_cross(
+    database: Database, say: Callable[[Callable[[sa.Connection], None]], Awaitable[None]]
+) -> list[Fault]:
+    """Two transactions that lock the same rows in opposite orders; what went wrong."""
+    for name in ("a", "b"):
+        row = CLAIM | {"consent_id": name}
+        await database.run(lambda connection, row=row: connection.execute(sa.insert(claims).values(**row)))
+    both, faults = threading.Barrier(2), list[Fault]()
+
+    async def cross(first: str, second: str) -> None:
+        try:
+            await say(crossing(first, second, both))
+        except Fault as fault:
+            faults.append(fault)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(cross, "a", "b")
+        nursery.start_soon(cross, "b", "a")
+    return faults
+
+
+@pytest.mark.postgres
+async def test_of_two_that_wait_for_each_other_one_is_told_that_it_may_ask_again(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    await database.run(metadata.create_all)
+    assert [type(fault) for fault in await of_two_that_cross(database, database.run)] == [LedgerContended]
+    database.dispose()
+
+
+@pytest.mark.postgres
+async def test_whoever_may_be_repeated_is_when_others_were_in_the_way(postgres_url: str) -> None:
+    database = Database(postgres_url)
+    await database.run(metadata.create_all)
+    assert await of_two_that_cross(database, database.repeat) == []
+    database.dispose()
+
+
+async def test_whoever_is_always_in_the_way_is_told_after_three_times(tmp_path: Path) -> None:
+    database, times = Database(f"sqlite:///{tmp_path}/ledger.db"), 0
+
+    def work(_connection: sa.Connection) -> None:
+        nonlocal times
+        times += 1
+        raise LedgerContended("others were in the way")
+
+    with pytest.raises(LedgerContended):
+        await database.repeat(work)
+    assert times == 3
+    database.dispose()

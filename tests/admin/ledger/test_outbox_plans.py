@@ -12,13 +12,18 @@ import sqlalchemy as sa
 
 from admin.ledger import deliveries as statements
 from admin.ledger import polling
+from admin.ledger.by_receiver import PARKED, PENDING, UNTOLD_AT_ALL, counts_query, first_in_lane_query, first_ones_query
+from admin.ledger.database import Database
 from admin.ledger.outbox_figures import counting
-from admin.ledger.receiver_standing import untold_query
 from admin.ledger.schema import deliveries, outbox
 from engine.clock import Seconds
-from engine.consent.records import Role
+from engine.consent.records import ClientId, Role
 from engine.pusher.service import Lane
+from tests.support.outbox_calls import ALIASES, Call, Subject, calls, subject_of
+from tests.support.outbox_rows import AT, Filling
+from tests.support.outbox_rows import fill as fill_by_hand
 from tests.support.outboxes import House, house_in
+from tests.support.statements import Said, accesses, listening
 
 HANGING = 100_000
 _COLUMNS = (
@@ -77,6 +82,8 @@ def first_of_receiver(condition: Any) -> Any:
 def plans(connection: sa.Connection) -> dict[str, str]:
     name, number = connection.dialect.name, deliveries.c.number
     of_all, of_one = statements.PENDING_OF_ALL[name], statements.PENDING_OF_ONE[name]
+    two = '["edp-1", "edp-4"]'
+    some = {"clients": two, "each": 1_000, "limit": 1_000}
     begun = {"lane": 1, "after": 0, "limit": 100}  # a pusher that has just started
     even = begun | {"after": HANGING + 1_000}  # one that has seen everything but the newest
     acknowledged = sa.select(number).where(polling.OPEN, deliveries.c.client_id == "edp-1", deliveries.c.jti == "j")
@@ -88,11 +95,14 @@ def plans(connection: sa.Connection) -> dict[str, str]:
         "unsigned": plan_of(connection, statements.UNSIGNED_NUMBERS[name], lane=1, after=0, limit=10),
         "parked": plan_of(connection, first_of_receiver(statements.PARKED)),
         "open": plan_of(connection, first_of_receiver(polling.OPEN)),
-        "open, of many": plan_of(connection, polling.WITH_OPEN[name], clients='["edp-1", "edp-4"]'),
         "framework_open": plan_of(
             connection, polling.ABOUT_STREAM[name], client_id="edp-1", stream_id="stream", limit=9
         ),
-        "untold": plan_of(connection, untold_query(connection, by_poll_alone=False), client_id="edp-1"),
+        "open, of many": plan_of(connection, polling.WITH_OPEN[name], clients=two),
+        "untold": plan_of(connection, first_ones_query(name, UNTOLD_AT_ALL, "1 = 1"), **some),
+        "parked, of many": plan_of(connection, first_ones_query(name, PARKED, "1 = 1"), **some),
+        "pending, of many": plan_of(connection, first_in_lane_query(name, "1 = 1"), lane=1, **some),
+        "pending, of many at most": plan_of(connection, counts_query(name, PENDING), clients=two, most=10_000),
         ", acknowledged": plan_of(connection, acknowledged),
     }
 
@@ -111,7 +121,7 @@ async def test_a_receiver_that_hangs_costs_the_others_nothing(house: House) -> N
         found |= await house.ledger.database.read(count_plans)
     for name, plan in found.items():
         assert f"ix_deliveries_{name.partition(',')[0]}" in plan, (name, plan)
-        for whole in ("SCAN deliveries", "SCAN found", "Seq Scan on deliveries"):
+        for whole in ("SCAN deliveries", "SCAN found", "SCAN one", "Seq Scan on deliveries"):
             assert "counted" in name or whole not in plan, (name, plan)
     fresh = await house.door.fresh(Lane.ORDINARY, HANGING + 1_000, 10, Seconds(0.0))
     assert [one.client_id for one in fresh] == ["atp-1", "edp-1"]
@@ -130,3 +140,42 @@ async def test_the_database_gives_a_page_of_all_receivers_and_no_more(house: Hou
     await house.grant()
     await house.settle()
     assert await house.ledger.database.read(numbers) == await house.ledger.database.read(lowest)
+
+
+async def test_every_statement_finds_its_deliveries_by_an_index(tmp_path: Path) -> None:
+    """Whatever is said to the embedded database; only who counts what is left goes through an index as a whole."""
+    async with house_in(tmp_path) as house:
+        await house.settle()
+        database = house.ledger.database
+        await database.run(lambda connection: fill_by_hand(connection, Filling(24, 600, days=400), seed=1))
+        of = await database.read(subject)
+        made = calls(of)
+        assert len(of.numbers) > 5
+        assert len(of.jtis) > 5
+        wrong, heard_of = [], 0
+        for call in made:
+            said = statements_of(database, call)
+            assert said, call.name
+            heard_of += len(said)
+            for one in said:
+                ways = database.inspect(lambda connection, one=one: accesses(connection, one, "deliveries", ALIASES))
+                wrong += [(call.name, way, one.words) for way in ways if way.is_whole]
+                wrong += [(call.name, way, one.words) for way in ways if way.is_whole_index and call.name != "figures"]
+        assert wrong == []
+        assert heard_of > 2 * len(made)
+
+
+def subject(connection: sa.Connection) -> Subject:
+    """The receiver that is owed most."""
+    count = sa.func.count().desc()
+    busy = sa.select(deliveries.c.client_id).where(deliveries.c.push == 0).group_by(deliveries.c.client_id)
+    client_id = ClientId(connection.execute(busy.order_by(count).limit(1)).scalar_one())
+    return subject_of(connection, client_id, (client_id,), AT)
+
+
+def statements_of(database: Database, call: Call) -> list[Said]:
+    """What a call says of deliveries; nothing of it stays."""
+    with listening(database) as heard, database.engine.connect() as connection, connection.begin() as transaction:
+        call.work(connection)
+        transaction.rollback()
+    return [one for one in heard if "deliveries" in one.words]

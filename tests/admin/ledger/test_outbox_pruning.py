@@ -10,8 +10,9 @@ from structlog.testing import capture_logs
 
 from admin.ledger import outbox_pruning as module
 from admin.ledger.outbox import Poll, Push
-from admin.ledger.outbox_pruning import DAY, PAYLOAD_DAYS, POLL_DAYS, RESULT_DAYS, Pruning
-from admin.ledger.schema import deliveries
+from admin.ledger.outbox_pruning import DAY, EVERY, PAYLOAD_DAYS, POLL_DAYS, RESULT_DAYS, Pruning
+from admin.ledger.pruned_as_of import LEAP
+from admin.ledger.schema import deliveries, outbox
 from admin.ledger.sequencer import REACH
 from admin.ledger.store import LedgerUnavailable
 from engine.clock import Seconds
@@ -22,6 +23,7 @@ from engine.pusher.streams import StreamStatus
 from tests.support.outboxes import House, house_in, make_anew
 
 NO_WAIT = Seconds(0.0)
+AT_ONCE = Seconds(1e9)
 EDP = ClientId("edp-1")
 
 
@@ -42,7 +44,8 @@ async def house(
 
 
 async def prune(house: House) -> int:
-    return await Pruning(house.ledger.database, house.clock.wall).prune()
+    """With a clock that is believed."""
+    return await Pruning(house.ledger.database, house.clock.wall, leap=AT_ONCE).prune()
 
 
 async def all_rows(house: House) -> Any:
@@ -206,3 +209,57 @@ async def test_an_outbox_made_anew_parks_nothing_before_the_pusher_had_its_time(
     assert await prune(house) == 0
     house.clock.time += int(length_of(Lane.ORDINARY)) + 2
     assert await prune(house) == 8
+
+
+async def pass_of_a_day(house: House) -> int:
+    """As prune, with a clock that is followed by a day at most."""
+    return await Pruning(house.ledger.database, house.clock.wall, leap=Seconds(float(DAY))).prune()
+
+
+async def test_a_clock_that_leaps_a_year_ahead_takes_no_more_than_a_step_with_each_pass(house: House) -> None:
+    """Also over restarts: each pass is another process's here."""
+    await try_all(house)
+    assert await pass_of_a_day(house) == 0
+    house.clock.time += 366 * DAY
+    with capture_logs() as logs:
+        assert [await pass_of_a_day(house) for _ in range(POLL_DAYS)] == [0] * POLL_DAYS
+    assert [line["event"] for line in logs] == ["pruning_held_back"] * POLL_DAYS
+    assert await pass_of_a_day(house) == 8  # in a week's passes poll has lost what it would have in a week
+    assert await pass_of_a_day(house) == 0
+
+
+async def test_a_clock_that_is_right_again_is_followed_at_once(house: House) -> None:
+    await try_all(house)
+    await pass_of_a_day(house)
+    for _ in range(2 * POLL_DAYS):
+        house.clock.time += 366 * DAY  # of one machine
+        await pass_of_a_day(house)
+        house.clock.time -= 366 * DAY  # of another
+        assert await pass_of_a_day(house) == 0
+    assert {row.poll for row in await all_rows(house)} == {Poll.OPEN}
+
+
+async def test_a_service_that_stood_still_is_even_after_some_passes_and_says_so_once(house: House) -> None:
+    await try_all(house)
+    pruning = Pruning(house.ledger.database, house.clock.wall, leap=Seconds(float(DAY)))
+    await pruning.prune()
+    house.clock.time += 10 * DAY
+    with capture_logs() as logs:
+        done = [await pruning.prune() for _ in range(11)]
+    assert (sum(done), done[:POLL_DAYS]) == (8, [0] * POLL_DAYS)
+    assert [(line["event"], line["seconds"]) for line in logs] == [("pruning_held_back", 9 * DAY)]
+
+
+async def test_what_was_never_noted_begins_with_what_the_ledger_recorded_last(house: House) -> None:
+    """The first pass after an update, with a clock that is ahead already."""
+    await try_all(house)
+    house.clock.time += 366 * DAY
+    assert [await pass_of_a_day(house) for _ in range(3)] == [0, 0, 0]
+    query = sa.select(outbox.c.pruned_as_of)
+    as_of = await house.ledger.database.read(lambda connection: connection.execute(query).scalar_one())
+    committed_at = (await all_rows(house))[-1].committed_at
+    assert as_of == committed_at + 3 * DAY
+
+
+def test_a_pass_follows_the_clock_by_an_hour_and_comes_each_minute() -> None:
+    assert (LEAP, EVERY) == (3_600, 60)
