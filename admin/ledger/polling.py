@@ -58,8 +58,9 @@ def settle(
     Rows are locked by number, as `deliveries.tell` does: two orders would end in a deadlock.
     """
     codes = {jti: error[:ERROR_LENGTH] for jti, error in errors.items()} | dict.fromkeys(ack)
-    own = sa.select(deliveries.c.number, deliveries.c.jti).where(
-        OPEN, deliveries.c.client_id == client_id, deliveries.c.jti.in_(codes)
+    # Open ones are told apart here: asked for, SQLite would go through all that this receiver has open.
+    own = sa.select(deliveries.c.number, deliveries.c.jti, deliveries.c.poll).where(
+        deliveries.c.client_id == client_id, deliveries.c.jti.in_(codes)
     )
     rows = [
         {
@@ -68,6 +69,7 @@ def settle(
             "why": codes[row.jti] or "",
         }
         for row in connection.execute(own.order_by(deliveries.c.number))
+        if row.poll == Poll.OPEN
     ]
     settled = (
         sa.update(deliveries)
