@@ -4,6 +4,7 @@ Each share stays a question of its own: one item, one answer, one verdict. What 
 """
 
 import contextlib
+import hmac
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Final, TypeVar
 
@@ -47,6 +48,19 @@ class _Asked(msgspec.Struct, frozen=True):
     known: KnownToken | None
 
 
+class _Round:
+    """The shares of one question, and what has become of them. heard: see `Memory.heard`, before memory was asked."""
+
+    __slots__ = ("asked", "found", "heard", "left", "new")
+
+    def __init__(self, heard: int) -> None:
+        self.heard = heard
+        self.asked: list[_Asked] = []
+        self.found: dict[int, Verdict] = {}  # by place
+        self.left: list[_Asked] = []  # to be asked singly
+        self.new: list[_Asked] = []  # consented to by a consent that no introspection of their token has shown
+
+
 class Batches:
     """ask_singly: with the token itself. on_unanswered: what becomes of shares whose call was not answered."""
 
@@ -71,18 +85,18 @@ class Batches:
 
     async def check(self, shares: Sequence[Share]) -> list[Verdict]:
         """Verdicts in the order of the shares."""
-        found: dict[int, Verdict] = {}
-        asked = list(self._read(shares, found))
+        now = _Round(self._memory.heard)
+        self._read(shares, now)
+        found = now.found
         if not self._outages.admits():
-            judged = self._verdicts.in_outage([(each.share, each.digest) for each in asked])
-            found |= {each.place: verdict for each, verdict in zip(asked, judged, strict=True)}
+            judged = self._verdicts.in_outage([(each.share, each.digest) for each in now.asked])
+            found |= {each.place: verdict for each, verdict in zip(now.asked, judged, strict=True)}
             return [found[place] for place in range(len(shares))]
-        first, rest = self._sort_out(asked)
+        first, rest = self._sort_out(now.asked)
         await self._each(first, lambda each: self._single(each, found))
-        left: list[_Asked] = []
-        await self._each(list(_cut(rest)), lambda chunk: self._chunk(chunk, found, left))
-        await self._each(left, lambda each: self._single(each, found))
-        await self._each(self._unlearnt(rest, found), lambda each: self._learn(each, found))
+        await self._each(list(_cut(rest)), lambda chunk: self._chunk(chunk, now))
+        await self._each(now.left, lambda each: self._single(each, found))
+        await self._each(self._unlearnt(now), lambda each: self._learn(each, found))
         return [found[place] for place in range(len(shares))]
 
     async def again(self, asked: Sequence[tuple[Share, bytes]]) -> dict[int, Verdict] | None:
@@ -92,29 +106,30 @@ class Batches:
         """
         if not self._asking.takes_batches:
             return {}
-        chunk = [_Asked(place, *each, self._memory.look(each[1])) for place, each in enumerate(asked)]
-        shares, digests = [each.share for each in chunk], [each.digest for each in chunk]
-        found: dict[int, Verdict] = {}
+        now = _Round(self._memory.heard)
+        now.asked = [_Asked(place, *each, self._memory.look(each[1])) for place, each in enumerate(asked)]
+        shares, digests = [each.share for each in now.asked], [each.digest for each in now.asked]
         with contextlib.suppress(BadShare):
             result = await self._asking.evaluate_again(shares, digests, names_certificates=not self._introspects_first)
             if result is None:
                 return None
             self._outages.answered(current=result.value.context.is_current)
-            self._settle(chunk, result.value, found, [])
-        return found
+            self._settle(now.asked, result.value, now)
+        return now.found
 
-    def _read(self, shares: Sequence[Share], found: dict[int, Verdict]) -> Iterable[_Asked]:
+    def _read(self, shares: Sequence[Share], now: _Round) -> None:
         """Those that can be asked; the others have their verdict at once."""
         known: dict[bytes, KnownToken | None] = {}
+        look, asked = self._memory.look, now.asked
         for place, share in enumerate(shares):
             try:
                 digest = digest_of(share)
             except BadShare:
-                found[place] = self._verdicts.bad()
+                now.found[place] = self._verdicts.bad()
                 continue
             if digest not in known:
-                known[digest] = self._memory.look(digest)
-            yield _Asked(place, share, digest, known[digest])
+                known[digest] = look(digest)
+            asked.append(_Asked(place, share, digest, known[digest]))
 
     def _sort_out(self, asked: list[_Asked]) -> tuple[list[_Asked], list[_Asked]]:
         """What is introspected first, and what goes into batches: of a token that is new here, all but the first."""
@@ -148,24 +163,19 @@ class Batches:
             return
         found[each.place] = await self._ask_singly(each.share, each.digest)
 
-    def _unlearnt(self, asked: Sequence[_Asked], found: dict[int, Verdict]) -> list[_Asked]:
+    def _unlearnt(self, now: _Round) -> list[_Asked]:
         """Shares that a batch consented to by a consent which no introspection of their token has shown yet."""
         if not self._introspects_first:
             return []
-        new: list[_Asked] = []
-        for each in asked:
-            consent_id = found[each.place].consent_id
-            if each.known is None or each.known.consents[0].consent_id == consent_id:  # nearly always
-                continue
-            if consent_id is None or not found[each.place].allowed:
-                continue
-            name = each.digest, consent_id
-            if name not in self._learnt and all(one.consent_id != consent_id for one in each.known.consents):
+        found: list[_Asked] = []
+        for each in now.new:
+            name = each.digest, now.found[each.place].consent_id or ""
+            if name not in self._learnt:
                 if len(self._learnt) == _LEARNT:
                     self._learnt.clear()
                 self._learnt.add(name)
-                new.append(each)
-        return new
+                found.append(each)
+        return found
 
     async def _learn(self, each: _Asked, found: dict[int, Verdict]) -> None:
         """A token has several consents, and a decision is no last-known one: ask once so that an outage finds it."""
@@ -175,44 +185,50 @@ class Batches:
         if verdict.reason in _SAYS:
             found[each.place] = verdict
 
-    async def _chunk(self, chunk: list[_Asked], found: dict[int, Verdict], left: list[_Asked]) -> None:
-        """One call. left: gets what is to be asked singly: all of it where the service takes no batches."""
+    async def _chunk(self, chunk: list[_Asked], now: _Round) -> None:
+        """One call; all of it is asked singly where the service takes no batches."""
         if self._outages.is_open:
             judged = self._verdicts.in_outage([(each.share, each.digest) for each in chunk])
-            found |= {each.place: verdict for each, verdict in zip(chunk, judged, strict=True)}
+            now.found |= {each.place: verdict for each, verdict in zip(chunk, judged, strict=True)}
             return
         if not self._asking.takes_batches:
-            left += chunk
+            now.left += chunk
             return
         shares, digests = [each.share for each in chunk], [each.digest for each in chunk]
         try:
             result = await self._asking.evaluate(shares, digests, names_certificates=not self._introspects_first)
         except BadShare:
-            left += chunk  # one of them; each then says for itself
+            now.left += chunk  # one of them; each then says for itself
             return
         if isinstance(result, Answered):
             self._outages.answered(current=result.value.context.is_current)
-            self._settle(chunk, result.value, found, left)
+            self._settle(chunk, result.value, now)
             return
         if self._asking.refuses_batches(result):
-            left += chunk
+            now.left += chunk
             return
         verdicts = await self._on_unanswered(list(zip(shares, digests, strict=True)), result)
-        found |= {each.place: verdict for each, verdict in zip(chunk, verdicts, strict=True)}
+        now.found |= {each.place: verdict for each, verdict in zip(chunk, verdicts, strict=True)}
 
-    def _settle(self, chunk: list[_Asked], answer: Decisions, found: dict[int, Verdict], left: list[_Asked]) -> None:
+    def _settle(self, chunk: list[_Asked], answer: Decisions, now: _Round) -> None:
+        found = now.found
         refused: dict[bytes, KnownToken | None] = {}
+        is_as_it_was = answer.context.is_current and self._memory.heard == now.heard
         for number, (each, decision) in enumerate(zip(chunk, answer.evaluations, strict=True)):
             context = decision.context
             if context.error is not None:
-                left.append(each)
+                now.left.append(each)
                 continue
             evidence_id = f"{answer.context.decision_id}.{number}"
-            if decision.permits and self._is_overtaken(each, context):
-                left.append(each)
-                continue
             if decision.permits:
-                found[each.place] = self._on_yes(each, decision, answer, evidence_id)
+                held = None if each.known is None else each.known.find(context.consent_id)
+                if self._is_overtaken(each, held, context):
+                    now.left.append(each)
+                    continue
+                is_over = not (held is not None and is_as_it_was) and self._is_over(each, decision, answer)
+                found[each.place] = verdict = self._on_yes(each, decision, answer, evidence_id, is_over=is_over)
+                if held is None and each.known is not None and verdict.allowed:
+                    now.new.append(each)
                 continue
             if context.code == NOT_ACTIVE and self._is_about_token(each):
                 refused[each.digest] = each.known
@@ -224,37 +240,24 @@ class Batches:
         """Whether a no to the token is no more than that: told the certificate, the service refuses a wrong one so."""
         return self._introspects_first or each.known is None or each.known.thumbprint == each.share.thumbprint
 
-    def _is_overtaken(self, each: _Asked, context: ItemContext) -> bool:
+    def _is_overtaken(self, each: _Asked, held: KnownConsent | None, context: ItemContext) -> bool:
         """Whether a later version of the consent was heard of than the yes is by: it may be narrower.
 
         A decision does not show its consent; the answer to the token itself does, and is cut to what was heard.
         """
         consent_id, version = context.consent_id, context.ccs_consent_version or 0
-        if each.known is None:
-            said = KnownConsent(consent_id or "", version, UnixTime(0), one_off=False, entry=b"")
-            return self._memory.cut(said) is not said and not self._memory.has_ended(said.consent_id)
-        return any(one.consent_id == consent_id and one.consent_version > version for one in each.known.consents)
+        if each.known is not None:
+            return held is not None and held.consent_version > version
+        said = KnownConsent(consent_id or "", version, UnixTime(0), one_off=False, entry=b"")
+        return self._memory.cut(said) is not said and not self._memory.has_ended(said.consent_id)
 
-    def _on_yes(self, each: _Asked, decision: Decision, answer: Decisions, evidence_id: str) -> Verdict:
-        """The service's yes, and our own second look: at the certificate, and at ends that were pushed meanwhile."""
-        cnf = _bound_to(each.known) if each.known is not None else _bound_in(each.share.token)
-        if cnf is None or not is_bound_to(cnf, each.share.thumbprint, each.share.dpop_jkt):
-            return self._verdicts.refusal(Reason.WRONG_CERTIFICATE, evidence_id)
+    def _is_over(self, each: _Asked, decision: Decision, answer: Decisions) -> bool:
+        """Whether what was heard by now wins over a yes: an end always; over a `last_known` one also that the token was
+        refused since, or that its ATP is stopped.
+        """
         consent_id = decision.context.consent_id
-        if consent_id is None or self._memory.has_ended(consent_id) or self._is_stopped(each, answer):
-            return self._verdicts.refusal(Reason.NOT_ACTIVE, evidence_id)
-        return Verdict(
-            allowed=True,
-            reason=Reason.CONSENTED,
-            evidence_id=evidence_id,
-            freshness=answer.context.ccs_freshness,
-            as_of=UnixTime(answer.context.ccs_as_of),
-            consent_id=consent_id,
-            consent_version=decision.context.ccs_consent_version,
-        )
-
-    def _is_stopped(self, each: _Asked, answer: Decisions) -> bool:
-        """Whether a `last_known` yes is about a token that was refused since, or whose ATP is heard to be stopped."""
+        if consent_id is None or self._memory.has_ended(consent_id):
+            return True
         if answer.context.is_current:
             return False
         if self._verdicts.is_refused(each.share, each.digest, answer.context.ccs_as_of):
@@ -264,16 +267,34 @@ class Batches:
         claims = _claims_in(each.share.token)
         return claims is None or self._memory.is_suspended(claims.client_id)
 
+    def _on_yes(
+        self, each: _Asked, decision: Decision, answer: Decisions, evidence_id: str, *, is_over: bool
+    ) -> Verdict:
+        """The service's yes, and our own second look: at the certificate, and at ends that were pushed meanwhile."""
+        if not _is_bound(each):
+            return self._verdicts.refusal(Reason.WRONG_CERTIFICATE, evidence_id)
+        if is_over:
+            return self._verdicts.refusal(Reason.NOT_ACTIVE, evidence_id)
+        return Verdict(
+            allowed=True,
+            reason=Reason.CONSENTED,
+            evidence_id=evidence_id,
+            freshness=answer.context.ccs_freshness,
+            as_of=UnixTime(answer.context.ccs_as_of),
+            consent_id=decision.context.consent_id,
+            consent_version=decision.context.ccs_consent_version,
+        )
+
 
 def _cut(asked: Sequence[_Asked]) -> Iterable[list[_Asked]]:
     """Into batches that the service takes."""
     chunk: list[_Asked] = []
     size = 0
     for each in asked:
-        takes = size_of(each.share)
+        takes = size_of(each.share, chunk[0].share if chunk else None)
         if chunk and (len(chunk) == MAX_ITEMS or size + takes > MAX_BATCH):
             yield chunk
-            chunk, size = [], 0
+            chunk, size, takes = [], 0, size_of(each.share)
         chunk.append(each)
         size += takes
     if chunk:
@@ -287,8 +308,16 @@ def _reason(decision: Decision) -> Reason:
     return Reason.NOT_ACTIVE if code == NOT_ACTIVE or (code is None and not decision.decision) else Reason.NOT_COVERED
 
 
-def _bound_to(known: KnownToken) -> Confirmation:
-    return Confirmation(jws.encode_part(known.thumbprint).decode())
+def _is_bound(each: _Asked) -> bool:
+    """Whether the token is bound to the certificate that was shown; what is known of a token is bound to nothing else.
+
+    In constant time, as `is_bound_to`.
+    """
+    share, known = each.share, each.known
+    if known is not None:
+        return hmac.compare_digest(known.thumbprint, share.thumbprint)
+    cnf = _bound_in(share.token)
+    return cnf is not None and is_bound_to(cnf, share.thumbprint, share.dpop_jkt)
 
 
 def _bound_in(token: str) -> Confirmation | None:

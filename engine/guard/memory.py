@@ -63,6 +63,13 @@ class Memory(Protocol):
         `shown` itself where nothing later was heard.
         """
 
+    @property
+    def heard(self) -> int:
+        """Moves with every end, change, suspension and refusal: while it stands, what `look` showed has not ended.
+
+        Read it before looking. It may move without a change.
+        """
+
     def missing_since(self) -> UnixTime | None:
         """Since when pushed events are known to be missing; None: none are.
 

@@ -21,6 +21,8 @@ EVALUATIONS: Final = b"/access/v1/evaluations"
 FORM: Final = b"application/x-www-form-urlencoded"
 JSON: Final = b"application/json"
 MAX_ITEMS: Final = 500
+_ITEM: Final = 240  # bytes of an item's names and digests, its certificate's included
+_ACTION: Final = 150  # bytes of an action's names and times
 MAX_BATCH: Final = 200_000  # bytes; the service takes 256 KiB, and an item may turn out larger than it was reckoned
 
 _PLAIN_TOKEN: Final = re.compile(r"[A-Za-z0-9._~-]+")
@@ -156,9 +158,26 @@ def batch(shares: Sequence[Share], digests: Sequence[bytes], *, names_certificat
         raise BadShare("not text") from error
 
 
-def size_of(share: Share) -> int:
-    """Bytes that a share takes in a batch at most, as far as its texts are ASCII without quotes."""
-    return 420 + len(share.dataset_id) + len(share.mpxn) + len(share.purpose_code or "") + len(share.share_id or "")
+def size_of(share: Share, beside: Share | None = None) -> int:
+    """Bytes that a share takes in a batch at most, as far as its texts are ASCII without quotes.
+
+    beside: another share of that batch: what the two have in common need not be said by each.
+    """
+    size = _ITEM + len(share.mpxn)
+    if share.share_id is not None:
+        size += len(share.share_id)
+    if beside is None or not _is_alike(share, beside):
+        size += _ACTION + len(share.dataset_id) + len(share.purpose_code or "")
+    return size
+
+
+def _is_alike(share: Share, other: Share) -> bool:
+    return (
+        share.data_from == other.data_from
+        and share.data_to == other.data_to
+        and share.dataset_id == other.dataset_id
+        and share.purpose_code == other.purpose_code
+    )
 
 
 def _action(what: _What) -> _Action:

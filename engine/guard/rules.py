@@ -98,12 +98,17 @@ def in_force(
     """What is left of an answer after all that was heard; None: nothing."""
     if party is not None and party.suspended:
         return None
-    kept = tuple(consent(shown.consent_id) for shown in known.consents)
-    left = [narrowed(shown, heard) for shown, heard in zip(known.consents, kept, strict=True)]
-    consents = tuple(one for one in left if one is not None)
-    if not consents:
+    left: list[KnownConsent] = []
+    is_cut = False
+    for shown in known.consents:
+        heard = consent(shown.consent_id)
+        one = shown if heard is None else narrowed(shown, heard)  # nearly always nothing was heard
+        is_cut = is_cut or one is not shown
+        if one is not None:
+            left.append(one)
+    if not left:
         return None
-    return known if consents == known.consents else msgspec.structs.replace(known, consents=consents)
+    return known if not is_cut else msgspec.structs.replace(known, consents=tuple(left))
 
 
 def denied(

@@ -92,3 +92,10 @@ class KnownToken(msgspec.Struct, frozen=True, array_like=True):
     last_known_until: UnixTime  # as the node said
     consents: tuple[KnownConsent, ...]
     answer: bytes = b""  # as it came, signed where it was signed: evidence
+
+    def find(self, consent_id: str | None) -> KnownConsent | None:
+        """A consent that an answer about the token has shown; nearly always it is the first."""
+        for consent in self.consents:
+            if consent.consent_id == consent_id:
+                return consent
+        return None

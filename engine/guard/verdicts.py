@@ -156,7 +156,7 @@ class Verdicts:
         covering = next((consent for consent in shown if covers(share, consent.entry)), None)
         if covering is None:  # the guard's own comparison stands beside the service's
             return self.refusal(Reason.NOT_COVERED, evidence_id)
-        held = None if before is None else _find(before, covering.consent_id)  # after all that was heard by now
+        held = None if before is None else before.find(covering.consent_id)  # after all that was heard by now
         if held is None:
             if self._is_over(share, digest, answer, covering, is_kept=is_kept):
                 return self.refusal(Reason.NOT_ACTIVE, evidence_id)
@@ -200,7 +200,7 @@ class Verdicts:
         if not is_kept:  # then that memory knows nothing of the token says nothing
             return False
         known = self._memory.look(digest)
-        return known is None or _find(known, shown.consent_id) is None
+        return known is None or known.find(shown.consent_id) is None
 
     def _on_no(self, share: Share, digest: bytes, answer: Inactive, evidence_id: str, at: UnixTime) -> Verdict:
         if answer.code is not None:
@@ -302,10 +302,6 @@ class Verdicts:
 def _of(share: Share) -> tuple[object, ...]:
     """What the service is asked about a share beside its token."""
     return share.dataset_id, share.mpxn, share.data_from, share.data_to, share.purpose_code, share.share_id
-
-
-def _find(known: KnownToken, consent_id: str) -> KnownConsent | None:
-    return next((consent for consent in known.consents if consent.consent_id == consent_id), None)
 
 
 def _without_evidence(fallback: Fallback) -> Reason:

@@ -4,7 +4,6 @@ Reading never raises: whatever is not exactly three parts of canonical base64url
 a `HeaderFault`. No header member can bring or point to a key, because none of those members is allowed at all.
 """
 
-import base64
 import enum
 from typing import Final
 
@@ -106,4 +105,4 @@ def _judge(members: dict[str, object]) -> Header | HeaderFault:
 
 def encode_part(raw: bytes) -> bytes:
     """Bytes to base64url without padding (RFC 7515 section 2)."""
-    return base64.urlsafe_b64encode(raw).rstrip(b"=")
+    return pybase64.b64encode(raw, b"-_").rstrip(b"=")

@@ -16,6 +16,7 @@ class InMemory:
         self._consents: dict[str, rules.KeptConsent] = {}
         self._parties: dict[str, rules.KeptParty] = {}
         self._missing_since: UnixTime | None = None
+        self.heard = 0
 
     def remember(self, known: KnownToken) -> bool:
         """See `Memory.remember`."""
@@ -26,24 +27,28 @@ class InMemory:
 
     def refuse(self, digest: bytes, as_of: UnixTime) -> None:
         """See `Memory.refuse`."""
+        self.heard += 1
         after = rules.refused(self._tokens.get(digest), as_of)
         if after is not None:
             self._tokens[digest] = after
 
     def end(self, consent_id: str, version: int, at: UnixTime) -> None:
         """See `Memory.end`."""
+        self.heard += 1
         after = rules.ended(self._consents.get(consent_id), version, at)
         if after is not None:
             self._consents[consent_id] = after
 
     def change(self, consent_id: str, version: int, entry: bytes | None, expires_at: UnixTime | None) -> None:
         """See `Memory.change`."""
+        self.heard += 1
         after = rules.changed(self._consents.get(consent_id), version, entry, expires_at)
         if after is not None:
             self._consents[consent_id] = after
 
     def suspend(self, client_id: str, version: int, *, suspended: bool) -> None:
         """See `Memory.suspend`."""
+        self.heard += 1
         after = rules.suspended(self._parties.get(client_id), version, suspended)
         if after is not None:
             self._parties[client_id] = after

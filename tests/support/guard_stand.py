@@ -115,6 +115,10 @@ class Told:
             return None
         return rules.narrowed(shown, self.changes.get(shown.consent_id))
 
+    @property
+    def heard(self) -> int:
+        return len(self.ended) + len(self.suspended) + len(self.refused) + len(self.changes) + self.all_suspended
+
     def missing_since(self) -> UnixTime | None:
         return self.missing
 

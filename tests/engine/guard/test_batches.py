@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 import trio
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from engine.clock import UnixTime, format_utc
@@ -12,7 +14,7 @@ from engine.guard.asking import SINGLY
 from engine.guard.batches import _cut
 from engine.guard.calls import Call, Reply
 from engine.guard.evidence_words import Failure
-from engine.guard.questions import EVALUATIONS, digest_of
+from engine.guard.questions import EVALUATIONS, batch, digest_of, size_of
 from engine.guard.shares import Reason, Share
 from engine.tokens.jws import encode_part
 from tests.support.guard_answers import x5t
@@ -189,6 +191,22 @@ async def test_what_is_heard_while_a_batch_is_under_way_wins_over_its_first_answ
     assert [verdict.reason for verdict in verdicts] == [Reason.NOT_ACTIVE] * 2
 
 
+async def test_an_end_that_is_pushed_while_a_batch_is_under_way_wins_over_its_yes(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    stand.nodes.all(decides(YES))
+    async with stand.guard:
+        await stand.guard.check_many(some(2))
+        decide = decides(YES)
+
+        def behave(call: Call) -> Any:
+            stand.memory.end(CONSENT, 4, NOW)
+            return decide(call)
+
+        stand.nodes.all(behave)
+        verdicts = await stand.guard.check_many(some(2))
+    assert [verdict.reason for verdict in verdicts] == [Reason.NOT_ACTIVE] * 2
+
+
 async def test_each_share_has_its_own_window_data_set_and_key(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock, introspect_first=False)
     stand.nodes.all(decides(YES))
@@ -338,6 +356,34 @@ async def test_batches_keep_to_the_services_limits(autojump_clock: MockClock) ->
     assert all(len(batch["evaluations"]) <= 500 for batch in batches(stand))
     assert sum(len(batch["evaluations"]) for batch in batches(stand)) == 1201
     assert list(_cut([])) == []
+
+
+async def test_five_hundred_shares_of_one_window_are_one_call(autojump_clock: MockClock) -> None:
+    """What they have in common is said once, and is reckoned once."""
+    stand = Stand(autojump_clock, introspect_first=False)
+    stand.nodes.all(decides(YES))
+    async with stand.guard:
+        await stand.guard.check_many(some(500, purpose_code="advice"))
+    assert [len(batch["evaluations"]) for batch in batches(stand)] == [500]
+
+
+@given(data=st.data())
+@settings(max_examples=25, deadline=None)
+def test_no_batch_is_larger_than_it_was_reckoned(data: st.DataObject) -> None:
+    windows = [UnixTime(NOW - 1800 * number) for number in range(1, 4)]
+    shares = data.draw(
+        st.lists(
+            st.builds(
+                share, token=st.just("t"), data_from=st.sampled_from(windows),
+                purpose_code=st.sampled_from([None, "p"]), dataset_id=st.sampled_from(["hh-gas", "d" * 64]), share_id=st.sampled_from([None, "s" * 64]),
+            ),
+            min_size=1, max_size=40,
+        )
+    )  # fmt: skip
+    first = shares[0]
+    reckoned = size_of(first) + sum(size_of(each, first) for each in shares[1:])
+    body = batch(shares, [digest_of(each) for each in shares], names_certificates=True)
+    assert len(body) < reckoned + 64 * len(shares) + 400  # texts of other lengths; what is said once
 
 
 async def test_an_atp_suspended_meanwhile_is_refused_on_a_last_known_batch(autojump_clock: MockClock) -> None:

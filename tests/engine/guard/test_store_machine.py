@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from engine.clock import UnixTime
 from engine.guard.memory import Memory
+from engine.guard.shares import KnownToken
 from engine.guard.store import GuardStore
 from tests.support.guard_memory import InMemory
 from tests.support.guard_stores import OWNER, Wall, crash, store_settings
@@ -35,6 +36,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.store = self.open()
         self.store.mark_whole()
         self.on_disk = copy.deepcopy(self.model)
+        self.seen: tuple[GuardStore, int, list[KnownToken]] = (self.store, -1, [])
 
     def open(self) -> GuardStore:
         return GuardStore(store_settings(self.directory), OWNER, self.wall)
@@ -105,6 +107,18 @@ class StoreMachine(RuleBasedStateMachine):
         crash(self.store)
         self.store = self.open()
         self.model = copy.deepcopy(self.on_disk)
+
+    @invariant()
+    def what_was_shown_stands_as_long_as_nothing_is_heard(self) -> None:
+        if not hasattr(self, "store"):
+            return
+        store, heard, shown = self.seen
+        if store is self.store and heard == self.store.heard:
+            for known in shown:
+                assert self.store.look(known.digest) is not None
+                assert not any(self.store.has_ended(consent.consent_id) for consent in known.consents)
+        looks = [self.store.look(known_token(name).digest) for name in TOKENS]
+        self.seen = self.store, self.store.heard, [known for known in looks if known is not None]
 
     @invariant()
     def both_know_the_same(self) -> None:
