@@ -93,9 +93,8 @@ class EventStore:
         self._path = path
         self._db = _open(path)
         self._facts = self._read_facts()
-        last_seq = self._one("SELECT value FROM facts WHERE name = 'last_seq'")
-        ahead: list[tuple[int, int]] = self._all("SELECT seq, prev FROM ahead")
-        self.chain = Chain(0 if last_seq is None else int(last_seq[0]), dict(ahead))
+        self._chain = self._read_chain()
+        self.chain = self._chain.now()  # what others see: never what is not on the disk yet
 
     def close(self) -> None:
         """Nothing is lost by leaving this out."""
@@ -127,25 +126,17 @@ class EventStore:
 
     def keep(self, arrivals: Sequence[Arrival], now: UnixTime) -> list[Kept]:
         """Keep events and advance the chain, in one transaction that is on disk when this returns. Raises StoreDown."""
-        chain, kept = self.chain, list[Kept]()
-        with self._transaction():
-            for arrival in arrivals:
-                event = arrival.event
-                kept.append(self._keep_one(arrival, chain, now))
-                if kept[-1].place is not None:
-                    chain = chain.after(event.seq, event.prev)
-            self._write_chain(chain)
-        self.chain = chain
-        return kept
+        with self._advancing():
+            return [self._keep_one(arrival, now) for arrival in arrivals]
 
-    def _keep_one(self, arrival: Arrival, chain: Chain, now: UnixTime) -> Kept:
+    def _keep_one(self, arrival: Arrival, now: UnixTime) -> Kept:
         event, digest = arrival.event, _digest(arrival.compact)
         known = self._db.execute("SELECT digest FROM events WHERE jti = ?", (event.jti,)).fetchone()
         if known is not None:
             if arrival.polled and known[0] == digest:  # an acknowledgement, if there was one, is not known there
                 self._db.execute("UPDATE events SET acknowledged = 0 WHERE jti = ?", (event.jti,))
             return Kept(None, is_other=known[0] != digest)
-        place = chain.place(event.seq, event.prev)
+        place = self._chain.place(event.seq, event.prev)
         row = (
             event.jti, digest, event.seq, event.prev, event.type, event.subject,
             None if place is Place.OLD and not arrival.early else arrival.compact, arrival.early, now,
@@ -156,9 +147,10 @@ class EventStore:
             " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             row,
         )
+        self._chain.add(event.seq, event.prev)
         return Kept(place)
 
-    def due(self, limit: int = 200) -> list[VerifiedEvent]:
+    def due(self, limit: int = 1_000) -> list[VerifiedEvent]:
         """Events that are to be applied now, in the order of their numbers. Raises StoreDown."""
         rows = self._all(
             "SELECT compact FROM events WHERE compact IS NOT NULL AND (early OR seq <= ?) ORDER BY seq LIMIT ?",
@@ -174,13 +166,12 @@ class EventStore:
 
     def known_to(self, seq: int, incarnation: str) -> None:
         """A listing has told everything up to a position, and it was applied. Raises StoreDown."""
-        chain = self.chain.known_to(seq)
         facts = msgspec.structs.replace(self._facts, incarnation=incarnation)
-        with self._transaction():
-            self._write_chain(chain)
+        with self._advancing():
+            self._chain.known_to(seq)
             if facts != self._facts:
                 self._put("facts", msgspec.msgpack.encode(facts))
-        self.chain, self._facts = chain, facts
+        self._facts = facts
 
     def unacknowledged(self, limit: int) -> list[str]:
         """Ids of events that poll has not been told of, oldest first. Raises StoreDown."""
@@ -233,12 +224,33 @@ class EventStore:
             )
         return done.rowcount + more.rowcount
 
-    def _write_chain(self, chain: Chain) -> None:
+    @contextmanager
+    def _advancing(self) -> Iterator[None]:
+        """One transaction in which the chain may go on. Raises StoreDown, and then it has not."""
+        try:
+            with self._transaction():
+                yield
+                self._write_chain()
+        except BaseException:
+            self._chain.undo()
+            raise
+        self._chain.settled()
+        self.chain = self._chain.now()
+
+    def _write_chain(self) -> None:
+        chain = self._chain
         if chain.last_seq != self.chain.last_seq:
             self._put("last_seq", chain.last_seq)
             self._db.execute("DELETE FROM ahead WHERE seq <= ?", (chain.last_seq,))
-        new = chain.ahead.keys() - self.chain.ahead.keys()
-        self._db.executemany("INSERT OR REPLACE INTO ahead VALUES (?, ?)", [(seq, chain.ahead[seq]) for seq in new])
+        if chain.has_gone_beyond:
+            self._put("beyond", chain.beyond)
+        self._db.executemany("INSERT OR REPLACE INTO ahead VALUES (?, ?)", chain.newly_ahead)
+
+    def _read_chain(self) -> Chain:
+        query = "SELECT value FROM facts WHERE name = ?"
+        last_seq, beyond = self._one(query, "last_seq"), self._one(query, "beyond")
+        ahead: list[tuple[int, int]] = self._all("SELECT seq, prev FROM ahead")
+        return Chain(int(last_seq[0]) if last_seq else 0, dict(ahead), int(beyond[0]) if beyond else 0)
 
     def _put(self, name: str, value: bytes | int) -> None:
         self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))

@@ -263,7 +263,7 @@ class Intake:
         chain = self._store.chain
         return IntakeStatistics(
             self._taken, self._repeated, self._unknown, dict(self._refused), self._security_events,
-            chain.last_seq, len(chain.ahead),
+            chain.last_seq, chain.ahead,
         )  # fmt: skip
 
     def security_event(self, kind: str, text: str) -> None:

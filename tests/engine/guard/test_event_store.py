@@ -2,6 +2,7 @@
 
 import sqlite3
 import stat
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,9 @@ import pytest
 from engine.clock import UnixTime
 from engine.events.facts import Change
 from engine.events.verification import VerifiedEvent, read_kept_event
-from engine.guard import event_store
+from engine.guard import event_store, ordering
 from engine.guard.event_store import KEEP, Arrival, EventStore, StoreDown, StreamIds
-from engine.guard.ordering import Chain, Place
+from engine.guard.ordering import ChainState, Place
 from tests.support.events import NOW
 from tests.support.told import TellingService, Told
 
@@ -41,13 +42,13 @@ def test_everything_is_there_after_a_restart(path: Path) -> None:
     store.note(sound_at=NOW, keys=b"keys", streams=StreamIds("a", "b", "c"), asked_state=("word", NOW))
     store.close()
     store = EventStore(path)
-    assert store.chain == Chain(told[0].seq, {told[2].seq: told[1].seq, told[3].seq: told[2].seq})
+    assert store.chain == ChainState(told[0].seq, ahead=2, missing=told[1].seq, highest=told[3].seq)
     assert ids(store.due()) == [told[0].jti, told[3].jti]
     assert (store.sound_at, store.keys, store.streams) == (NOW, b"keys", StreamIds("a", "b", "c"))
     assert store.states(NOW) == {"word"}
     assert store.states(UnixTime(NOW + KEEP)) == frozenset()
     store.keep([arrival(told[1])], NOW)
-    assert store.chain == Chain(told[3].seq)
+    assert store.chain == ChainState(told[3].seq)
     assert ids(store.due()) == [one.jti for one in told]
     store.close()
 
@@ -58,9 +59,47 @@ def test_a_page_is_kept_as_a_whole_or_not_at_all(path: Path) -> None:
     bad = Arrival(arrival(told[1]).event, b"no JWS", early=False)
     with pytest.raises(IndexError):
         store.keep([arrival(told[0]), bad], NOW)
-    assert (store.chain, store.due()) == (Chain(), [])
+    assert (store.chain, store.due()) == (ChainState(), [])
     kept = store.keep([arrival(one) for one in told], NOW)
     assert [one.place for one in kept] == [Place.NEXT] * 3
+    store.close()
+
+
+def test_an_event_costs_the_same_however_many_wait_behind_a_hole(path: Path) -> None:
+    """Neither the chain nor what is written of it is gone through for each."""
+    told = events(3_002)
+    store = EventStore(path)
+    store.keep([arrival(one) for one in told[1:-1]], NOW)
+    tracemalloc.start()
+    try:
+        store.keep([arrival(told[-1])], NOW)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert store.chain == ChainState(0, ahead=3_001, missing=told[0].seq, highest=told[-1].seq)
+    assert peak < 120_000, "bytes: a copy of what waits takes more"
+    store.keep([arrival(told[0])], NOW)
+    assert store.chain == ChainState(told[-1].seq)
+    store.close()
+
+
+def test_what_is_not_noted_any_more_leaves_a_hole_also_after_a_restart(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordering, "MOST_AHEAD", 2)
+    told = events(6)
+    store = EventStore(path)
+    for one in told[1:]:
+        store.keep([arrival(one)], NOW)
+    assert store.chain == ChainState(0, ahead=2, missing=told[0].seq, highest=told[5].seq)
+    store.keep([arrival(told[0])], NOW)
+    assert (store.chain.last_seq, store.chain.has_hole) == (told[2].seq, True)
+    store.close()
+    store = EventStore(path)
+    assert (store.chain.last_seq, store.chain.has_hole, store.chain.newest) == (told[2].seq, True, told[5].seq)
+    store.known_to(told[5].seq, "incarnation")
+    assert store.chain == ChainState(told[5].seq)
+    assert ids(store.due()) == [one.jti for one in told]
     store.close()
 
 
@@ -121,10 +160,10 @@ def test_no_room_is_said_and_changes_nothing(path: Path) -> None:
     told = events(60)
     kept = count_until_full(store, told)
     assert 0 < kept < 60
-    assert store.chain == Chain(told[kept - 1].seq)
+    assert store.chain == ChainState(told[kept - 1].seq)
     store._db.execute("PRAGMA max_page_count = 100000")
     store.keep([arrival(told[kept])], NOW)
-    assert store.chain == Chain(told[kept].seq)
+    assert store.chain == ChainState(told[kept].seq)
     store.close()
 
 

@@ -23,7 +23,7 @@ from engine.events.signing import PemEventSigner, new_event_key
 from engine.guard.config import Receiver
 from engine.guard.event_store import StoreDown
 from engine.guard.memory import MemoryFull
-from engine.guard.ordering import Chain
+from engine.guard.ordering import ChainState
 from engine.guard.receiver import PushReceiver, pins_of
 from engine.guard.transmitter import TooManyCalls, Unreachable
 from tests.support.event_guards import EventGuard
@@ -193,7 +193,7 @@ def test_rows_12_and_13_what_is_not_known_is_stored_and_told(play: Play) -> None
         counts = served.guard.intake.statistics()
         assert (counts.taken, counts.unknown, counts.refused, counts.security_events) == (3, 1, {}, 0)
         await served.guard.intake.apply_due()
-        assert served.guard.store.chain == Chain(first.seq + 2), "an event that nobody knows has its place"
+        assert served.guard.store.chain == ChainState(first.seq + 2), "an event that nobody knows has its place"
         assert isinstance(served.guard.memory, InMemory)
         assert CONSENT in served.guard.memory._consents
 
