@@ -1,7 +1,7 @@
 """Where pushed events arrive: RFC 8935 over mutual TLS, for trio and asyncio alike.
 
 Only who shows a certificate of the configured authority is spoken to, and only one whose certificate is pinned, where
-pins are set, is listened to. 202 goes out after the event is on disk, and never otherwise.
+pins are set, is listened to; all others take no place from it (`engine.guard.handshakes`). 202 goes out after the event is on disk, and never otherwise.
 """
 
 import hashlib
@@ -21,6 +21,7 @@ from engine.errors import Fault, Kind
 from engine.events.verification import MAX_EVENT_BYTES, ErrorCode, RefusedEvent
 from engine.guard.config import Receiver
 from engine.guard.event_keys import EventKeys
+from engine.guard.handshakes import DEADLINE, Handshakes
 from engine.guard.intake import Intake
 from engine.listener.http1 import (
     CONTINUE,
@@ -36,10 +37,10 @@ from engine.listener.media import media_type
 from engine.listener.sockets import CannotListen
 from engine.listener.tls import BadTlsFiles, server_context
 from engine.telemetry import logs
+from engine.telemetry.floods import Floods
 
 EVENT_MEDIA: Final = b"application/secevent+jwt"
 RETRY_AFTER: Final = b"5"  # seconds: the first wait of the service's own schedule
-HANDSHAKE: Final = Seconds(10.0)
 IDLE: Final = Seconds(300.0)  # a heartbeat comes each minute: keep its connection
 WHOLE: Final = Seconds(10.0)  # for a request once it has begun; the service gives up after five
 LINGER: Final = Seconds(1.0)  # so that a refusal is read before the connection breaks
@@ -50,9 +51,13 @@ _log = logs.logger("events")
 
 
 class ReceiverStatistics(msgspec.Struct, frozen=True):
-    """connections: open now. strangers: whose certificate is not pinned, since the start."""
+    """connections: open now, of those who have shown who they are; handshakes: of the others.
+
+    strangers: whose certificate is not pinned, since the start.
+    """
 
     connections: int
+    handshakes: int
     pushes: int
     strangers: int
     unavailable: int
@@ -69,6 +74,8 @@ class PushReceiver:
         self._path = (urlsplit(settings.public_url).path or "/events").encode()
         self._pins = pins_of(settings.pusher_thumbprints)
         self._tls = self._context()
+        self._handshakes = Handshakes(settings.max_connections)
+        self._floods = Floods()
         self._open = self._pushes = self._strangers = self._unavailable = 0
         self.port = 0
         self.pushed_at: float | None = None  # seconds since 1970: the last one taken
@@ -79,7 +86,7 @@ class PushReceiver:
 
     def statistics(self) -> ReceiverStatistics:
         """A frozen record of now."""
-        return ReceiverStatistics(self._open, self._pushes, self._strangers, self._unavailable)
+        return ReceiverStatistics(self._open, len(self._handshakes), self._pushes, self._strangers, self._unavailable)
 
     async def run(self, *, task_status: TaskStatus[int] = anyio.TASK_STATUS_IGNORED) -> None:
         """Serve until cancelled; started with the port. Raises CannotListen."""
@@ -96,25 +103,33 @@ class PushReceiver:
     async def _serve(self, stream: SocketStream) -> None:
         """One connection, from its first byte. Whatever happens on it ends here."""
         async with stream:
-            if self._open >= self._settings.max_connections:
-                return
-            self._open += 1
             try:
-                await self._talk(stream)
+                known = await self._shake_hands(stream)
+                if known is not None and self._open < self._settings.max_connections:
+                    self._open += 1
+                    try:
+                        await self._talk(*known)
+                    finally:
+                        self._open -= 1
             except (anyio.BrokenResourceError, anyio.EndOfStream, anyio.ClosedResourceError, ssl.SSLError, OSError):
                 pass  # the peer has gone, or was shown the door by a TLS alert
             except Exception as error:
                 _log.error("push_connection_failed", error=repr(error))
-            finally:
-                self._open -= 1
 
-    async def _talk(self, stream: SocketStream) -> None:
-        with anyio.move_on_after(HANDSHAKE) as scope:
+    async def _shake_hands(self, stream: SocketStream) -> tuple[TLSStream, Thumbprint] | None:
+        """Who is there; None: nobody whom we listen to. A stranger has its answer, and keeps no place for it."""
+        peer = str(stream.extra(SocketAttribute.remote_address)[0])  # noqa: S610 - anyio's, not Django's
+        with self._handshakes.place(peer) as scope:
             tls = await TLSStream.wrap(stream, server_side=True, ssl_context=self._tls, standard_compatible=False)
-        if scope.cancelled_caught:
-            return
-        shown = tls.extra(TLSAttribute.peer_certificate_binary)  # noqa: S610 - anyio's, not Django's
-        thumbprint = Thumbprint(hashlib.sha256(shown or b"").digest())
+            shown = tls.extra(TLSAttribute.peer_certificate_binary)  # noqa: S610 - anyio's, not Django's
+            thumbprint = Thumbprint(hashlib.sha256(shown or b"").digest())
+            if not self._pins or thumbprint in self._pins:
+                return tls, thumbprint
+            scope.deadline += DEADLINE
+            await self._talk(tls, thumbprint)
+        return None
+
+    async def _talk(self, tls: TLSStream, thumbprint: Thumbprint) -> None:
         connection = ServerConnection(_LIMITS)
         while (event := await self._next(tls, connection)) is not None:
             if isinstance(event, Refused):
@@ -158,7 +173,9 @@ class PushReceiver:
             if fault.kind is not Kind.UNAVAILABLE:
                 raise
             self._unavailable += 1
-            _log.error("event_not_taken", text=fault.text, detail=fault.detail)
+            left_out = self._floods.admit(type(fault).__name__, self._clock.boot())
+            if left_out is not None:
+                _log.error("event_not_taken", text=fault.text, detail=fault.detail, left_out=left_out)
             return Response(503, b"", headers=((b"Retry-After", RETRY_AFTER),))
         self.pushed_at = float(self._clock.now())
         return Response(202, b"")
@@ -168,7 +185,8 @@ class PushReceiver:
             return None
         self._strangers += 1
         self._intake.security_event("stranger_pushes", f"certificate {thumbprint.hex()}")
-        return error_response(ErrorCode.ACCESS_DENIED, "this certificate is not the transmitter's")
+        refusal = error_response(ErrorCode.ACCESS_DENIED, "this certificate is not the transmitter's")
+        return msgspec.structs.replace(refusal, close=True)
 
     def _context(self) -> ssl.SSLContext:
         settings = self._settings

@@ -3,6 +3,7 @@
 import json
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from engine.guard.memory import MemoryFull
 from engine.guard.ordering import ChainState
 from engine.guard.receiver import PushReceiver, pins_of
 from engine.guard.transmitter import TooManyCalls, Unreachable
+from engine.telemetry.floods import LINES_A_SECOND
 from tests.support.event_guards import EventGuard
 from tests.support.event_pushes import EVENT, Answer, exchange
 from tests.support.events import CONSENT, claims_of, consent_fact, jwks, members_of, signer
@@ -62,6 +64,10 @@ class Served:
             tls_hostname="localhost",
             tls_standard_compatible=False,
         )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return "127.0.0.1", self.receiver.port
 
     async def push(self, body: bytes, who: str = "pusher", method: str = "POST", **headers: str) -> Answer:
         async with await self.dial(who) as stream:
@@ -323,10 +329,60 @@ def test_too_many_connections_are_closed(play: Play) -> None:
         told = served.service.change(1, Change.GRANTED)
         async with await served.dial(), await served.dial() as second:
             with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream, ConnectionError, ssl.SSLError)):
-                await served.dial()
+                async with await served.dial() as third:
+                    await exchange(third, told.compact, "POST", EVENT)
             assert (await exchange(second, told.compact, "POST", EVENT))[0] == 202
 
     play(scenario, max_connections=2)
+
+
+@pytest.mark.parametrize("who", ["nobody", "stranger"])
+def test_whoever_says_nothing_takes_no_place_from_the_service(play: Play, who: str) -> None:
+    """As many as there are places, without a handshake or with one that shows a certificate which is not pinned."""
+
+    async def scenario(served: Served) -> None:
+        told = served.service.change(1, Change.REVOKED)
+        async with AsyncExitStack() as stack:
+            for _ in range(64):
+                silent = served.dial("stranger") if who == "stranger" else anyio.connect_tcp(*served.address)
+                await stack.enter_async_context(await silent)
+            assert (await served.push(told.compact))[0] == 202
+            counts = served.receiver.statistics()
+            assert counts.handshakes >= 60, "they were all there"
+
+    play(scenario)
+
+
+def test_a_silent_handshake_ends_soon(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("engine.guard.handshakes.DEADLINE", 0.2)
+
+    async def scenario(served: Served) -> None:
+        async with await anyio.connect_tcp(*served.address) as silent:
+            with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+                await silent.receive()
+        assert served.receiver.statistics().handshakes == 0
+
+    play(scenario)
+
+
+def test_our_own_trouble_fills_no_log(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        told = served.service.change(1, Change.GRANTED)
+
+        def fail(*_: object) -> Any:
+            raise StoreDown("full")
+
+        served.guard.store.keep = fail
+        with capture_logs() as logs:
+            async with await served.dial() as stream:
+                for _ in range(2 * LINES_A_SECOND):
+                    assert (await exchange(stream, told.compact, "POST", EVENT))[0] == 503
+                served.guard.clock.forward(1)
+                assert (await exchange(stream, told.compact, "POST", EVENT))[0] == 503
+        lines = [line for line in logs if line["event"] == "event_not_taken"]
+        assert [line["left_out"] for line in lines] == [0] * LINES_A_SECOND + [LINES_A_SECOND]
+
+    play(scenario)
 
 
 def test_request_that_comes_byte_by_byte_is_not_waited_for(play: Play, monkeypatch: pytest.MonkeyPatch) -> None:
