@@ -23,6 +23,7 @@ from engine.tokens.keys import KeyFault, KeySet
 MAX_DECISIONS: Final = 1_048_576  # bytes: 500 decisions take 100,000
 SIGNED: Final = b"application/ccs-decision+jwt"
 TYPE: Final = "ccs-decision+jwt"
+CURRENT: Final = "current"
 NOT_ACTIVE: Final = "token_not_active"
 MALFORMED: Final = "request_malformed"
 
@@ -73,7 +74,7 @@ class Evaluated(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def is_current(self) -> bool:
         """Whether the node knew all that was true two seconds before."""
-        return self.ccs_freshness == "current"
+        return self.ccs_freshness == CURRENT
 
 
 class Decisions(msgspec.Struct, frozen=True, omit_defaults=True):

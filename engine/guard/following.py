@@ -79,7 +79,8 @@ class Following:
             tasks.start_soon(self._ask_for_ever)
 
     async def _apply(self) -> None:
-        await self._intake.apply_due()
+        if self._intake.is_behind:
+            await self._intake.apply_due()
         if self._intake.challenges():
             self._to_confirm.ring()
 

@@ -11,12 +11,11 @@ import random
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Final
 
 import anyio
 import msgspec
 
-from engine.clock import BootTime, Clock, Seconds, UnixTime
+from engine.clock import BootTime, Clock, UnixTime
 from engine.guard.asking import Asking, Introspected
 from engine.guard.batches import Batches
 from engine.guard.calls import Transport
@@ -37,8 +36,6 @@ from engine.guard.shares import Reason, Share, Verdict
 from engine.guard.verdicts import Verdicts
 from engine.telemetry.guard_calls import PROBES
 from engine.telemetry.host import SystemClock
-
-LOOK_AGAIN: Final = Seconds(1.0)  # a yes that had to wait so long for the others may be over by now
 
 
 class GuardStatus(msgspec.Struct, frozen=True):
@@ -149,15 +146,16 @@ class Guard:
         The first share of a token that was never introspected here is asked with the token itself
         (`service.introspect-first`), and so is what could not be told from the token's digest.
         """
-        began = self._clock.boot()
+        heard = self._memory.heard
         verdicts = await self._batches.check(shares)
         degraded = [place for place, verdict in enumerate(verdicts) if verdict.reason is Reason.DEGRADED]
         if degraded and await self._closing.wait():
             anew = await self._batches.check([shares[place] for place in degraded])
             for place, verdict in zip(degraded, anew, strict=True):
                 verdicts[place] = verdict
-        if self._clock.boot() - began < LOOK_AGAIN:
+        if self._memory.heard == heard:
             return verdicts
+        # Something was, while others of these shares were still asked about, for seconds maybe.
         return [self._verdicts.by_now(share, verdict) for share, verdict in zip(shares, verdicts, strict=True)]
 
     def answered_at(self) -> BootTime | None:

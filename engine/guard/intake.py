@@ -1,7 +1,8 @@
-"""The way of every event into the guard, pushed or polled: verified, kept on disk, acknowledged, applied.
+"""The way of every event into the guard, pushed or polled: verified, kept on disk, applied, acknowledged.
 
-Whoever hands an event in acknowledges it when `take` has returned, and not before. Applying comes after that, by
-`apply_due`: at once, and again at the next start for whatever a crash left undone.
+Whoever hands an event in acknowledges it when `take` has returned, and not before. By then it is applied to the memory,
+unless it is held back until what lies before it has come, so that no check that comes after an acknowledgement can miss
+it. What could not be applied, or what a crash left undone, `apply_due` applies: again and again, and at the next start.
 """
 
 from collections.abc import Callable, Mapping
@@ -88,7 +89,7 @@ class Intake:
         self._client_id = client_id
         self._answered_at = answered_at
         self._on_change = on_change
-        self._disk = anyio.Lock()
+        self._disk, self._applying = anyio.Lock(), anyio.Lock()
         # A thread of our own: where names cannot be resolved, those who look for nodes take all of the others'.
         self._thread = anyio.CapacityLimiter(1)
         self._batch = _Batch()
@@ -100,6 +101,7 @@ class Intake:
         self._status_at = UnixTime(0)  # of the newest event on how our push stream stands, by the service's clock
         self.status_events = 0  # so many
         self._kept, self._applied_of = 1, 0  # rounds of keeping; what an earlier life left undone counts as one
+        self._applied_to = 0  # where the chain stood when all that was due was applied
         self.heartbeat_at: UnixTime | None = None
         self._mark_if_down_for_long()
 
@@ -109,13 +111,13 @@ class Intake:
             return await anyio.to_thread.run_sync(partial(call, *args, **named), limiter=self._thread)
 
     async def take(self, compact: bytes, keys: EventKeys) -> None:
-        """Verify an event and keep it. Raises RefusedEvent; KeysUnavailable, StoreDown, MemoryFull: not for now."""
+        """Verify, keep and apply an event. Raises RefusedEvent; KeysUnavailable, StoreDown, MemoryFull: not now."""
         await self._take([await self._arrival(compact, keys)])
 
     async def take_page(self, sets: Mapping[str, str], keys: EventKeys) -> dict[str, RefusedEvent]:
-        """Verify events that came together, in whatever order, and keep them; returns those that were refused.
+        """Verify events that came together, in whatever order, keep and apply them; returns those that were refused.
 
-        Raises KeysUnavailable, StoreDown, MemoryFull: then none was taken, for now.
+        Raises KeysUnavailable, StoreDown, MemoryFull: then none may be acknowledged, for now.
         """
         arrivals, refused = list[Arrival](), dict[str, RefusedEvent]()
         for jti, compact in sets.items():
@@ -153,8 +155,10 @@ class Intake:
                 self._count_refusal(refusal)
             else:
                 self._count(arrival.event, is_new=kept.place is not None)
-        self.settle()
-        self._on_change()
+        try:
+            await self._apply_up_to(self._kept)
+        finally:
+            self._on_change()
         if refuse and others:
             raise next(iter(others.values()))
         return others
@@ -181,18 +185,38 @@ class Intake:
         except StoreDown as fault:
             batch.fault = fault
 
+    @property
+    def is_behind(self) -> bool:
+        """Whether something may be kept that is to be applied."""
+        return self._applied_of < self._kept or self._applied_to != self._store.chain.last_seq
+
     async def apply_due(self) -> None:
         """Apply what was kept and is not held back. Raises StoreDown, MemoryFull: then it is still to be applied."""
+        async with self._applying:
+            await self._apply_all(self._kept)
+
+    async def _apply_up_to(self, kept: int) -> None:
+        """The same, in one go with what others have kept meanwhile."""
+        async with self._applying:
+            if self._applied_of < kept:
+                await self._apply_all(kept)
+        self.settle()
+
+    async def _apply_all(self, wanted: int) -> None:
+        """At least all that was kept in so many rounds: in a flood there is always more, and nobody waits for that."""
         while True:
-            kept, waiting = self._kept, len(self._challenges)
+            kept, to, waiting = self._kept, self._store.chain.last_seq, len(self._challenges)
             due = await self.on_disk(self._store.due, AT_ONCE + waiting)  # those that wait come first, each time
             self._apply(due)
+            if is_all := len(due) < AT_ONCE + waiting:
+                self._applied_of, self._applied_to = max(kept, self._applied_of), to
             done = [event.jti for event in due if event.jti not in self._challenges]
             if done:
                 await self.on_disk(self._store.applied, done)
-            elif len(self._challenges) == waiting:
+            if not done and len(self._challenges) == waiting:
                 break
-        self._applied_of = max(kept, self._applied_of)
+            if is_all and self._applied_of >= wanted:
+                break
         self.settle()
 
     def _apply(self, due: list[VerifiedEvent]) -> None:

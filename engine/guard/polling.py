@@ -1,4 +1,4 @@
-"""Fetching events by poll (RFC 8936): complete where pushes are fast. Stored first, acknowledged in the next call.
+"""Fetching events by poll (RFC 8936): complete where pushes are fast. Applied first, acknowledged in the next call.
 
 What was pushed is acknowledged here as well, since an acknowledgement of a push does not count for poll: whoever lost
 its disk after a 202 gets everything again.
@@ -37,6 +37,8 @@ class Polling:
         """
         came, more, errors = 0, True, dict[str, RefusedEvent]()
         while True:
+            if self._intake.is_behind:  # nothing is acknowledged that is still to be applied
+                await self._intake.apply_due()
             ids = await self._intake.on_disk(self._store.unacknowledged, ACKS)
             if not (ids or more or errors):
                 await self._keys.freshen()

@@ -1,7 +1,8 @@
 """Where pushed events arrive: RFC 8935 over mutual TLS, for trio and asyncio alike.
 
 Only who shows a certificate of the configured authority is spoken to, and only one whose certificate is pinned, where
-pins are set, is listened to; all others take no place from it (`engine.guard.handshakes`). 202 goes out after the event is on disk, and never otherwise.
+pins are set, is listened to; all others take no place from it (`engine.guard.handshakes`). 202 goes out after the event
+is on disk and was applied, and never otherwise.
 """
 
 import hashlib

@@ -2,8 +2,8 @@
 
     python -m tests.support.killed_guard FOLDER STEP
 
-STEP: `before` the event is written, after it was `kept`, after it was `answered`, after it was `applied` and before
-that is noted, or `never`. Each line of the input is an event, each line of the output an acknowledgement.
+STEP: `before` the event is written, after it was `kept`, after it was `applied` and before that is noted, after it was
+`answered`, or `never`. Each line of the input is an event, each line of the output an acknowledgement.
 """
 
 import os
@@ -35,14 +35,13 @@ async def main(folder: Path, step: str) -> None:
     guard = EventGuard(folder / "events.sqlite", service, memory=LoggedMemory(folder / "memory"))
     await guard.intake.apply_due()
     guard.store._write_chain = dying_before(guard.store._write_chain, step, "before")
+    guard.store.due = dying_before(guard.store.due, step, "kept")
     guard.store.applied = dying_before(guard.store.applied, step, "applied")
     for line in sys.stdin:
         await guard.intake.take(line.strip().encode(), guard.keys)
-        dying_before(int, step, "kept")()
         sys.stdout.write("202\n")
         sys.stdout.flush()
         dying_before(int, step, "answered")()
-        await guard.intake.apply_due()
 
 
 def write_keys(folder: Path) -> None:

@@ -18,7 +18,7 @@ from engine.guard.questions import EVALUATIONS, batch, digest_of, size_of
 from engine.guard.shares import Reason, Share
 from engine.tokens.jws import encode_part
 from tests.support.guard_answers import x5t
-from tests.support.guard_stand import Behaviour, Stand, answers, black_hole, fails, says, slowly, token_of
+from tests.support.guard_stand import Behaviour, Stand, answers, black_hole, fails, in_turn, says, slowly, token_of
 from tests.support.guard_words import NOW, consent, entry, pushed_entry, share
 
 YES = "yes"
@@ -207,6 +207,25 @@ async def test_an_end_that_is_pushed_while_a_batch_is_under_way_wins_over_its_ye
     assert [verdict.reason for verdict in verdicts] == [Reason.NOT_ACTIVE] * 2
 
 
+async def test_what_is_heard_while_other_shares_are_still_asked_about_counts(autojump_clock: MockClock) -> None:
+    """The yes of the first batch is seconds old when the second one is answered, and an end has been acknowledged."""
+    stand = Stand(autojump_clock)
+    stand.nodes.all(decides(YES))
+    shares = some(501)
+    async with stand.guard:
+        await stand.guard.check_many(shares)
+        stand.nodes.all(in_turn(decides(YES), slowly(1.5, decides(YES))))
+
+        async def push() -> None:
+            await trio.sleep(1)
+            stand.memory.end(CONSENT, 4, NOW)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(push)
+            verdicts = await stand.guard.check_many(shares)
+    assert {verdict.reason for verdict in verdicts} == {Reason.NOT_ACTIVE}
+
+
 async def test_each_share_has_its_own_window_data_set_and_key(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock, introspect_first=False)
     stand.nodes.all(decides(YES))
@@ -374,8 +393,8 @@ def test_no_batch_is_larger_than_it_was_reckoned(data: st.DataObject) -> None:
     shares = data.draw(
         st.lists(
             st.builds(
-                share, token=st.just("t"), data_from=st.sampled_from(windows),
-                purpose_code=st.sampled_from([None, "p"]), dataset_id=st.sampled_from(["hh-gas", "d" * 64]), share_id=st.sampled_from([None, "s" * 64]),
+                share, data_from=st.sampled_from(windows), purpose_code=st.sampled_from([None, "p"]),
+                dataset_id=st.sampled_from(["hh-gas", "d" * 64]), share_id=st.sampled_from([None, "s" * 64]),
             ),
             min_size=1, max_size=40,
         )

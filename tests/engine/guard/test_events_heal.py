@@ -572,8 +572,6 @@ async def test_a_hole_is_closed_by_what_was_applied_and_not_by_what_is_being_kep
         guard.intake.settle()
         assert guard.memory.missing_since() is not None
         goes_on.set()
-    assert guard.memory.missing_since() is not None
-    await guard.intake.apply_due()
     assert guard.memory.missing_since() is None
     assert known(guard.memory) == service.states()
 

@@ -99,7 +99,7 @@ async def _live(authority: Authority, folder: Path) -> None:
                 await _until(lambda: events.status().standing is Standing.WHOLE)
                 await _until(lambda: memory.missing_since() is None)
                 assert memory._consents[consent_id(1)].ended
-                assert lost.jti not in telling.unacknowledged
+                await _until(lambda: lost.jti not in telling.unacknowledged)
                 assert_status(events.status(), telling)
                 events.reload()
                 tasks.cancel_scope.cancel()

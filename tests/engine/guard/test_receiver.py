@@ -33,7 +33,7 @@ from tests.support.event_pushes import EVENT, Answer, exchange
 from tests.support.events import CONSENT, claims_of, consent_fact, jwks, members_of, signer
 from tests.support.guard_memory import InMemory
 from tests.support.mutual_tls import Authority, thumbprint_of
-from tests.support.told import TellingService
+from tests.support.told import POLL_URL, TellingService, consent_id
 
 
 @pytest.fixture(scope="module")
@@ -127,8 +127,49 @@ def test_event_is_taken_and_applied_and_its_repeat_is_answered_alike(play: Play)
                 status, headers, body = await exchange(stream, told.compact, "POST", EVENT)
                 assert (status, body, headers["content-length"]) == (202, b"", "0")
         assert served.guard.intake.statistics().repeated == 2
-        await served.guard.intake.apply_due()
         assert served.guard.store.chain.last_seq == told.seq
+
+    play(scenario)
+
+
+def test_what_was_answered_202_is_known_to_the_next_check(play: Play) -> None:
+    """Nobody else applies anything here: it was done before the answer went out. Many at once share the waits."""
+
+    async def scenario(served: Served) -> None:
+        told = [served.service.change(number, Change.REVOKED) for number in range(12)]
+        answered = list[int]()
+
+        async def push(number: int) -> None:
+            assert (await served.push(told[number].compact))[0] == 202
+            assert served.guard.memory.has_ended(consent_id(number))
+            answered.append(number)
+
+        async with anyio.create_task_group() as tasks:
+            for number in reversed(range(12)):  # the first names nothing before it: the others come before their turn
+                tasks.start_soon(push, number)
+        assert len(answered) == 12
+
+    play(scenario)
+
+
+def test_what_cannot_be_applied_is_not_acknowledged_by_push_or_poll(play: Play) -> None:
+    async def scenario(served: Served) -> None:
+        told, guard = served.service.change(1, Change.REVOKED), served.guard
+        end = guard.memory.end
+
+        def full(*_: object) -> None:
+            raise MemoryFull("full")
+
+        guard.memory.end = full  # type: ignore[method-assign] # a disk without room
+        assert (await served.push(told.compact))[0] == 503
+        with pytest.raises(MemoryFull):
+            await guard.polling.drain(POLL_URL)
+        assert told.jti in served.service.unacknowledged
+        guard.memory.end = end  # type: ignore[method-assign] # there is room again
+        await guard.polling.drain(POLL_URL)
+        assert guard.memory.has_ended(consent_id(1))
+        assert told.jti not in served.service.unacknowledged
+        assert (await served.push(told.compact))[0] == 202
 
     play(scenario)
 

@@ -19,7 +19,6 @@ from tests.world.pushing.ledger import ATP, EDPS, Told, token_of
 if TYPE_CHECKING:
     from tests.world.pushing.world import World
 
-APPLIED: Final = 2.0  # seconds from an acknowledgement, or a start, to its effect
 WAY: Final = 10.0  # seconds that a yes may have been under way: as long as a question takes at most
 
 
@@ -200,7 +199,7 @@ class Checker:
             self._wrong(client_id, "P6: believes an answer that was not given to it", f"a yes to {consent_id[-4:]}")
         heard = self.heard[client_id]
         since = max(heard.ends.get(consent_id, float("inf")), 0.0)
-        if max(since, world.guards[client_id].booted_at) + APPLIED < began:
+        if max(since, world.guards[client_id].booted_at) < began:
             self._wrong(client_id, "P6: allowed after an end that was heard of", f"{consent_id[-4:]} {verdict.reason}")
         expires_at = world.ledger.now(consent_id).expires_at
         if world.wall() - (0 if verdict.reason is Reason.LAST_KNOWN else WAY) >= expires_at:
@@ -214,7 +213,6 @@ class Checker:
         world, heard, who = self._world, self.heard[client_id], consent_id[-4:]
         if not world.guards[client_id].evidence.shows(verdict.evidence_id, consent_id):
             self._wrong(client_id, "P6: by fallback without evidence", who)
-        settled = began - APPLIED if began - world.guards[client_id].booted_at > APPLIED else -1.0
         if world.ledger.now(consent_id).access_mode.name == "ONE_OFF":
             self._wrong(client_id, "P6: a one-off by fallback", who)
         alone = self._alone_since.get(client_id)
@@ -223,14 +221,14 @@ class Checker:
         as_of = 0 if verdict.as_of is None else verdict.as_of - NOW
         if world.now() - as_of > world.node_cap + 1:
             self._wrong(client_id, "P6: beyond the node's last-known-until", who)
-        if any(at < settled and share.data_to > until for at, until in heard.cuts.get(consent_id, ())):
+        if any(at < began and share.data_to > until for at, until in heard.cuts.get(consent_id, ())):
             self._wrong(client_id, "P6: beyond a cut that was heard of", who)
         missing = [since for seq, since in heard.missing.items() if not self._has(client_id, seq)]
-        if any(since < settled and as_of <= int(since) for since in missing):
+        if any(since < began and as_of <= int(since) for since in missing):
             since = max(since for since in missing if as_of <= int(since))
             detail = f"{who} as of {as_of}, missing since {since:.1f}: {sorted(heard.missing)}"
             self._wrong(client_id, "P6: by fallback although events are known to be missing", detail)
-        parties = [party for party in heard.parties if party[0] < settled]
+        parties = [party for party in heard.parties if party[0] < began]
         newest = max((version for _, version, _ in heard.parties), default=0)
         is_stopped = bool(parties) and max(parties, key=_version)[2] and max(heard.parties, key=_version)[2]
         if is_stopped and not self._knows_newer_party(client_id, newest):

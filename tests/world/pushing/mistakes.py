@@ -32,6 +32,7 @@ from engine.pusher.signing import Signing
 from tests.world.simulation.mistake import Mistake, Patch, replaced
 
 LATER: Final = 2.0  # seconds
+SOON: Final = 0.5
 
 
 async def _take_first(self: Intake, compact: bytes, keys: EventKeys) -> None:
@@ -42,6 +43,20 @@ async def _take_first(self: Intake, compact: bytes, keys: EventKeys) -> None:
         await self._take([arrival], refuse=False)
 
     trio.lowlevel.spawn_system_task(keep)
+
+
+async def _not_yet(self: Intake, _kept: int) -> None:
+    self.settle()
+
+
+async def _soon(self: Intake, of: Any = Intake.apply_due) -> None:
+    await anyio.sleep(SOON)
+    await of(self)
+
+
+def _applied_later(stack: ExitStack) -> None:
+    replaced(Intake, "_apply_up_to", _not_yet)(stack)
+    replaced(Intake, "apply_due", _soon)(stack)
 
 
 async def _ack_first(self: Polling, poll_url: str) -> int:
@@ -185,6 +200,7 @@ async def _any_reply(
 _ALL: Final[Sequence[tuple[str, str, Patch]]] = (
     ("202 first", "a push is acknowledged, and stored two seconds later (`Intake.take`)",
      replaced(Intake, "take", _take_first)),
+    ("applied later", "an event is acknowledged, and applied half a second later (`Intake.take`)", _applied_later),
     ("ack first", "polled events are acknowledged before they are stored (`Polling.drain`)",
      replaced(Polling, "drain", _ack_first)),
     ("old end", "an end does not count against an answer that is newer (`rules.in_force`)",
