@@ -32,7 +32,8 @@ from engine.telemetry.floods import Floods
 from engine.telemetry.guard_calls import ALARMS
 
 SINGLY: Final = 300.0  # seconds that a service which takes no batches is asked singly
-_NO_BATCHES: Final = frozenset({404, 406})  # no such path; no answer in this form, as of a node without a public URL
+# No such path or method; no answer in this form, as of a node without a public URL; not implemented.
+_NO_BATCHES: Final = frozenset({404, 405, 406, 501})
 
 _UNKNOWN_KEY: Final = NoAnswer(Doubt.KEY)
 
@@ -85,8 +86,8 @@ class Asking:
         await self._have_keys()
         return await self._client.ask(self._call(body), self._judge(digest))
 
-    async def introspect_again(self, share: Share, digest: bytes) -> Answered[Introspected] | None:
-        """One attempt more, which the caller has in the budget (`Client.take_retry`). None: nobody answered."""
+    async def introspect_again(self, share: Share, digest: bytes) -> Answered[Introspected] | Unanswered:
+        """One attempt more, which the caller has in the budget (`Client.take_retry`)."""
         body = introspection(share, self._config.client_id)
         return await self._client.ask_again(self._call(body), self._judge(digest))
 
@@ -100,7 +101,7 @@ class Asking:
 
     async def evaluate_again(
         self, shares: Sequence[Share], digests: Sequence[bytes], *, names_certificates: bool
-    ) -> Answered[Decisions] | None:
+    ) -> Answered[Decisions] | Unanswered:
         """See `introspect_again`. Raises BadShare."""
         call, judge = self._batch(shares, digests, names_certificates=names_certificates)
         return await self._client.ask_again(call, judge)
@@ -136,7 +137,8 @@ class Asking:
             return Judged(read, worth, context.ccs_freshness, float(context.ccs_as_of))
 
         accept = decisions.SIGNED if self._is_signed else JSON
-        return Call(EVALUATIONS, body, self._new_id(), JSON, accept, max_body=2 * MAX_DECISIONS), judge
+        call = Call(EVALUATIONS, body, self._new_id(), JSON, accept, max_body=2 * MAX_DECISIONS, is_optional=True)
+        return call, judge
 
     async def probe(self) -> bool:
         """Ask once about a token that nobody issued, to see whether anybody answers."""
@@ -145,10 +147,18 @@ class Asking:
         return await self._client.probe(self._call(body), self._judge(digest))
 
     async def is_current(self) -> bool:
-        """Ask, as a share does, about a token that nobody issued; whether a node says that it is current."""
+        """Ask, as a share does, about a token that nobody issued; whether a node says that it is current.
+
+        No, where the service takes no batches: an introspection answered no does not say. The next share finds out.
+        """
+        if not self.takes_batches:
+            return False
         share = nobodys_share(self._new_id(), self._clock.now())
         result = await self.evaluate([share], [digest_of(share)], names_certificates=False)
-        return isinstance(result, Answered) and result.value.context.is_current
+        if isinstance(result, Answered):
+            return result.value.context.is_current
+        self.refuses_batches(result)
+        return False
 
     def _call(self, body: bytes) -> Call:
         return Call(INTROSPECT, body, self._new_id(), FORM, SIGNED if self._is_signed else PLAIN)

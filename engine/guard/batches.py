@@ -99,22 +99,21 @@ class Batches:
         await self._each(self._unlearnt(now), lambda each: self._learn(each, found))
         return [found[place] for place in range(len(shares))]
 
-    async def again(self, asked: Sequence[tuple[Share, bytes]]) -> dict[int, Verdict] | None:
+    async def again(self, asked: Sequence[tuple[Share, bytes]]) -> dict[int, Verdict] | Unanswered:
         """One attempt at all of them, which is in the budget: verdicts by place; the others are to be asked singly.
 
-        None: nobody answered.
+        All of them where the service refused the batch, and takes none for a while.
         """
-        if not self._asking.takes_batches:
-            return {}
         now = _Round(self._memory.heard)
         now.asked = [_Asked(place, *each, self._memory.look(each[1])) for place, each in enumerate(asked)]
         shares, digests = [each.share for each in now.asked], [each.digest for each in now.asked]
         with contextlib.suppress(BadShare):
             result = await self._asking.evaluate_again(shares, digests, names_certificates=not self._introspects_first)
-            if result is None:
-                return None
-            self._outages.answered(current=result.value.context.is_current)
-            self._settle(now.asked, result.value, now)
+            if isinstance(result, Answered):
+                self._outages.answered(current=result.value.context.is_current)
+                self._settle(now.asked, result.value, now)
+            elif not self._asking.refuses_batches(result):
+                return result
         return now.found
 
     def _read(self, shares: Sequence[Share], now: _Round) -> None:

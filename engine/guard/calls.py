@@ -15,7 +15,10 @@ MAX_BODY: Final = 65_536  # bytes of an answer, if the call does not say otherwi
 
 
 class Call(msgspec.Struct, frozen=True):
-    """What is sent. request_id: drawn anew for each call; a node repeats it, which ties its answer to this question."""
+    """What is sent. request_id: drawn anew for each call; a node repeats it, which ties its answer to this question.
+
+    is_optional: a node need not offer it, so that 501 refuses the call, and is no failure of the node.
+    """
 
     path: bytes
     body: bytes
@@ -24,6 +27,7 @@ class Call(msgspec.Struct, frozen=True):
     accept: bytes
     method: bytes = b"POST"
     max_body: int = MAX_BODY
+    is_optional: bool = False
 
 
 class Reply(msgspec.Struct, frozen=True):

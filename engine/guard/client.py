@@ -200,14 +200,16 @@ class Client:
         """Reserve a retry for `ask_again`; False: the budget has none."""
         return self._budget.take(self._now(), 1)
 
-    async def ask_again(self, call: Call, judge: Judge[V]) -> Answered[V] | None:
-        """One attempt at the best node, for questions that were asked before. None: nobody answered."""
+    async def ask_again(self, call: Call, judge: Judge[V]) -> Answered[V] | Unanswered:
+        """One attempt at the best node, for questions that were asked before."""
         now = self._now()
         self._retries += 1
         RETRIES.inc()
         run = _Run(now)
         answer = await self._attempt(run, self.addresses.order(now)[0], call, judge, hedged=False)
-        if answer is not None and answer.worth is Worth.LAST_KNOWN:
+        if answer is None:
+            return self._unanswered(run, now, exhausted=run.is_over())
+        if answer.worth is Worth.LAST_KNOWN:
             return await self._look_for_better(run, answer, call, judge)
         return answer
 
@@ -359,7 +361,7 @@ class Client:
         self, run: _Run, address: str, call: Call, judge: Judge[V], begun: float, reply: Reply
     ) -> Judged[V] | None:
         if reply.status != 200:
-            failure = _failure_of(reply.status)
+            failure = _failure_of(reply.status, call)
             if failure is Failure.TOO_MANY:
                 run.slow_down(address, read_retry_after(reply.retry_after))
             self._failed(run, address, begun, failure, reply.status)
@@ -421,8 +423,10 @@ class Client:
             hedge.done.set()
 
 
-def _failure_of(status: int) -> Failure:
+def _failure_of(status: int, call: Call) -> Failure:
     """How a reply that is no 200 counts."""
+    if status == 501 and call.is_optional:
+        return Failure.REFUSED
     if status == 429:
         return Failure.TOO_MANY
     if 500 <= status <= 599:

@@ -109,7 +109,7 @@ class Guard:
         self._batches = Batches(
             self._config, self._asking, self._verdicts, self._outages, self._memory, self._one, self._unanswered
         )
-        again = Again(self._batches.again, self._one_again)
+        again = Again(self._batches.again, self._one_again, lambda: self._asking.takes_batches)
         self._joining = Joining(self._client, self._verdicts, self._outages, again, group, clock.boot, self._draw)
         group.start_soon(self._client.run)
         group.start_soon(self._probe)
@@ -203,11 +203,11 @@ class Guard:
             return (await self._unanswered([(share, digest)], result))[0]
         return self._on_answer(share, digest, result.value, at)
 
-    async def _one_again(self, share: Share, digest: bytes) -> Verdict | None:
-        """One attempt more with the token itself. None: nobody answered."""
+    async def _one_again(self, share: Share, digest: bytes) -> Verdict | Unanswered:
+        """One attempt more with the token itself."""
         at = self._clock.now()
         result = await self._asking.introspect_again(share, digest)
-        return None if result is None else self._on_answer(share, digest, result.value, at)
+        return self._on_answer(share, digest, result.value, at) if isinstance(result, Answered) else result
 
     def _on_answer(self, share: Share, digest: bytes, answered: Introspected, at: UnixTime) -> Verdict:
         self._outages.answered(current=answered.is_current)

@@ -32,10 +32,14 @@ Asked = tuple[Share, bytes]  # with its token's digest
 
 
 class Again(msgspec.Struct, frozen=True):
-    """How shares are asked again, by one attempt each. None: nobody answered; a share that is left out: ask singly."""
+    """How shares are asked again, by one attempt each. many: a share that it leaves out is to be asked singly.
 
-    many: Callable[[Sequence[Asked]], Awaitable[dict[int, Verdict] | None]]
-    singly: Callable[[Share, bytes], Awaitable[Verdict | None]]
+    takes_many: whether the service takes many at once, as far as is known.
+    """
+
+    many: Callable[[Sequence[Asked]], Awaitable[dict[int, Verdict] | Unanswered]]
+    singly: Callable[[Share, bytes], Awaitable[Verdict | Unanswered]]
+    takes_many: Callable[[], bool]
 
 
 class _Waiting:
@@ -160,32 +164,50 @@ class Joining:
     def _next(self) -> Iterator[_Place]:
         """As many as one call takes; one alone where it must be asked with its token."""
         size = count = 0
+        all_singly = not self._again.takes_many()
         for waiting in self._waiting.values():
             for place, (share, _) in enumerate(waiting.asked):
                 if place in waiting.found or waiting.asks[place] >= ATTEMPTS:
                     continue
                 size += size_of(share)
-                if count and (place in waiting.singly or count == MAX_ITEMS or size > MAX_BATCH):
+                singly = all_singly or place in waiting.singly
+                if count and (singly or count == MAX_ITEMS or size > MAX_BATCH):
                     return
                 yield waiting, place
                 count += 1
-                if place in waiting.singly:
+                if singly:
                     return
 
     async def _ask(self, places: Sequence[_Place]) -> bool:
-        """One call; whether somebody answered."""
+        """One call; whether somebody answered who may be asked for the others as well."""
         for waiting, place in places:
             waiting.asks[place] += 1
         first, at = places[0]
         if len(places) == 1:
             verdict = await self._again.singly(*first.asked[at])
-            if verdict is not None:
-                first.settle(at, verdict)
-            return verdict is not None
+            if isinstance(verdict, Unanswered):
+                return self._missed(places, verdict)
+            first.settle(at, verdict)
+            return True
         found = await self._again.many([waiting.asked[place] for waiting, place in places])
-        for number, (waiting, place) in enumerate(places if found is not None else ()):
-            if found is not None and number in found:
+        if isinstance(found, Unanswered):
+            return self._missed(places, found)
+        was_taken = self._again.takes_many()
+        for number, (waiting, place) in enumerate(places):
+            if number in found:
                 waiting.settle(place, found[number])
-            else:
+            elif was_taken:
                 waiting.singly.add(place)
-        return found is not None
+            else:  # refused as a whole: that was no attempt at any of them
+                waiting.asks[place] -= 1
+        return True
+
+    def _missed(self, places: Sequence[_Place], missed: Unanswered) -> bool:
+        """A refusal is an answer, and a 429 is one that says wait; all else was nobody."""
+        reason = verdict_on_run(missed.kinds, missed.failing)
+        if reason not in (Reason.REFUSED_CALLER, Reason.SLOW_DOWN):
+            return False
+        verdicts = self._verdicts.unanswered([waiting.asked[place] for waiting, place in places], missed)
+        for (waiting, place), verdict in zip(places, verdicts, strict=True):
+            waiting.settle(place, verdict)
+        return reason is Reason.REFUSED_CALLER

@@ -457,7 +457,7 @@ async def test_a_stolen_token_does_not_cost_its_owner_the_fallback(autojump_cloc
         assert stand.memory.refused == [digest_of(some(1)[0])]
 
 
-@pytest.mark.parametrize("status", [404, 406])
+@pytest.mark.parametrize("status", [404, 405, 406, 501])
 async def test_a_service_that_takes_no_batches_is_asked_singly_for_a_while(
     status: int, autojump_clock: MockClock
 ) -> None:

@@ -645,6 +645,24 @@ async def test_only_a_current_answer_to_our_own_question_ends_an_outage(
         assert stand.guard.status().outage_since is None
 
 
+@pytest.mark.parametrize("status", [404, 501])
+async def test_a_service_without_batches_is_no_outage_and_the_next_share_ends_the_one_before(
+    status: int, autojump_clock: MockClock
+) -> None:
+    """Our own question is refused, which does not say how fresh the node is; it is put no more for a while."""
+    stand = Stand(autojump_clock)
+    refuses, single = says(b"", status), answers()
+    async with stand.guard:
+        await ramps(stand)
+        stand.nodes.all(lambda call: refuses(call) if call.path == EVALUATIONS else single(call))
+        await trio.sleep(650)
+        assert stand.guard.status().circuit == "closed"
+        assert stand.guard.status().outage_since is not None
+        assert len([call for _, _, call in stand.nodes.calls if call.path == EVALUATIONS]) == 2
+        assert (await stand.guard.check(share())).freshness == "current"
+        assert stand.guard.status().outage_since is None
+
+
 async def test_an_outage_of_before_the_restart_ends_although_no_share_comes(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock, before=float(NOW - 3599))
     async with stand.guard:

@@ -263,6 +263,68 @@ async def test_a_no_in_a_batch_is_a_no_and_what_it_cannot_settle_is_asked_singly
         assert len(singles) == 8 + 3 + 1  # first attempts, what the runs asked again, and the one
 
 
+def refusing_batches(status: int) -> Behaviour:
+    refuses, single = says(b"", status), answers()
+    return lambda call: refuses(call) if call.path == EVALUATIONS else single(call)
+
+
+@pytest.mark.parametrize("status", [404, 405, 406, 501])
+async def test_a_refused_batch_is_an_answer_and_all_that_wait_are_asked_singly(
+    status: int, autojump_clock: MockClock
+) -> None:
+    """The refusal counts for no attempt at any of them: they are asked at once, and once."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        shares = many(6)
+        await known(stand, shares)
+        began = trio.current_time()
+        stand.nodes.all(until(began + 0.05, fails(Failure.CONNECT), refusing_batches(status)))
+        asked = Asked(stand, shares)
+        await asked.run()
+        assert asked.reasons == {Reason.CONSENTED}
+        assert asked.ends[-1] - began < 0.5
+        batches = [call for _, _, call in stand.nodes.calls if call.path == EVALUATIONS]
+        assert (len(batches), len(stand.nodes.calls)) == (1, 6 + 3 + 1 + 3)
+        assert (stand.guard.status().circuit, stand.evidence.entries) == ("closed", [])
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refused_caller_is_told_so_also_while_it_waits(status: int, autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        shares = many()
+        await known(stand, shares)
+        began = trio.current_time()
+        stand.nodes.all(until(began + 0.01, fails(Failure.CONNECT), refusing(status)))
+        asked = Asked(stand, shares)
+        await asked.run()
+        assert asked.reasons == {Reason.REFUSED_CALLER, Reason.CONSENTED}
+        assert asked.ends[-1] - began < 1.0
+
+
+def refusing(status: int) -> Behaviour:
+    """The first who are asked again are answered, which lets the others be asked; those are refused."""
+    left, yes, no = iter(range(3)), answers(), says(b"", status)
+    return lambda call: no(call) if next(left, None) is None else yes(call)
+
+
+async def test_a_service_that_says_slow_down_to_those_who_wait_is_heeded(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        shares = many()
+        await known(stand, shares)
+        began = trio.current_time()
+        slow, yes = says(b"", 429, retry_after=b"30"), answers()
+        behave: Behaviour = lambda call: slow(call) if call.path == EVALUATIONS else yes(call)  # noqa: E731 - one line
+        stand.nodes.all(until(began + 0.05, fails(Failure.CONNECT), behave))
+        asked = Asked(stand, shares)
+        await asked.run()
+        slowed = [verdict for verdict in asked.verdicts.values() if verdict.reason is Reason.SLOW_DOWN]
+        assert len(slowed) == MANY - 3
+        assert {verdict.retry_after for verdict in slowed} == {30.0}
+        assert asked.ends[-1] - began < 1.0
+
+
 async def test_a_check_of_many_waits_as_one_does(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:
