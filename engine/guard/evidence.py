@@ -2,7 +2,8 @@
 
 Only ever added to; sealed as the memory is, under keys of its own; each entry bound to the one before
 (`engine.guard.evidence_chain`). What was reported goes after `keep_days`, or where room is needed, the oldest first.
-What was not reported never goes: a log full of it takes no more, and then no share is made.
+What was not reported never goes: a log full of it takes no more, and then no share is made. Of a log that is damaged
+the next one takes over what can still be read and is to be reported, and an outage that has not ended.
 """
 
 import heapq
@@ -10,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
@@ -22,10 +23,14 @@ from engine.guard.evidence_chain import Link, entry_of, entry_text
 from engine.guard.evidence_words import Entry, OutageEvidence, ShareEvidence
 from engine.guard.home import Habits, StoreHome
 from engine.guard.memory import MemoryFull
+from engine.guard.open_outage import OpenOutage
+from engine.guard.salvage import readable_rows
 from engine.guard.sealed_table import SealedTable
 from engine.guard.sealing import Sort, StoreKey, Unsealed
 from engine.guard.table import Row, StoreDamaged
 from engine.telemetry.logs import logger
+
+T = TypeVar("T")
 
 FILE: Final = "evidence.db"
 USE: Final = "evidence"  # of the key
@@ -84,6 +89,9 @@ class EvidenceLog:
         habits = Habits((Sort.EVIDENCE,), settings.max_bytes, takes_older=True, kept_aside=None)
         anchor = beside.with_name(beside.name + ".evidence")
         self._home = StoreHome(store.directory / FILE, anchor, habits, wall)
+        self._max_bytes = settings.max_bytes
+        self._keys = [self._key] if old is None else [self._key, old]
+        self._outage = OpenOutage(store, owner)
         try:
             self._begin(self._home.open(self._key, old))
         except BaseException:
@@ -93,11 +101,34 @@ class EvidenceLog:
     def _begin(self, sealed: SealedTable) -> None:
         self._sealed = sealed
         self._reserve = min(_RESERVE, sealed.table.max_pages // 8)
-        record = sealed.get(Sort.EVIDENCE, _TIP)
-        self._tip = Tip(os.urandom(4).hex()) if record is None else _tips.decode(record)
-        if self._home.went_back:  # numbers after this one may have been given to entries that are lost
-            self._tip = msgspec.structs.replace(self._tip, chain=os.urandom(4).hex())
         self._counts = {rank: sealed.table.count(rank) for rank in (SETTLED, UNREPORTED)}
+        record = sealed.get(Sort.EVIDENCE, _TIP)
+        if record is None:
+            self._begin_empty()
+            return
+        self._tip = _tips.decode(record)
+        if self._home.went_back:  # numbers after this one may have been given to entries that are lost
+            since = _earlier(self._tip.open_outage, self._outage.load())
+            self._tip = msgspec.structs.replace(self._tip, chain=os.urandom(4).hex(), open_outage=since)
+        self._outage.settle(self._tip.open_outage)
+
+    def _begin_empty(self) -> None:
+        """Go on with what can be read of the log before, if one was damaged: what is to be reported, an open outage."""
+        aside, self._home.aside = self._home.aside, None
+        found = {} if aside is None else readable_rows(aside, self._max_bytes, self._keys, (_TIP_RANK, UNREPORTED))
+        left = _decoded(_tips, found.pop(_TIP, b"")) or Tip("")
+        links = [link for link in (_decoded(_links, record) for record in found.values()) if link is not None]
+        since = _earlier(left.open_outage, self._outage.load())
+        # Under another chain's name, and after all numbers that are known to have been given.
+        self._tip = Tip(os.urandom(4).hex(), max([left.seq, *(link.seq for link in links)]))
+        with self._sealed.writing(durable=True):
+            for link in links:
+                self._put(link, UNREPORTED)
+        self._counts[UNREPORTED] += len(links)
+        if since is not None:
+            self.record(OutageEvidence(since, 0.0, ()))
+        if aside is not None:
+            _log.error("guard_evidence_carried_on", aside=aside.name, unreported=len(links), outage_since=since)
 
     def record(self, entry: Entry) -> str:
         """See `Evidence.record`. On disk, through a loss of power too, where a share is made on it."""
@@ -113,11 +144,15 @@ class EvidenceLog:
                 link = Link(tip.chain, tip.seq + 1, tip.hash, entry_text(entry))
                 tip = Tip(tip.chain, link.seq, link.hash, _open_outage(tip, entry))
                 links.append((link, UNREPORTED if _is_to_report(entry) else SETTLED))
+            if tip.open_outage not in (None, self._tip.open_outage):
+                self._outage.keep(tip.open_outage)
             with self._sealed.writing(durable=durable):
                 for link, rank in links:
                     self._put(link, rank)
                 self._sealed.put(Sort.EVIDENCE, _TIP, _encode(tip), rank=_TIP_RANK, due=0)
                 self._refuse_the_last_pages(entries)
+            if tip.open_outage is None and self._tip.open_outage is not None:
+                self._outage.keep(None)
             self._tip = tip
             for _, rank in links:
                 self._counts[rank] += 1
@@ -229,7 +264,7 @@ class EvidenceLog:
 
     @contextmanager
     def _trusting(self) -> Iterator[None]:
-        """One call at a time. A log that is damaged is moved aside, to be looked at by people; another begins."""
+        """One call at a time. A log that is damaged is moved aside, to be looked at by people; another carries on."""
         with self._calls:
             try:
                 yield
@@ -247,12 +282,24 @@ def _open_outage(tip: Tip, entry: Entry) -> float | None:
     return tip.open_outage
 
 
+def _earlier(one: float | None, other: float | None) -> float | None:
+    """When an outage began that is open: where two say so, the longer one counts."""
+    return min((at for at in (one, other) if at is not None), default=None)
+
+
 def _is_to_report(entry: Entry) -> bool:
     return isinstance(entry, ShareEvidence) and entry.allowed
 
 
 def _name(seq: int) -> bytes:
     return seq.to_bytes(8, "big")
+
+
+def _decoded(decoder: msgspec.msgpack.Decoder[T], record: bytes) -> T | None:
+    try:
+        return decoder.decode(record)
+    except msgspec.MsgspecError:
+        return None
 
 
 def _read(record: bytes) -> Link:

@@ -82,6 +82,7 @@ class StoreHome:
         self._habits = habits
         self._wall = wall
         self.went_back = False  # an older copy was taken
+        self.aside: Path | None = None  # where the file is that could not be trusted, if one was moved aside
 
     def open(self, key: StoreKey, previous: StoreKey | None = None) -> SealedTable:
         """The store as it was left, or an empty one where that cannot be trusted. previous: the key before this one.
@@ -195,6 +196,7 @@ class StoreHome:
             source = self._file.with_name(self._file.name + end)
             if source.exists():
                 source.replace(source.with_name(name + end))
+                self.aside = self._file.with_name(name)
         if self._habits.kept_aside is None:
             return
         kept = {path.name.removesuffix("-wal").removesuffix("-shm"): path for path in self._aside()}

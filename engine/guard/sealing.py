@@ -45,6 +45,7 @@ class Sort(enum.IntEnum):
     PARTY = 3
     EVIDENCE = 4
     KEYS = 5
+    OUTAGE = 6
 
 
 class Place(msgspec.Struct, frozen=True):

@@ -1,6 +1,7 @@
 """The evidence log: what was done stays on record, in its order, until it was told and its time is over."""
 
 import hashlib
+import os
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from engine.clock import UnixTime
 from engine.guard import config
@@ -251,6 +253,115 @@ class TestWhatCannotBeTrusted:
                 log.unreported(1)
             log.record(share(2))
             assert len(log.unreported(9)) == 1
+
+
+def harm(directory: Path, how: str) -> None:
+    """What may become of a file."""
+    file = directory / "store" / "evidence.db"
+    if how == "gone":
+        file.unlink()
+        return
+    if how == "garbage":
+        file.write_bytes(os.urandom(50_000))
+        return
+    database = sqlite3.connect(file)
+    with database:
+        if how == "a row less":
+            database.execute("DELETE FROM kept WHERE key IN (SELECT key FROM kept WHERE rank = 0 LIMIT 1)")
+        elif how == "a row changed":
+            database.execute("UPDATE kept SET sealed = zeroblob(100) WHERE rank = 0")
+        else:
+            database.execute("DELETE FROM kept WHERE rank != 1")  # head and tip
+    database.close()
+
+
+HARMS = ["gone", "garbage", "a row less", "a row changed", "without a head"]
+
+
+class TestWhatDamageLeaves:
+    """An open outage, and what can be read and is to be reported."""
+
+    @pytest.mark.parametrize("how", HARMS)
+    def test_an_open_outage_survives_damage_and_the_restarts_after_it(self, how: str, tmp_path: Path) -> None:
+        with opened(tmp_path) as log:
+            log.record(OutageEvidence(float(NOW), 0.0, (ATTEMPT,)))
+        harm(tmp_path, how)
+        with capture_logs() as logs, opened(tmp_path) as log:
+            assert log.open_outage() == float(NOW)
+        assert "guard_store_began_anew" in [line["event"] for line in logs if line["log_level"] == "error"]
+        with opened(tmp_path) as log:
+            assert log.open_outage() == float(NOW)
+            log.record(OutageEvidence(float(NOW), float(NOW + 5), ()))
+            assert log.open_outage() is None
+
+    @pytest.mark.parametrize("how", HARMS)
+    def test_an_outage_that_has_ended_does_not_come_back(self, how: str, tmp_path: Path) -> None:
+        with opened(tmp_path) as log:
+            log.record(OutageEvidence(float(NOW), 0.0, (ATTEMPT,)))
+            log.record(OutageEvidence(float(NOW), float(NOW + 5), ()))
+        harm(tmp_path, how)
+        with opened(tmp_path) as log:
+            assert log.open_outage() is None
+
+    @pytest.mark.parametrize("how", ["a row less", "a row changed", "without a head"])
+    def test_shares_that_can_be_read_are_still_reported_under_their_ids(self, how: str, tmp_path: Path) -> None:
+        with opened(tmp_path) as log:
+            log.record(OutageEvidence(float(NOW), 0.0, (ATTEMPT,)))
+            ids = log.record_all([share(1), share(2)])
+        harm(tmp_path, how)
+        with capture_logs() as logs, opened(tmp_path) as log:
+            assert [link.evidence_id for link in log.unreported(9)] == ids
+            assert log.statistics().unreported == 2
+            later = log.record(share(3))
+            assert [link.evidence_id for link in log.unreported(9)] == [*ids, later]
+            log.mark_reported(log.unreported(9))
+            assert log.statistics().unreported == 0
+        (said,) = [line for line in logs if line["event"] == "guard_evidence_carried_on"]
+        assert (said["unreported"], said["outage_since"]) == (2, float(NOW))
+        assert (tmp_path / "store" / said["aside"]).exists()
+        assert list((tmp_path / "store").glob("reading-*")) == []
+
+    def test_a_log_that_is_found_damaged_while_it_runs_carries_on_with_its_outage(self, tmp_path: Path) -> None:
+        with opened(tmp_path) as log:
+            log.record(OutageEvidence(float(NOW), 0.0, (ATTEMPT,)))
+            kept = log.record_all([share(1), share(2)])[1]
+            place = log._sealed.table.first(1, 1)[0].place.key
+            log._sealed.table._db.execute("UPDATE kept SET sealed = zeroblob(100) WHERE key = ?", (place,))
+            with pytest.raises(MemoryFull, match="damaged"):
+                log.unreported(1)
+            assert log.open_outage() == float(NOW)
+            assert [link.evidence_id for link in log.unreported(9)] == [kept]
+        with opened(tmp_path) as log:
+            assert log.open_outage() == float(NOW)
+
+    def test_a_crash_between_file_and_log_never_shortens_an_outage(self, tmp_path: Path) -> None:
+        log = EvidenceLog(config.Evidence(), store_settings(tmp_path), OWNER, Wall())
+        log.record(OutageEvidence(float(NOW), 0.0, (ATTEMPT,)))
+        log._outage.keep = lambda _: None  # type: ignore[method-assign] # the process has gone before
+        log.record(OutageEvidence(float(NOW), float(NOW + 5), ()))
+        crash(log)
+        with opened(tmp_path) as log:
+            assert log.open_outage() is None, "the log is the one to know"
+        harm(tmp_path, "garbage")
+        with opened(tmp_path) as log:
+            assert log.open_outage() is None
+
+    def test_under_another_key_and_after_damage_to_the_file_itself(self, tmp_path: Path) -> None:
+        with opened(tmp_path) as log:
+            log.record(OutageEvidence(float(NOW), 0.0, (ATTEMPT,)))
+        key, old = tmp_path / "key" / "store.key", tmp_path / "old.key"
+        shutil.copy(key, old)
+        key.write_bytes(b"\x05" * 32)
+        EvidenceLog(config.Evidence(), store_settings(tmp_path, previous_key_file=old), OWNER, Wall()).close()
+        harm(tmp_path, "garbage")
+        with opened(tmp_path) as log:
+            assert log.open_outage() == float(NOW)
+        (tmp_path / "store" / "open-outage").write_bytes(b"x")
+        with opened(tmp_path) as log:
+            assert log.open_outage() == float(NOW)
+        harm(tmp_path, "garbage")
+        with opened(tmp_path) as log:
+            assert log.open_outage() == float(NOW), "each start has put it right"
 
 
 class TestExport:
