@@ -9,7 +9,7 @@ from engine.clock import Clock
 from engine.guard import decisions
 from engine.guard.answers import PLAIN, SIGNED, Active, Asked, Doubt, NoAnswer, Outcome, read_plain, read_signed
 from engine.guard.calls import Call, Judge, Judged, Reply, Transport, Worth
-from engine.guard.client import Answered, Client, Unanswered
+from engine.guard.client import Client
 from engine.guard.config import AnswerForm, GuardConfig
 from engine.guard.decisions import MAX_DECISIONS, Decisions
 from engine.guard.evidence_words import Failure
@@ -26,6 +26,7 @@ from engine.guard.questions import (
     nobodys_share,
     probe,
 )
+from engine.guard.runs import Answered, Unanswered
 from engine.guard.shares import Share
 from engine.telemetry import logs
 from engine.telemetry.floods import Floods

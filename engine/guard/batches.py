@@ -14,12 +14,12 @@ import msgspec
 from engine.clock import UnixTime
 from engine.guard.answers import Confirmation, is_bound_to
 from engine.guard.asking import Asking
-from engine.guard.client import Answered, Unanswered
 from engine.guard.config import GuardConfig
 from engine.guard.decisions import MALFORMED, NOT_ACTIVE, Decision, Decisions, ItemContext
 from engine.guard.memory import Memory
 from engine.guard.outages import Outages
 from engine.guard.questions import MAX_BATCH, MAX_ITEMS, BadShare, digest_of, size_of
+from engine.guard.runs import Answered, Unanswered
 from engine.guard.shares import KnownConsent, KnownToken, Reason, Share, Verdict
 from engine.guard.verdicts import Verdicts
 from engine.tokens import jws

@@ -10,65 +10,22 @@ second node for those that take longer than most.
 
 import random
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import anyio
 import anyio.abc
 import msgspec
 
-from engine.clock import Seconds
 from engine.guard.addresses import Addresses, Pace
 from engine.guard.calls import Call, CallFailed, Judge, Judged, Reply, Transport, Worth
 from engine.guard.contacts import Contacts
 from engine.guard.evidence_words import Attempt, Failure
-from engine.guard.retry import (
-    ATTEMPTS,
-    NOT_SAID,
-    TOTAL,
-    RetryBudget,
-    is_retried,
-    read_retry_after,
-    wait_before,
-)
+from engine.guard.retry import TOTAL, RetryBudget, read_retry_after
+from engine.guard.retrying import Retrying
+from engine.guard.runs import Answered, Run, Unanswered
 from engine.telemetry.guard_calls import ATTEMPTS_FAILED, CALLS, HEDGES, RETRIES
 
 V = TypeVar("V")
-
-_RETRIES: Final = ATTEMPTS - 1
-
-
-class Answered(msgspec.Struct, Generic[V], frozen=True):
-    """A node answered. address: which. failures: the attempts before."""
-
-    value: V
-    worth: Worth
-    address: str
-    failures: tuple[Attempt, ...] = ()
-
-
-class Unanswered(msgspec.Struct, frozen=True):
-    """No node answered. exhausted: all attempts were made. failing: each node's newest failure (`verdict_on_run`).
-
-    retry_after: the longest that a node asked for with 429, seconds. began: when it was asked first, by the client's
-    clock. is_out_of_retries: the budget had none left, and what others find out may be waited for.
-    """
-
-    failures: tuple[Attempt, ...]
-    exhausted: bool
-    failing: dict[str, Failure | None]
-    retry_after: Seconds = NOT_SAID
-    began: float = 0.0
-    is_out_of_retries: bool = False
-
-    @property
-    def kinds(self) -> list[Failure]:
-        """How the attempts failed."""
-        return [attempt.failure for attempt in self.failures]
-
-    @property
-    def status(self) -> int:
-        """Of the last HTTP answer; 0: none."""
-        return next((attempt.status for attempt in reversed(self.failures) if attempt.status), 0)
 
 
 class CallCounts(msgspec.Struct, frozen=True):
@@ -97,7 +54,7 @@ class _Flight(Generic[V]):
 
     __slots__ = ("address", "begun", "call", "hedge", "judge", "run", "scope")
 
-    def __init__(self, run: "_Run", address: str, call: Call, judge: Judge[V], begun: float) -> None:
+    def __init__(self, run: Run, address: str, call: Call, judge: Judge[V], begun: float) -> None:
         self.run = run
         self.address = address
         self.call = call
@@ -107,44 +64,11 @@ class _Flight(Generic[V]):
         self.hedge: _Hedge[V] | None = None
 
 
-class _Lead(Generic[V]):
-    """A question's retries, in a task of their own: others may wait for them when whoever asked is gone."""
-
-    __slots__ = ("done", "error", "result", "scope")
-
-    def __init__(self) -> None:
-        self.done = anyio.Event()
-        self.scope = anyio.CancelScope()
-        self.result: Answered[V] | Unanswered | None = None
-        self.error: Exception | None = None
-
-
-class _Run:
-    """What has come of a question so far. began: when it was asked first."""
-
-    __slots__ = ("asked", "began", "failures", "longest", "retry_after")
-
-    def __init__(self, began: float = 0.0) -> None:
-        self.began = began
-        self.asked: dict[str, int] = {}  # address -> place of its newest attempt
-        self.failures: list[Attempt] = []
-        self.retry_after: dict[str, Seconds] = {}  # of nodes that said 429 and have not been waited for
-        self.longest = NOT_SAID
-
-    def slow_down(self, address: str, wait: Seconds) -> None:
-        self.retry_after[address] = wait
-        self.longest = max(self.longest, wait)
-
-    def is_over(self) -> bool:
-        """Whether the last attempt failed so that no other is made."""
-        return bool(self.failures) and not is_retried(self.failures[-1].failure)
-
-
 class Client:
     """Asks. now: monotonic seconds; wall: seconds since 1970, for the attempts' times. new_id: names of calls.
 
-    is_open: whether no more calls are to be made. Use `run` in a task group of the caller's. Set `on_exhausted` to hear
-    of runs of retries that ended without an answer, and `on_answer`, for as long as somebody waits for it, of answers.
+    is_open: whether no more calls are to be made. Use `run` in a task group of the caller's. Set `on_answer` to hear of
+    answers, for as long as somebody waits for one, and `retrying.on_exhausted` of runs of retries that found nobody.
     """
 
     def __init__(
@@ -165,12 +89,18 @@ class Client:
         self._now = now
         self._wall = wall
         self._hedges = hedge and len(addresses) > 1
-        self._draw = draw
         self._new_id = new_id
-        self._is_open = is_open
-        self.on_exhausted: Callable[[Unanswered], None] = lambda _: None
         self.on_answer: Callable[[], None] | None = None
         self._budget = RetryBudget()
+        self.retrying = Retrying(
+            self,
+            self.addresses,
+            self._budget,
+            now=now,
+            draw=draw,
+            is_open=is_open,
+            is_waited_for=lambda: self.on_answer is not None,
+        )
         self._pace = Pace()
         self._flights: dict[int, _Flight[object]] = {}
         self._wake: anyio.Event | None = None
@@ -189,9 +119,9 @@ class Client:
         CALLS.inc()
         self._budget.note_call(now)
         order = self.addresses.first(now)
-        run = _Run(now)
+        run = Run(now)
         first = await self._attempt(run, order[0], call, judge)
-        answer = await self._retry(run, call, judge) if first is None else first
+        answer = await self.retrying.go_on(run, call, judge) if first is None else first
         if isinstance(answer, Answered) and answer.worth is Worth.LAST_KNOWN:
             return await self._look_for_better(run, answer, call, judge)
         return answer
@@ -203,12 +133,11 @@ class Client:
     async def ask_again(self, call: Call, judge: Judge[V]) -> Answered[V] | Unanswered:
         """One attempt at the best node, for questions that were asked before."""
         now = self._now()
-        self._retries += 1
-        RETRIES.inc()
-        run = _Run(now)
+        self._count_retry()
+        run = Run(now)
         answer = await self._attempt(run, self.addresses.order(now)[0], call, judge, hedged=False)
         if answer is None:
-            return self._unanswered(run, now, exhausted=run.is_over())
+            return self.unanswered(run, now, exhausted=run.is_over())
         if answer.worth is Worth.LAST_KNOWN:
             return await self._look_for_better(run, answer, call, judge)
         return answer
@@ -217,11 +146,12 @@ class Client:
         """One attempt at one node, to see whether the service is there again."""
         self._calls += 1
         order = self.addresses.order(self._now())
-        return await self._attempt(_Run(), order[0], call, judge, hedged=False) is not None
+        return await self._attempt(Run(), order[0], call, judge, hedged=False) is not None
 
     async def run(self) -> None:
         """Look after slow questions, for ever. Without it none is hedged."""
         async with anyio.create_task_group() as self._group:
+            self.retrying.group = self._group
             while True:
                 if not self._flights:
                     self._wake = anyio.Event()
@@ -234,79 +164,16 @@ class Client:
                 elif self._flights.pop(key, None) is not None:
                     self._begin_hedge(flight)
 
-    async def _retry(self, run: _Run, call: Call, judge: Judge[V]) -> Answered[V] | Unanswered:
-        """After a first attempt that failed."""
-        since = self._now()
-        if run.is_over() or self._is_open():
-            return self._unanswered(run, since, exhausted=run.is_over())
-        if not self._budget.take(since, _RETRIES):
-            missed = self._unanswered(run, since, exhausted=False)
-            return msgspec.structs.replace(missed, is_out_of_retries=True)
-        if self._group is None:
-            return await self._lead(run, call, judge, since)
-        return await self._follow(self._group, run, call, judge, since)
+    async def attempt_again(self, run: Run, address: str, call: Call, judge: Judge[V]) -> Answered[V] | None:
+        """See `engine.guard.retrying.Asker`."""
+        self._count_retry()
+        return await self._attempt(run, address, self._anew(call), judge)
 
-    async def _follow(
-        self, group: anyio.abc.TaskGroup, run: _Run, call: Call, judge: Judge[V], since: float
-    ) -> Answered[V] | Unanswered:
-        """Retries that go on without whoever asked as long as others wait for what they find out."""
-        lead = _Lead[V]()
+    def _count_retry(self) -> None:
+        self._retries += 1
+        RETRIES.inc()
 
-        async def fly() -> None:
-            try:
-                with lead.scope:
-                    lead.result = await self._lead(run, call, judge, since)
-            except Exception as error:  # it is the asker's, and raised there
-                lead.error = error
-            finally:
-                lead.done.set()
-
-        group.start_soon(fly)
-        try:
-            await lead.done.wait()
-        finally:
-            if self.on_answer is None:
-                lead.scope.cancel()
-        if lead.error is not None:
-            raise lead.error
-        return lead.result or self._unanswered(run, since, exhausted=False)
-
-    async def _lead(self, run: _Run, call: Call, judge: Judge[V], since: float) -> Answered[V] | Unanswered:
-        """Three retries, which are in the budget. Whoever is to hear of their failure has when this returns."""
-        result = await self._run_retries(run, call, judge, since)
-        if isinstance(result, Unanswered) and result.exhausted:
-            self.on_exhausted(result)
-        return result
-
-    async def _run_retries(self, run: _Run, call: Call, judge: Judge[V], since: float) -> Answered[V] | Unanswered:
-        made = 0
-        try:
-            for attempt in range(2, ATTEMPTS + 1):
-                address = self._next_address(run)
-                await anyio.sleep(wait_before(attempt, self._draw(), run.retry_after.pop(address, NOT_SAID)))
-                if self._is_open():  # others have found out meanwhile
-                    return self._unanswered(run, since, exhausted=False)
-                made += 1
-                self._retries += 1
-                RETRIES.inc()
-                answer = await self._attempt(run, address, self._anew(call), judge)
-                if answer is not None:
-                    return answer
-                if run.is_over():
-                    break
-        finally:
-            self._budget.give_back(_RETRIES - made)
-        return self._unanswered(run, since, exhausted=True)
-
-    def _next_address(self, run: _Run) -> str:
-        """One that has not been asked in this run, the best first; else the one that was asked longest ago.
-
-        Where others are left, not one that has told us to slow down.
-        """
-        order = self.addresses.order(self._now())
-        return min(order, key=lambda address: (address in run.retry_after, run.asked.get(address, -1)))
-
-    async def _look_for_better(self, run: _Run, answer: Answered[V], call: Call, judge: Judge[V]) -> Answered[V]:
+    async def _look_for_better(self, run: Run, answer: Answered[V], call: Call, judge: Judge[V]) -> Answered[V]:
         """Ask the other nodes, once each, before a `last_known` answer is taken."""
         for address in self.addresses.better(self._now(), run.asked):
             other = await self._attempt(run, address, self._anew(call), judge, hedged=False)
@@ -315,11 +182,11 @@ class Client:
         return answer
 
     async def _attempt(
-        self, run: _Run, address: str, call: Call, judge: Judge[V], *, hedged: bool = True
+        self, run: Run, address: str, call: Call, judge: Judge[V], *, hedged: bool = True
     ) -> Answered[V] | None:
         """One attempt, and its hedge if it is slow. None: it failed, as `run` then says."""
         begun = self._now()
-        run.asked[address] = len(run.asked) + len(run.failures)
+        run.asks(address)
         flight = _Flight(run, address, call, judge, begun)
         if hedged and self._hedges:
             self._take_off(flight)
@@ -337,7 +204,7 @@ class Client:
         return None if judged is None else Answered(judged.value, judged.worth, address, tuple(run.failures))
 
     async def _one(
-        self, run: _Run, address: str, call: Call, judge: Judge[V], begun: float, flight: _Flight[V] | None
+        self, run: Run, address: str, call: Call, judge: Judge[V], begun: float, flight: _Flight[V] | None
     ) -> Judged[V] | None:
         """One call and what it says; notes what there is to note of the node."""
         reply: Reply | None = None
@@ -358,7 +225,7 @@ class Client:
         return None
 
     async def _read(
-        self, run: _Run, address: str, call: Call, judge: Judge[V], begun: float, reply: Reply
+        self, run: Run, address: str, call: Call, judge: Judge[V], begun: float, reply: Reply
     ) -> Judged[V] | None:
         if reply.status != 200:
             failure = _failure_of(reply.status, call)
@@ -379,7 +246,7 @@ class Client:
             self.on_answer()
         return judged
 
-    def _failed(self, run: _Run, address: str, begun: float, failure: Failure, status: int = 0) -> None:
+    def _failed(self, run: Run, address: str, begun: float, failure: Failure, status: int = 0) -> None:
         took = self._now() - begun
         run.failures.append(Attempt(address, self._wall() - took, took, failure, status))
         self.addresses.failed(address, self._now(), failure)
@@ -387,7 +254,8 @@ class Client:
         self._failures[failure] += 1
         ATTEMPTS_FAILED.labels(failure).inc()
 
-    def _unanswered(self, run: _Run, since: float, *, exhausted: bool) -> Unanswered:
+    def unanswered(self, run: Run, since: float, *, exhausted: bool) -> Unanswered:
+        """See `engine.guard.retrying.Asker`."""
         failing = self.addresses.failing(self._now(), since)
         return Unanswered(tuple(run.failures), exhausted, failing, run.longest, run.began)
 
@@ -409,7 +277,7 @@ class Client:
         self._hedged += 1
         HEDGES.inc()
         flight.hedge = _Hedge(others[0])
-        flight.run.asked[others[0]] = len(flight.run.asked) + len(flight.run.failures)
+        flight.run.asks(others[0])
         self._group.start_soon(self._fly_beside, flight, flight.hedge)
 
     async def _fly_beside(self, flight: _Flight[V], hedge: _Hedge[V]) -> None:

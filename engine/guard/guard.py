@@ -20,7 +20,7 @@ from engine.guard.asking import Asking, Introspected
 from engine.guard.batches import Batches
 from engine.guard.calls import Transport
 from engine.guard.circuit import PROBE_EVERY, PROBE_JITTER
-from engine.guard.client import Answered, CallCounts, Client, Unanswered
+from engine.guard.client import CallCounts, Client
 from engine.guard.closing import Closing
 from engine.guard.config import GuardConfig
 from engine.guard.contacts import Contact
@@ -32,6 +32,7 @@ from engine.guard.memory import Memory
 from engine.guard.names import Names
 from engine.guard.outages import Outages
 from engine.guard.questions import BadShare, digest_of
+from engine.guard.runs import Answered, Unanswered
 from engine.guard.shares import Reason, Share, Verdict
 from engine.guard.verdicts import Verdicts
 from engine.telemetry.guard_calls import PROBES

@@ -16,11 +16,12 @@ import anyio.abc
 import msgspec
 
 from engine.clock import Seconds
-from engine.guard.client import Client, Unanswered
+from engine.guard.client import Client
 from engine.guard.fallback import verdict_on_run
 from engine.guard.outages import Outages
 from engine.guard.questions import MAX_BATCH, MAX_ITEMS, size_of
 from engine.guard.retry import ATTEMPTS, WORST_CASE, wait_before
+from engine.guard.runs import Unanswered
 from engine.guard.shares import Reason, Share, Verdict
 from engine.guard.verdicts import Verdicts
 from engine.telemetry.guard_calls import WAITING
@@ -87,7 +88,7 @@ class Joining:
         self._waiting: dict[int, _Waiting] = {}
         self._count = 0
         self._is_asking = False
-        client.on_exhausted = self._exhausted
+        client.retrying.on_exhausted = self._exhausted
 
     async def settle(self, asked: Sequence[Asked], missed: Unanswered) -> list[Verdict]:
         """Verdicts on shares whose question was not answered, at once where there is nothing to wait for."""

@@ -14,13 +14,13 @@ import msgspec
 from engine.clock import Clock, UnixTime
 from engine.consent.records import AccessMode
 from engine.guard.answers import Active, Inactive, Outcome, Unfit, is_bound_to, thumbprint_of
-from engine.guard.client import Unanswered
 from engine.guard.covering import covers, read_entry
 from engine.guard.evidence_words import Evidence, ShareEvidence
 from engine.guard.fallback import Fallback, judge_in_outage, verdict_on_run
 from engine.guard.memory import Memory, MemoryFull
 from engine.guard.outages import Outages
 from engine.guard.questions import digest_of
+from engine.guard.runs import Unanswered
 from engine.guard.shares import KnownConsent, KnownNo, KnownToken, Reason, Share, Verdict
 
 # A token that is asked about again and again is written down anew this often, or at once where consents differ: what
