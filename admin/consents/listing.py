@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from admin.ledger.database import Database
 from admin.ledger.events import ParticipantEvent, event_of
+from admin.ledger.facts import party_version
 from admin.ledger.listings import Listed, Stretch, Told, TooOld, read_changes, read_stretch
 from admin.ledger.store import LedgerReader
 from admin.recovery.reading import Recovering, RecoveryReader
@@ -174,8 +175,8 @@ class Listings:
         event = None if state is None else event_of(state.event)
         if state is None or not isinstance(event, ParticipantEvent):
             return None
-        at, suspended = state.event.recorded_at, event.participant.suspended
-        return PartyLine(state.event.position.seq, client_id, state.version, suspended, at)
+        seq, at, suspended = state.event.position.seq, state.event.recorded_at, event.participant.suspended
+        return PartyLine(seq, client_id, party_version(seq, state.floor), suspended, at)
 
     async def _all(self, role: Role) -> list[ParticipantRecord]:
         found: list[ParticipantRecord] = []

@@ -64,8 +64,8 @@ _WITHDRAWN_BY: Final[dict[Initiator, ReasonCode]] = {
 _MOVED_OUT: Final = "moved_out"  # of the published list of reasons of a revocation
 
 
-def fact_of(event: LedgerEvent, version: int, recorded_at: UnixTime) -> ConsentFact | PartyFact | None:  # noqa: PLR0911 - one for each kind
-    """What is told of an event; None: nothing. version: of its subject after it."""
+def fact_of(event: LedgerEvent, seq: int, recorded_at: UnixTime) -> ConsentFact | PartyFact | None:  # noqa: PLR0911 - one for each kind
+    """What is told of an event; None: nothing. seq: its position."""
     match event:
         case ConsentGranted():
             return _of_live(event, Change.GRANTED, event.consent.granted_at, recorded_at)
@@ -76,7 +76,7 @@ def fact_of(event: LedgerEvent, version: int, recorded_at: UnixTime) -> ConsentF
         case ConsentRevoked() | ConsentSuperseded() | ConsentDisputed() | ConsentExpired() | ConsentConsumed():
             return _of_ended(event, recorded_at)
         case ParticipantSuspended() | ParticipantReinstated():
-            return _of_party(event, version, recorded_at)
+            return _of_party(event, seq, recorded_at)
         case ConsentRequested() | ConsentDeclined() | ConsentAbandoned():
             return None  # it never came to a consent
         case ParticipantRegistered() | ParticipantUpdated() | CertificatesReplaced() | CertificateBound():
@@ -90,13 +90,20 @@ def fact_of(event: LedgerEvent, version: int, recorded_at: UnixTime) -> ConsentF
     assert_never(event)
 
 
-def _of_party(
-    event: ParticipantSuspended | ParticipantReinstated, version: int, recorded_at: UnixTime
-) -> PartyFact | None:
+def party_version(seq: int, floor: int = 0) -> int:
+    """The number that orders what is told of a party. seq: position of its newest event.
+
+    floor: of a party as it stands, where the ledger's own newest event is newer (`SubjectState.floor`): whatever was
+    heard of before a restore and was lost by it is older than how the party stands now (docs/decisions/0032).
+    """
+    return max(seq, floor)
+
+
+def _of_party(event: ParticipantSuspended | ParticipantReinstated, seq: int, recorded_at: UnixTime) -> PartyFact | None:
     participant = event.participant
     if participant.role is not Role.ATP:
         return None  # an EDP that is stopped gets no answers; nobody else has to act on it
-    return PartyFact(participant.client_id, version, participant.suspended, recorded_at)
+    return PartyFact(participant.client_id, party_version(seq), participant.suspended, recorded_at)
 
 
 def _of_live(

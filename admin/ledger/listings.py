@@ -168,7 +168,7 @@ def _facts_of(connection: sa.Connection, seqs: Sequence[int]) -> dict[int, Conse
     found: dict[int, ConsentFact] = {}
     for row in connection.execute(sa.select(events).where(events.c.seq.in_(seqs))):
         stored = stored_event(row)
-        fact = fact_of(event_of(stored), stored.version, UnixTime(stored.recorded_at))
+        fact = fact_of(event_of(stored), stored.position.seq, UnixTime(stored.recorded_at))
         if isinstance(fact, ConsentFact):
             found[stored.position.seq] = fact
     return found

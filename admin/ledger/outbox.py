@@ -111,7 +111,7 @@ class Book:
         self.seq = stored.position.seq
         self._makes = stored.recorded_at >= self._rows_from
         drafts = self._framework(stored, event)
-        fact = fact_of(event, stored.version, stored.recorded_at)
+        fact = fact_of(event, stored.position.seq, stored.recorded_at)
         if fact is not None:
             drafts += self._of_fact(stored, fact)
         return drafts

@@ -73,7 +73,7 @@ class PartyFact(msgspec.Struct, frozen=True, array_like=True, tag="party"):
     """An organisation's client was stopped as a whole, or may go on: told in place of a flood of single events."""
 
     client_id: ClientId  # the ATP
-    version: int  # of the participant, +1 with each change
+    version: int  # position of the event: grows with each change, and over restores of the ledger
     suspended: bool  # False: restored
     recorded_at: UnixTime
 

@@ -84,6 +84,7 @@ class _Facts(msgspec.Struct, frozen=True, array_like=True):
     streams: StreamIds = StreamIds()
     states: tuple[tuple[str, UnixTime], ...] = ()
     incarnation: str = ""  # of the ledger that a listing came from last
+    listed_to: int = 0  # and up to where it told all
 
 
 class EventStore:
@@ -114,6 +115,13 @@ class EventStore:
     def incarnation(self) -> str:
         """Of the ledger that a listing came from last; "" = none came."""
         return self._facts.incarnation
+
+    def is_of_later_ledger(self, incarnation: str, seq: int) -> bool:
+        """Whether a position belongs to a ledger that was restored since the last listing.
+
+        Such a ledger goes on above every position that was ever given, so what lies below is a word of before it.
+        """
+        return self._facts.incarnation not in ("", incarnation) and seq > self._facts.listed_to
 
     @property
     def sound_at(self) -> UnixTime | None:
@@ -166,7 +174,7 @@ class EventStore:
 
     def known_to(self, seq: int, incarnation: str) -> None:
         """A listing has told everything up to a position, and it was applied. Raises StoreDown."""
-        facts = msgspec.structs.replace(self._facts, incarnation=incarnation)
+        facts = msgspec.structs.replace(self._facts, incarnation=incarnation, listed_to=seq)
         with self._advancing():
             self._chain.known_to(seq)
             if facts != self._facts:
@@ -202,6 +210,7 @@ class EventStore:
             streams=facts.streams if streams is None else streams,
             states=states,
             incarnation=facts.incarnation,
+            listed_to=facts.listed_to,
         )
         with self._transaction():
             self._put("facts", msgspec.msgpack.encode(noted))

@@ -114,7 +114,7 @@ class Following:
                 await self._unless_refused(self._subscribing.ensure)
             elif why is Why.SILENCE:
                 await self._unless_refused(self._subscribing.look)
-            await self._healing.heal(must_list=why in {Why.START, Why.SILENCE})
+            await self._healing.heal(must_list=why in {Why.START, Why.SILENCE, Why.RESTORED})
             while await self._intake.on_disk(self._store.forget, self._clock.now()):
                 pass
         except NoSuchStream as fault:

@@ -68,12 +68,15 @@ class Healing:
         except TooOld:
             as_of, way = await self._read_snapshot(), "snapshot"
             await self._poll()  # what happened while it was read
+        self._watch.is_restored = False
         self._watch.told(as_of, asked_at)  # true at some moment after we asked, which is all that may be claimed
         await self._intake.apply_due()  # events that were held until what lies before them was known
         _log.info("events_listed", by=way, after=before, as_of=as_of)
 
     async def _read_changes(self) -> int:
         after = self._store.chain.last_seq
+        if not self._store.incarnation and self._store.chain.has_hole:
+            raise TooOld("whether what was heard behind the hole is of this ledger cannot be told by its place")
         while True:
             changes = await self._transmitter.changes(after, self._store.incarnation)
             self._apply(changes.consents, changes.parties)

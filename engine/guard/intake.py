@@ -311,6 +311,9 @@ class Intake:
         if event.last_seq is not None and event.issued_at > now - self._watch.limits.silence:
             self.heartbeat_at = now
             self._watch.told(event.last_seq, self._clock.boot())
+            made = event.checkpoint
+            if made is not None and self._store.is_of_later_ledger(made.incarnation, made.seq):
+                self._watch.is_restored = True
 
     def _mark_if_down_for_long(self) -> None:
         """Whatever came while this process was not there is unknown until the service has been asked."""

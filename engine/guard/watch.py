@@ -7,6 +7,8 @@
     all is well                                      ask every quarter of an hour, which is a cheap audit
     asking failed                                    ask again after a wait that doubles, up to a minute
     our push stream is paused or disabled            missing, until it is enabled
+    a heartbeat names another, later ledger          ask for the listing now: it was restored, and may not know all of
+                                                     what it has told (docs/decisions/0032)
 
 Silence alone does not say that events are missing: in an outage heartbeats stop, and the fallback is for outages. It
 says so where the service speaks to us otherwise: it refuses to tell, or it answers introspections while it cannot be
@@ -38,6 +40,7 @@ class Why(enum.StrEnum):
     HOLE = "hole"
     SILENCE = "silence"
     AUDIT = "audit"
+    RESTORED = "restored"
 
 
 class Standing(enum.StrEnum):
@@ -70,6 +73,7 @@ class Watch:
         self._refused = False  # the last time we asked, the service spoke and did not tell
         self._failures = 0
         self._not_before = _NEVER
+        self.is_restored = False  # the service's ledger, since its last listing
         self.holds_back = False  # the service has told that it pushes nothing for now
 
     def told(self, newest: int, at: BootTime) -> None:
@@ -124,6 +128,8 @@ class Watch:
         reasons = [(BootTime(self._asked_at + self.limits.audit), Why.AUDIT)]
         if self._hole_at is not None:
             reasons.append((BootTime(max(self._hole_at, self._asked_at) + self.limits.reorder_wait), Why.HOLE))
+        if self.is_restored:
+            reasons.append((_NEVER, Why.RESTORED))
         due = max(self._heard_at + self._patience(), self._asked_at + AGAIN)
         return [*reasons, (BootTime(due), Why.SILENCE)]
 

@@ -91,7 +91,7 @@ class ListingsContract:
         assert [line.event.rpartition("/")[2] for line in found] == [
             "consent-granted", "consent-revoked", "party-suspended",
         ]  # fmt: skip
-        assert view.parties[0].suspended
+        assert (view.parties[0].suspended, view.parties[0].party_version) == (True, suspended)
         (entry,) = grant.authorization_details
         assert entry["consent_id"] == consent_id
         assert not {"meter_points", "purpose"} & entry.keys()

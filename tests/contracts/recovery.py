@@ -10,6 +10,7 @@ import trio
 from admin.config import Ledger as LedgerConfig
 from admin.consents.commands import consent_of, renew
 from admin.consents.forms import RenewForm
+from admin.consents.listing import Listings, PartyLine, SnapshotQuery
 from admin.ledger.events import (
     Act,
     Change,
@@ -20,7 +21,9 @@ from admin.ledger.events import (
     Organisation,
     ParticipantEvent,
     ParticipantRegistered,
+    ParticipantReinstated,
     ParticipantSuspended,
+    ParticipantUpdated,
     Route,
     append_of,
     decode,
@@ -37,7 +40,7 @@ from engine.clock import UnixTime, parse_utc
 from engine.consent.reading import InvalidFields
 from engine.consent.records import ClientId, ConsentId, ParticipantRecord, Role
 from engine.consent.states import State
-from engine.events.facts import ConsentFact
+from engine.events.facts import ConsentFact, PartyFact
 from engine.events.sets import event_jti
 from engine.feed.entries import EntryKind
 from engine.feed.gap_reports import GapReport, TouchedConsent, TouchedParticipant, TouchedToken
@@ -45,8 +48,9 @@ from engine.guard.rules import KeptConsent, changed
 from tests.support.consents import CONSENT_ID, granted
 from tests.support.consents import NOW as CONSENT_NOW
 from tests.support.consents import act as consumer
+from tests.support.guard_memory import InMemory
 from tests.support.ledger import HandClock, used
-from tests.support.restored import ENDED_UNDER, say_restored
+from tests.support.restored import ENDED_UNDER, restore_beyond, say_restored
 
 LOST = ConsentId("c0ffee00-1111-4222-8333-444455556666")
 NODE, ATP, EDP = ClientId("node-1"), ClientId("atp-1"), ClientId("edp-1")
@@ -446,6 +450,59 @@ class RecoveryContract:
         assert list(told.values()) == [2, restored, live, live + 1]  # the ledger's own newest event is where it jumps
         assert len(told) == 4
 
+    @pytest.mark.parametrize("lost", [(True,), (True, False), (True, False, True, False)])
+    async def test_a_suspension_after_a_restore_is_new_to_who_was_told_of_one_that_was_lost(
+        self, ledger: SqlLedger, service: RecoveryService, clock: HandClock, lost: tuple[bool, ...]
+    ) -> None:
+        """Lost or not: whoever keeps the highest number that it was told must hear of what comes after the restore."""
+        heard, told = InMemory(), set[str]()
+        head = await self._head(ledger)
+        for place, suspended in enumerate(lost, 1):  # told as the ledger would have told them, and lost with its tail
+            told.add(hear(heard, await party_append(ledger, suspended=suspended), head + place))
+        await restore_beyond(ledger, gap_from=clock.time - 60, gap_to=clock.time)
+        await service.go_live(act("lost"), frozenset({NODE, ATP, EDP, UNTOLD}), used("a" * 8))
+        for suspended in (True, False, True):
+            append = await party_append(ledger, suspended=suspended)
+            told.add(hear(heard, append, (await ledger.append([append])).position.seq))
+            assert heard.is_suspended(ATP) is suspended
+        assert len(told) == len(lost) + 3, "each is an event of its own, with an id of its own"
+
+    @pytest.mark.parametrize("suspended", [True, False])
+    async def test_after_a_restore_a_listing_is_newer_than_what_was_told_of_a_party_and_lost(
+        self, ledger: SqlLedger, service: RecoveryService, reader: RecoveryReader, clock: HandClock, *, suspended: bool
+    ) -> None:
+        """In the lost tail an ATP was stopped, or could go on; the ledger does not know it, and no event says so."""
+        heard = InMemory()
+        kept = await party_append(ledger, suspended=suspended)
+        seq = (await ledger.append([kept])).position.seq
+        hear(heard, kept, seq)
+        hear(heard, await party_append(ledger, suspended=not suspended), seq + 1)
+        restored = await restore_beyond(ledger, gap_from=clock.time - 60, gap_to=clock.time)
+        await service.go_live(act("lost"), frozenset((await reader.standing()).obstacles), used("a" * 8))
+        reader.forget()
+        line = await listed_party(ledger, reader)
+        heard.suspend(line.client_id, line.party_version, suspended=line.suspended)
+        assert (heard.is_suspended(ATP), line.suspended, line.seq) == (suspended, suspended, seq)
+        assert line.party_version > restored
+        following = await party_append(ledger, suspended=not suspended)
+        hear(heard, following, (await ledger.append([following])).position.seq)
+        assert heard.is_suspended(ATP) is not suspended
+        assert (await listed_party(ledger, reader)).suspended is not suspended
+
+    async def test_an_update_of_a_party_is_above_the_suspension_before_it(
+        self, ledger: SqlLedger, reader: RecoveryReader
+    ) -> None:
+        """Nobody is told of it, and a listing shows it; the numbers of both are of one row."""
+        suspended = await party_append(ledger, suspended=True)
+        seq = (await ledger.append([suspended])).position.seq
+        event = decode(suspended.body)
+        assert isinstance(event, ParticipantEvent)
+        updated = ParticipantUpdated(event.participant, event.organisation, act())
+        after = (await ledger.append([append_of(updated, suspended.expected_version + 1)])).position.seq
+        line = await listed_party(ledger, reader)
+        assert (line.party_version, line.suspended) == (after, True)
+        assert after > seq
+
     async def test_an_end_that_was_lost_and_is_told_is_above_what_receivers_have(
         self, ledger: SqlLedger, service: RecoveryService, clock: HandClock
     ) -> None:
@@ -459,6 +516,33 @@ class RecoveryContract:
 
 
 def event_jti_of(event: ConsentRenewed) -> str:
-    fact = fact_of(event, 1, event.act.at)
+    fact = fact_of(event, 9, event.act.at)
     assert isinstance(fact, ConsentFact)
     return event_jti(fact, "https://ccs.example", EDP)
+
+
+async def party_append(ledger: Ledger, *, suspended: bool) -> Append:
+    """The ATP is stopped as a whole, or may go on."""
+    state = await ledger.subject(f"participant:{ATP}")
+    assert state is not None
+    before = event_of(state.event)
+    assert isinstance(before, ParticipantEvent)
+    kind = ParticipantSuspended if suspended else ParticipantReinstated
+    record = msgspec.structs.replace(before.participant, suspended=suspended)
+    return append_of(kind(record, before.organisation, act()), state.version)
+
+
+def hear(memory: InMemory, append: Append, seq: int) -> str:
+    """What a guard is told of an event at a position; the event's id."""
+    fact = fact_of(decode(append.body), seq, UnixTime(1_800_000_500))
+    assert isinstance(fact, PartyFact)
+    memory.suspend(fact.client_id, fact.version, suspended=fact.suspended)
+    return event_jti(fact, "https://ccs.example", EDP)
+
+
+async def listed_party(ledger: SqlLedger, reader: RecoveryReader) -> PartyLine:
+    """How a snapshot shows the ATP to an EDP."""
+    caller = ParticipantRecord(EDP, Role.EDP, suspended=False, certificates=())
+    page = await Listings(ledger, ledger.database, reader).snapshot(caller, SnapshotQuery())
+    (line,) = page.parties
+    return line

@@ -5,12 +5,13 @@ from typing import Any
 
 import msgspec
 
+from admin.ledger.facts import party_version
 from engine.clock import BootTime, Seconds, UnixTime
 from engine.consent.records import ConsentId, Role
 from engine.consent.states import ENDED, State
 from engine.errors import Fault
 from engine.events.facts import Change, ConsentFact, Fact, PartyFact, StreamFact, VerificationFact
-from engine.events.sets import event_claims, event_jti, heartbeat_claims, wire_state
+from engine.events.sets import CheckpointMember, event_claims, event_jti, heartbeat_claims, wire_state
 from engine.events.signing import PemEventSigner
 from engine.events.verification import RefusedEvent
 from engine.guard.transmitter import (
@@ -86,8 +87,10 @@ class TellingService:
         self.before_poll: Callable[[], None] = lambda: None
         self._page = page
         self._position = 0
+        self.restored_at = 0
+        self.restores: list[tuple[int, int]] = []  # up to where each kept, and where it began anew
+        self.checkpoint: CheckpointMember | None = None
         self._versions: dict[str, int] = {}
-        self._parties: dict[str, int] = {}
         self._draws = 0
 
     @property
@@ -97,18 +100,33 @@ class TellingService:
     def change(self, number: int, change: Change, **members: Any) -> Told:
         """One change of a consent. Positions have gaps."""
         name = consent_id(number)
-        version = self._versions[name] = self._versions.get(name, 0) + 1
+        version = self._versions[name] = max(self._versions.get(name, 0) + 1, self.restored_at)
         detail = {"dataset_id": "d", "consent_id": name}
         return self._tell(consent_fact(change, version, consent_id=name, authorization_details=(detail,), **members))
 
     def party(self, *, suspended: bool) -> Told:
-        version = self._parties[ATP] = self._parties.get(ATP, 0) + 1
-        return self._tell(party_fact(version, suspended=suspended))
+        return self._tell(party_fact(party_version(self._next_position()), suspended=suspended))
+
+    def restore(self, kept: int) -> None:
+        """From a backup of the first so many events: the others are lost, and nobody hears of them any more.
+
+        It goes on above every position ever given; what it lists is newer than all that was lost.
+        """
+        lost = self.history[kept:]
+        self.history = self.history[:kept]
+        for told in lost:
+            self.unacknowledged.pop(told.jti, None)
+        self._versions = {name: version for name, (version, _) in self.states().items()}
+        self._position += 1_000
+        self.restored_at = self._position
+        self.restores.append((self.last_seq, self._position))
+        self.incarnation = f"{int(self.incarnation, 16) + 1:016x}"
+        self.checkpoint = CheckpointMember(self.incarnation, self._position, "aGFzaA", "cp-1", "c2ln")
 
     def heartbeat(self, at: UnixTime = NOW) -> bytes:
         claims = heartbeat_claims(
             stream_id="push", receiver=EDP, issuer=self.issuer, jti=self._draw(), iat=at, last_seq=self.last_seq,
-            checkpoint=None,
+            checkpoint=self.checkpoint,
         )  # fmt: skip
         return self.signer.sign_event(claims)
 
@@ -137,9 +155,12 @@ class TellingService:
         self._draws += 1
         return f"c2.{self._draws:022}"
 
+    def _next_position(self) -> int:
+        return self._position + 1 + self._position % 3
+
     def _tell(self, fact: ConsentFact | PartyFact) -> Told:
         prev = self.last_seq
-        self._position += 1 + self._position % 3
+        self._position = self._next_position()
         jti = event_jti(fact, self.issuer, EDP)
         claims = event_claims(
             fact, receiver=EDP, role=Role.EDP, issuer=self.issuer, jti=jti, seq=self._position, prev=prev
@@ -176,10 +197,12 @@ class TellingService:
 
     async def changes(self, after_seq: int, incarnation: str) -> Changes:
         self._called("changes")
-        if after_seq < self.horizon or incarnation not in {"", self.incarnation}:
+        is_lost = any(kept < after_seq < at for kept, at in self.restores)
+        if after_seq < self.horizon or incarnation not in {"", self.incarnation} or is_lost:
             raise TooOld("too old")
         listed = [told for told in self.history if told.seq > after_seq]
-        return Changes(self._position, self.incarnation, *_lines(listed[: self._page]), more=len(listed) > self._page)
+        lines = _lines(listed[: self._page], 0)
+        return Changes(self._position, self.incarnation, *lines, more=len(listed) > self._page)
 
     async def snapshot(self, cursor: str | None) -> Page:
         self._called("snapshot")
@@ -189,7 +212,11 @@ class TellingService:
         begin = int(cursor or 0)
         part = list(newest.values())[begin : begin + self._page]
         end = begin + self._page
-        return Page(self._position, self.incarnation, *_lines(part), cursor=str(end) if end < len(newest) else None)
+        consents, parties = _lines(part, self.restored_at)
+        if self.restored_at and "party" not in newest:  # all that was told of it is lost
+            parties = (ListedParty(0, ATP, party_version(0, self.restored_at), suspended=False),)
+        following = str(end) if end < len(newest) else None
+        return Page(self._position, self.incarnation, consents, parties, following)
 
     async def streams(self) -> tuple[Stream, ...]:
         self._called("streams")
@@ -242,7 +269,7 @@ class TellingService:
             raise TooManyCalls("too soon", wait=Seconds(wait))
 
 
-def _lines(told: list[Told]) -> tuple[tuple[ListedConsent, ...], tuple[ListedParty, ...]]:
+def _lines(told: list[Told], floor: int) -> tuple[tuple[ListedConsent, ...], tuple[ListedParty, ...]]:
     consents, parties = list[ListedConsent](), list[ListedParty]()
     for one in told:
         fact = one.fact
@@ -260,5 +287,5 @@ def _lines(told: list[Told]) -> tuple[tuple[ListedConsent, ...], tuple[ListedPar
                 )
             )
         elif isinstance(fact, PartyFact):
-            parties.append(ListedParty(one.seq, fact.client_id, fact.version, fact.suspended))
+            parties.append(ListedParty(one.seq, fact.client_id, party_version(one.seq, floor), fact.suspended))
     return tuple(consents), tuple(parties)

@@ -116,7 +116,7 @@ class Attacker:
             )  # fmt: skip
         seq = world.ledger.seq + 1
         if what == "party":
-            fact: PartyFact | ConsentFact = PartyFact(ATP, 900 + self._made, world.random.random() < 0.5, now)
+            fact: PartyFact | ConsentFact = PartyFact(ATP, 2**40 + self._made, world.random.random() < 0.5, now)
         else:
             fact = self._fact(world.random.choice(consents), ends=what == "end")
         return event_claims(fact, receiver=client_id, role=Role.EDP, issuer=ISSUER, jti=jti, seq=seq)
