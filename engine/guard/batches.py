@@ -220,6 +220,8 @@ class Batches:
                 continue
             evidence_id = f"{answer.context.decision_id}.{number}"
             if decision.permits:
+                if context.ccs_last_known_until is not None:
+                    self._verdicts.heed_rest(context.ccs_last_known_until, answer.context.ccs_as_of)
                 held = None if each.known is None else each.known.find(context.consent_id)
                 if self._is_overtaken(each, held, context):
                     now.left.append(each)

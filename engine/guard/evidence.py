@@ -57,6 +57,7 @@ class Tip(msgspec.Struct, frozen=True, array_like=True):
     seq: int = 0
     hash: bytes = bytes(32)
     open_outage: float | None = None
+    noted: float = 0.0  # the newest time that is known of it
 
 
 class EvidenceStatistics(msgspec.Struct, frozen=True):
@@ -142,14 +143,14 @@ class EvidenceLog:
             tip, links = self._tip, []
             for entry in entries:
                 link = Link(tip.chain, tip.seq + 1, tip.hash, entry_text(entry))
-                tip = Tip(tip.chain, link.seq, link.hash, _open_outage(tip, entry))
+                tip = Tip(tip.chain, link.seq, link.hash, *_open_outage(tip, entry))
                 links.append((link, UNREPORTED if _is_to_report(entry) else SETTLED))
             if tip.open_outage not in (None, self._tip.open_outage):
                 self._outage.keep(tip.open_outage)
             with self._sealed.writing(durable=durable):
                 for link, rank in links:
                     self._put(link, rank)
-                self._sealed.put(Sort.EVIDENCE, _TIP, _encode(tip), rank=_TIP_RANK, due=0)
+                self._put_tip(tip)
                 self._refuse_the_last_pages(entries)
             if tip.open_outage is None and self._tip.open_outage is not None:
                 self._outage.keep(None)
@@ -161,6 +162,20 @@ class EvidenceLog:
     def open_outage(self) -> float | None:
         """See `Evidence.open_outage`."""
         return self._tip.open_outage
+
+    def outage_noted(self) -> float:
+        """See `Evidence.outage_noted`."""
+        return self._tip.noted
+
+    def note_outage(self, at: float) -> None:
+        """See `Evidence.note_outage`."""
+        with self._trusting():
+            if self._tip.open_outage is None or at <= self._tip.noted:
+                return
+            tip = msgspec.structs.replace(self._tip, noted=at)
+            with self._sealed.writing(durable=True):
+                self._put_tip(tip)
+            self._tip = tip
 
     def read(self, evidence_id: str) -> Link | None:
         """An entry in its place; None: it is not kept (any more)."""
@@ -225,6 +240,9 @@ class EvidenceLog:
     def _put(self, link: Link, rank: int) -> int | None:
         return self._sealed.put(Sort.EVIDENCE, _name(link.seq), _encode(link), rank=rank, due=link.seq)
 
+    def _put_tip(self, tip: Tip) -> None:
+        self._sealed.put(Sort.EVIDENCE, _TIP, _encode(tip), rank=_TIP_RANK, due=0)
+
     def _open(self, row: Row) -> Link:
         _, _, record = self._sealed.opened(row, Sort.EVIDENCE)
         return _read(record)
@@ -276,10 +294,11 @@ class EvidenceLog:
                 raise MemoryFull("the evidence log was damaged: another one has begun") from fault
 
 
-def _open_outage(tip: Tip, entry: Entry) -> float | None:
+def _open_outage(tip: Tip, entry: Entry) -> tuple[float | None, float]:
+    """Of a tip after an entry: when the outage began, and the newest time that is known of it."""
     if isinstance(entry, OutageEvidence):
-        return entry.began_at if entry.ended_at == 0 else None
-    return tip.open_outage
+        return (entry.began_at, entry.began_at) if entry.ended_at == 0 else (None, 0.0)
+    return tip.open_outage, tip.noted if tip.open_outage is None else max(tip.noted, entry.at)
 
 
 def _earlier(one: float | None, other: float | None) -> float | None:

@@ -88,3 +88,9 @@ class Evidence(Protocol):
 
     def open_outage(self) -> float | None:
         """When the newest outage on record began, if its end is not on record: a restart must not lengthen it."""
+
+    def outage_noted(self) -> float:
+        """The newest time that is on record of that outage, by `record` or `note_outage`; 0: there is none."""
+
+    def note_outage(self, at: float) -> None:
+        """The outage still lasts. On disk, through a loss of power too, when this returns. Raises as `record`."""

@@ -6,7 +6,8 @@ made?* Only for a token that was introspected here as active, bound to the certi
 that covers it, is no one-off, has not ended as far as anybody has told, and within every limit of time.
 
 Last-known may be used until the earliest of: the consent's own end, `last_known_until` as the node said, the cap of the
-outage counted from the first exhausted retry, and, where the policy says so, the token's `exp`.
+outage counted from the first exhausted retry, and, where the policy says so, the token's `exp`. What was known when a
+node said that the right to fall back rests is past its `last_known_until` from then on.
 """
 
 import hmac
@@ -28,13 +29,14 @@ FRESH: Final = Seconds(60.0)  # a failure that is older says nothing about an ad
 class Outage(msgspec.Struct, frozen=True):
     """What a share is judged under. now: whole seconds; never before the outage began, even if a clock was set back.
 
-    lasts: seconds since the first exhausted retry, by a clock that nobody sets. missing_since: see `Memory`.
+    lasts: seconds since the first exhausted retry, by a clock that nobody sets. missing_since, rested_at: see `Memory`.
     """
 
     now: UnixTime
     lasts: Seconds
     policy: Policy
     missing_since: UnixTime | None
+    rested_at: UnixTime = UnixTime(0)
 
 
 class Fallback(msgspec.Struct, frozen=True):
@@ -108,9 +110,10 @@ def _reason_by(consent: KnownConsent, known: KnownToken, outage: Outage) -> Reas
         return Reason.NOT_ACTIVE
     if consent.one_off:
         return Reason.ONE_OFF
-    if outage.missing_since is not None and (consent.as_of or known.as_of) <= outage.missing_since:
+    as_of = consent.as_of or known.as_of
+    if outage.missing_since is not None and as_of <= outage.missing_since:
         return Reason.DEGRADED
-    if outage.now >= (consent.last_known_until or known.last_known_until):
+    if as_of <= outage.rested_at or outage.now >= (consent.last_known_until or known.last_known_until):
         return Reason.OUTAGE_TOO_LONG
     return Reason.LAST_KNOWN
 

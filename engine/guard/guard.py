@@ -178,6 +178,10 @@ class Guard:
             contacts=() if self._client is None else self._client.contacts.now(),
         )
 
+    def note_time(self) -> None:
+        """Keep on record how long an outage has lasted. Call it every few seconds: waits for a disk once a minute."""
+        self._outages.note_time()
+
     def renew(self) -> None:
         """Read the certificate and its key again, for connections to come. Raises BadConfig, and then keeps the old."""
         service = self._config.service

@@ -262,10 +262,13 @@ class Intake:
             self._move_mark(now)
 
     def _move_mark(self, to: UnixTime) -> None:
-        """What is missing happened before that: an answer from before does not know it, whenever the first hole was."""
+        """What is missing happened before that: an answer from before does not know it, whenever the first hole was.
+
+        Answers go by the service's clocks: where ours is behind, no answer that is there already may pass for newer.
+        """
         with self._memory.together():
             self._memory.mark_whole()
-            self._memory.mark_missing(to)
+            self._memory.mark_missing(max(to, self._memory.newest()))
 
     def push_stream_is(self, status: str) -> None:
         """How our push stream stands, as the service says now. Raises MemoryFull."""

@@ -70,6 +70,18 @@ class Memory(Protocol):
         Read it before looking. It may move without a change.
         """
 
+    def rest(self, as_of: UnixTime) -> None:
+        """The service said that nothing may be kept for an outage: our right to fall back rests, or the cap is 0.
+
+        What rests on a truth from then or before is of no use in an outage any more, whatever its own answer said.
+        """
+
+    def rested_at(self) -> UnixTime:
+        """When the service said so last, as far as that matters to what is kept; 0: never."""
+
+    def newest(self) -> UnixTime:
+        """The newest truth that an answer ever rested on: by the service's clocks it is later than that."""
+
     def missing_since(self) -> UnixTime | None:
         """Since when pushed events are known to be missing; None: none are.
 

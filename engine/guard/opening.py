@@ -128,11 +128,12 @@ class Parts:
         )
 
     async def _keep_flushing(self, *, task_status: TaskStatus[Any] = anyio.TASK_STATUS_IGNORED) -> None:
-        """Write the answers that wait, whether or not more come."""
+        """Write the answers that wait, and that an outage goes on, whether or not more come of either."""
         task_status.started()
         while True:
             await anyio.sleep(FLUSH_EVERY)
             self._store.flush()
+            self.guard.note_time()
 
 
 @asynccontextmanager

@@ -1,9 +1,11 @@
 """An outage from its first exhausted retry to its last: the circuit, the clock of its cap, and what is recorded of it.
 
 The cap is counted by two clocks, the longer of which counts, so that neither a clock that is set back nor a restart
-lengthens it: seconds since boot, and the wall time at which the outage began, which is on record.
+lengthens it: seconds since boot, and the wall time at which the outage began, which is on record. So is, each minute,
+how long it has lasted: both at once do not lengthen it either, but by a minute and the time for which nothing ran.
 """
 
+import contextlib
 import random
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -17,6 +19,7 @@ from engine.guard.evidence_words import Attempt, Evidence, OutageEvidence
 from engine.guard.fallback import Outage
 from engine.guard.memory import Memory, MemoryFull
 
+NOTE_EVERY: Final = Seconds(60.0)  # how long an outage has lasted is on record
 LOOK_EVERY: Final = Seconds(1.0)  # while an outage lasts: whether the circuit has closed
 
 _KEPT: Final = 16  # attempts of the run that shares in an outage are recorded with
@@ -44,7 +47,9 @@ class Outages:
         self._untold: OutageEvidence | None = None  # an end that the evidence had no room for
         self.attempts: tuple[Attempt, ...] = ()
         self.since: float | None = evidence.open_outage()
-        self._since_boot = float(clock.boot())
+        self._since_boot = float(clock.boot()) - self._passed()
+        self._noted_at = clock.boot()
+        self._known_to_be = (float(memory.newest()), float(clock.boot()))  # a time that it was, and when
         self.current_at: BootTime | None = None  # the newest `current` answer, by the boot clock
 
     def admits(self) -> bool:
@@ -59,6 +64,7 @@ class Outages:
         self.attempts = tuple(attempts)[-_KEPT:]
         if self.since is None:
             self.since, self._since_boot, self._shares = float(self._clock.now()), float(now), 0
+            self._noted_at, self._known_to_be = now, (float(self._memory.newest()), float(now))
             before = () if self._untold is None else (self._untold,)
             self._record(*before, OutageEvidence(self.since, 0.0, self.attempts))
             self._untold = None
@@ -89,9 +95,27 @@ class Outages:
         """What shares are judged under at this moment."""
         wall, lasts = self._clock.now(), 0.0
         if self.since is not None:
-            lasts = max(self._clock.boot() - self._since_boot, wall - self.since)
-            wall = UnixTime(max(wall, int(self.since + lasts)))
-        return Outage(wall, Seconds(lasts), self._policy, self._memory.missing_since())
+            lasts = self._lasts(self.since)
+            time, boot = self._known_to_be
+            wall = UnixTime(max(wall, int(self.since + lasts), int(time + self._clock.boot() - boot)))
+        return Outage(wall, Seconds(lasts), self._policy, self._memory.missing_since(), self._memory.rested_at())
+
+    def note_time(self) -> None:
+        """Keep on record how long an outage has lasted, once a minute. Call it every few seconds."""
+        now = self._clock.boot()
+        if self.since is not None and now - self._noted_at >= NOTE_EVERY:
+            self._noted_at = now
+            with contextlib.suppress(MemoryFull):
+                self._evidence.note_outage(self.since + self._lasts(self.since))
+
+    def _passed(self) -> float:
+        """Of an outage that an earlier process has begun, as far as is known."""
+        if self.since is None:
+            return 0.0
+        return max(0.0, max(float(self._clock.now()), self._evidence.outage_noted()) - self.since)
+
+    def _lasts(self, since: float) -> float:
+        return max(self._clock.boot() - self._since_boot, self._clock.now() - since)
 
     def shared(self) -> None:
         """A share is being made on what was known."""

@@ -92,6 +92,13 @@ def is_older(answer: KnownToken, than: KnownToken) -> bool:
     return (answer.as_of, answer.answered_at) < (than.as_of, than.answered_at)
 
 
+def shows_less(new: KnownToken, old: KnownToken) -> bool:
+    """Whether losing the newer answer would leave more known than it said: other content, or less time."""
+    is_shorter = new.last_known_until < old.last_known_until or new.token_expires_at < old.token_expires_at
+    is_other = new.consents != old.consents or new.client_id != old.client_id or new.thumbprint != old.thumbprint
+    return is_shorter or is_other
+
+
 def in_force(
     known: KnownToken, consent: Callable[[str], KeptConsent | None], party: KeptParty | None
 ) -> KnownToken | None:

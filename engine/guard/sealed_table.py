@@ -27,7 +27,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     """What is known of the store as a whole. Stored: a new field goes to the end and has a default.
 
     floor: what was true then or before may have ended since, and that word is lost. latest_use: until when the longest
-    usable of all answers ever kept may be used.
+    usable of all answers ever kept may be used. rested_at, newest: see `engine.guard.memory`.
     """
 
     mark: bytes
@@ -35,6 +35,8 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     floor: UnixTime = UnixTime(0)
     missing_since: UnixTime | None = None
     latest_use: UnixTime = UnixTime(0)
+    rested_at: UnixTime = UnixTime(0)
+    newest: UnixTime = UnixTime(0)
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -141,6 +143,8 @@ class SealedTable:
         mark: bytes | None = None,
         floor: UnixTime | None = None,
         latest_use: UnixTime | None = None,
+        rested_at: UnixTime | None = None,
+        newest: UnixTime | None = None,
     ) -> None:
         """Change what is said of the whole. Within `writing`, which writes it."""
         head = self.head
@@ -149,6 +153,8 @@ class SealedTable:
             mark=head.mark if mark is None else mark,
             floor=head.floor if floor is None else floor,
             latest_use=head.latest_use if latest_use is None else latest_use,
+            rested_at=head.rested_at if rested_at is None else rested_at,
+            newest=head.newest if newest is None else newest,
         )
 
     def set_missing(self, since: UnixTime | None) -> None:

@@ -43,6 +43,14 @@ class CountedEvidence:
         """See `Evidence.open_outage`."""
         return self.log.open_outage()
 
+    def outage_noted(self) -> float:
+        """See `Evidence.outage_noted`."""
+        return self.log.outage_noted()
+
+    def note_outage(self, at: float) -> None:
+        """See `Evidence.note_outage`."""
+        self.log.note_outage(at)
+
 
 def health_of(
     config: GuardConfig,

@@ -87,6 +87,8 @@ class GuardStore:
         self._waiting_since = self._wall()
         self._marked_at = self._wall()
         self._wants_mark = False
+        self._newest, self._rested = self._table.head.newest, self._table.head.rested_at  # with what is not written yet
+        self._may_be_used = True  # something may be kept that rests on a newer truth than the head's `rested_at`
         self._inside = False
         self._failed = False
 
@@ -109,10 +111,13 @@ class GuardStore:
             after = rules.remembered(kept, known, floor)
             if after is None:
                 return known.as_of > floor
-            if self._inside or (kept is not None and kept.known is not None and shows_less(known, kept.known)):
+            self._newest = max(self._newest, known.as_of)
+            self._may_be_used |= known.as_of > self._table.head.rested_at and known.last_known_until > known.as_of
+            if self._inside or (kept is not None and kept.known is not None and rules.shows_less(known, kept.known)):
                 self._write(lambda: self._put_active(after, known))
             else:
                 self._wait(known.digest, after)
+            self._write_rest()
             return True
 
     def refuse(self, digest: bytes, as_of: UnixTime) -> None:
@@ -193,6 +198,20 @@ class GuardStore:
                 return rules.narrowed(shown, self._consent(shown.consent_id))
         except MemoryFull:
             return shown
+
+    def rest(self, as_of: UnixTime) -> None:
+        """See `Memory.rest`. Written where it may matter: not with each answer of a right that goes on resting."""
+        with self._trusting():
+            self._rested = max(self._rested, as_of)
+            self._write_rest()
+
+    def rested_at(self) -> UnixTime:
+        """See `Memory.rested_at`."""
+        return self._rested
+
+    def newest(self) -> UnixTime:
+        """See `Memory.newest`."""
+        return self._newest
 
     def missing_since(self) -> UnixTime | None:
         """See `Memory.missing_since`."""
@@ -325,8 +344,10 @@ class GuardStore:
 
     def _put_active(self, kept: KeptToken, known: KnownToken) -> None:
         usable_until = UnixTime(min(known.last_known_until, max(c.expires_at for c in known.consents)))
-        if usable_until > self._table.head.latest_use:
-            self._table.sealed.set_head(latest_use=usable_until)
+        head = self._table.head
+        if usable_until > head.latest_use or known.as_of > head.newest:
+            latest, newest = max(usable_until, head.latest_use), max(known.as_of, head.newest)
+            self._table.sealed.set_head(latest_use=latest, newest=newest)
         self._put(Sort.TOKEN, known.digest, kept, ACTIVE, usable_until)
 
     def _put_consent(self, consent_id: str, after: KeptConsent) -> None:
@@ -336,6 +357,12 @@ class GuardStore:
         if rank == GUARDING:
             self.heard += 1
         self._table.put(sort, name, _encode(record), rank=rank, due=due)
+
+    def _write_rest(self) -> None:
+        if self._may_be_used and self._rested > self._table.head.rested_at:
+            self._wants_mark = True  # a copy of before would undo it
+            self._write(lambda: self._table.sealed.set_head(rested_at=self._rested))
+            self._may_be_used = self._inside  # what is made together may yet be taken back
 
     def _set_missing(self, since: UnixTime | None) -> None:
         with self._trusting():
@@ -390,13 +417,6 @@ class _Trusting:
                 raise MemoryFull("the guard's store was damaged: an empty one has begun") from error
         finally:
             self._store._calls.release()
-
-
-def shows_less(new: KnownToken, old: KnownToken) -> bool:
-    """Whether losing the newer answer would leave more known than it said: other content, or less time."""
-    is_shorter = new.last_known_until < old.last_known_until or new.token_expires_at < old.token_expires_at
-    is_other = new.consents != old.consents or new.client_id != old.client_id or new.thumbprint != old.thumbprint
-    return is_shorter or is_other
 
 
 def _read(decoder: msgspec.msgpack.Decoder[T], record: bytes) -> T:

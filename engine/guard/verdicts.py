@@ -140,6 +140,12 @@ class Verdicts:
                 for digest in known:
                     self._memory.refuse(digest, as_of)
 
+    def heed_rest(self, last_known_until: int, as_of: int) -> None:
+        """A yes that may be kept for no outage at all says so of every other that was given by then."""
+        if last_known_until <= as_of:
+            with contextlib.suppress(MemoryFull):  # as above
+                self._memory.rest(UnixTime(as_of))
+
     def _note(self, digest: bytes, no: _No) -> None:
         self._noes[digest] = no
         self._noes.move_to_end(digest)
@@ -148,6 +154,7 @@ class Verdicts:
 
     def _on_yes(self, share: Share, digest: bytes, answer: Active, evidence_id: str) -> Verdict:
         members = answer.members
+        self.heed_rest(members.ccs_last_known_until, members.ccs_as_of)
         shown = _consents(answer)
         before = self._memory.look(digest)
         is_kept = self._remember(digest, answer, shown, before)

@@ -169,6 +169,20 @@ class MemoryContract:
         memory.suspend("atp-1", 3, suspended=False)
         assert memory.look_for_no(known_token().digest) is None
 
+    def test_a_right_that_rests_is_known_by_the_newest_word(self, memory: Memory) -> None:
+        assert memory.rested_at() == 0
+        memory.rest(LATER)
+        memory.rest(NOW)
+        assert memory.rested_at() == LATER
+        memory.rest(UnixTime(LATER + 1))
+        assert memory.rested_at() == LATER + 1
+
+    def test_the_newest_truth_of_all_answers_is_known(self, memory: Memory) -> None:
+        assert memory.newest() == 0
+        memory.remember(known_token(as_of=LATER))
+        memory.remember(known_token("other"))
+        assert memory.newest() == LATER
+
     def test_earliest_mark_stands_until_all_is_whole(self, memory: Memory) -> None:
         memory.mark_whole()
         assert memory.missing_since() is None

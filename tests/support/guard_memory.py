@@ -17,12 +17,14 @@ class InMemory:
         self._parties: dict[str, rules.KeptParty] = {}
         self._missing_since: UnixTime | None = None
         self.heard = 0
+        self._rested_at = self._newest = UnixTime(0)
 
     def remember(self, known: KnownToken) -> bool:
         """See `Memory.remember`."""
         after = rules.remembered(self._tokens.get(known.digest), known, UnixTime(0))
         if after is not None:
             self._tokens[known.digest] = after
+            self._newest = max(self._newest, known.as_of)
         return True
 
     def refuse(self, digest: bytes, as_of: UnixTime) -> None:
@@ -79,6 +81,18 @@ class InMemory:
         """See `Memory.cut`."""
         return rules.narrowed(shown, self._consents.get(shown.consent_id))
 
+    def rest(self, as_of: UnixTime) -> None:
+        """See `Memory.rest`."""
+        self._rested_at = max(self._rested_at, as_of)
+
+    def rested_at(self) -> UnixTime:
+        """See `Memory.rested_at`."""
+        return self._rested_at
+
+    def newest(self) -> UnixTime:
+        """See `Memory.newest`."""
+        return self._newest
+
     def missing_since(self) -> UnixTime | None:
         """See `Memory.missing_since`."""
         return self._missing_since
@@ -95,8 +109,10 @@ class InMemory:
     def together(self) -> Iterator[None]:
         """See `Memory.together`."""
         before = dict(self._tokens), dict(self._consents), dict(self._parties), self._missing_since
+        rested_at = self._rested_at
         try:
             yield
         except BaseException:
             self._tokens, self._consents, self._parties, self._missing_since = before
+            self._rested_at = rested_at
             raise

@@ -64,6 +64,7 @@ class Told:
         self.suspended: set[str] = set()
         self.floor = UnixTime(0)
         self.missing: UnixTime | None = None
+        self.rested = UnixTime(0)
         self.is_full = False
         self.all_suspended = False  # every ATP
         self.writes = 0
@@ -119,6 +120,15 @@ class Told:
     def heard(self) -> int:
         return len(self.ended) + len(self.suspended) + len(self.refused) + len(self.changes) + self.all_suspended
 
+    def rest(self, as_of: UnixTime) -> None:
+        self.rested = max(self.rested, as_of)
+
+    def rested_at(self) -> UnixTime:
+        return self.rested
+
+    def newest(self) -> UnixTime:
+        return max((known.as_of for known in self.tokens.values()), default=UnixTime(0))
+
     def missing_since(self) -> UnixTime | None:
         return self.missing
 
@@ -145,6 +155,7 @@ class Recorded:
         self.entries: list[Entry] = []
         self.is_full = False
         self._before = before
+        self._noted = 0.0
 
     def record(self, entry: Entry) -> str:
         return self.record_all([entry])[0]
@@ -157,6 +168,12 @@ class Recorded:
 
     def open_outage(self) -> float | None:
         return self._before
+
+    def outage_noted(self) -> float:
+        return self._noted
+
+    def note_outage(self, at: float) -> None:
+        self._noted = at
 
     @property
     def shares(self) -> list[ShareEvidence]:

@@ -62,6 +62,16 @@ def decides(*contexts: dict[str, Any] | str, freshness: str = "current", consent
     return behave
 
 
+def rests(call: Call) -> Reply:
+    """Yes to all of a batch, by a service at which the EDP's right to fall back rests."""
+    now = NOW + int(trio.current_time())
+    context = {"consent_id": CONSENT, "ccs_consent_version": 3, "ccs_last_known_until": now - 1}
+    items = [{"decision": True, "context": context}] * len(json.loads(call.body)["evaluations"])
+    about = {"decision_id": "d_8", "evaluated_at": now, "ccs_freshness": "current", "ccs_as_of": now - 1}
+    body = json.dumps({"evaluations": items, "context": about}).encode()
+    return Reply(200, b"application/json", body, call.request_id)
+
+
 def batches(stand: Stand) -> list[dict[str, Any]]:
     return [json.loads(call.body) for _, _, call in stand.nodes.calls if call.path == EVALUATIONS]
 
@@ -485,3 +495,16 @@ async def test_a_refused_caller_of_a_batch_is_not_asked_for_singly(status: int, 
         verdicts = await stand.guard.check_many(some(3))
     assert {verdict.reason for verdict in verdicts} == {Reason.REFUSED_CALLER}
     assert singles(stand) == []
+
+
+async def test_a_right_that_rests_is_learnt_from_a_batch(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    stand.nodes.all(decides(YES))
+    async with stand.guard:
+        await stand.guard.check_many(some(3))
+        await trio.sleep(10)
+        stand.nodes.all(rests)
+        assert all(verdict.allowed for verdict in await stand.guard.check_many(some(2)))
+        stand.nodes.all(fails(Failure.CONNECT))
+        reasons = {verdict.reason for verdict in await stand.guard.check_many(some(3))}
+    assert reasons == {Reason.OUTAGE_TOO_LONG}

@@ -15,6 +15,7 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from engine.clock import UnixTime
 from engine.events.facts import Change
 from engine.events.signing import PemEventSigner, new_event_key
 from engine.guard.event_keys import KeysUnavailable
@@ -25,6 +26,7 @@ from tests.support.event_guards import EventGuard
 from tests.support.events import ATP, claims_of, consent_fact, jwks, signer
 from tests.support.guard_memory import InMemory
 from tests.support.guard_words import consent, entry
+from tests.support.known_tokens import known_token
 from tests.support.told import POLL_URL, HandClock, TellingService, consent_id
 
 NOT_ENDING = [Change.GRANTED, Change.RENEWED, Change.AMENDED]
@@ -191,6 +193,19 @@ async def test_a_second_hole_moves_the_mark(path: Path) -> None:
     guard.clock.forward(60)
     await guard.push(told[3].compact)
     assert guard.memory.missing_since() == guard.clock.now()
+
+
+async def test_a_clock_that_is_behind_makes_no_answer_newer_than_a_hole(path: Path) -> None:
+    """Answers go by the service's clocks: what was answered before a hole was found may not know what is missing."""
+    service = TellingService()
+    service.change(1, Change.GRANTED)
+    guard = EventGuard(path, service)
+    await guard.healing.heal(must_list=True)
+    ahead = UnixTime(guard.clock.now() + 36_000)
+    guard.memory.remember(known_token(as_of=ahead))
+    told = [service.change(number, Change.GRANTED) for number in range(2, 4)]
+    await guard.push(told[1].compact)
+    assert guard.memory.missing_since() == ahead
 
 
 @pytest.mark.parametrize("way", ["push", "heartbeat"])

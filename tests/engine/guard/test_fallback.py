@@ -43,6 +43,8 @@ def test_within_every_limit_a_share_is_made() -> None:
         ({"share": {"thumbprint": OTHER}}, Reason.WRONG_CERTIFICATE),
         ({"outage": {"missing_since": UnixTime(NOW - 101)}}, Reason.DEGRADED),
         ({"outage": {"missing_since": UnixTime(NOW - 102)}}, Reason.LAST_KNOWN),  # confirmed since
+        ({"outage": {"rested_at": UnixTime(NOW - 101)}}, Reason.OUTAGE_TOO_LONG),
+        ({"outage": {"rested_at": UnixTime(NOW - 102)}}, Reason.LAST_KNOWN),  # said since, and that it may be kept
         ({"known": {"token_expires_at": NOW}}, Reason.LAST_KNOWN),
         (
             {"known": {"token_expires_at": NOW}, "outage": {"policy": Policy(beyond_token_exp=False)}},
@@ -83,6 +85,8 @@ def test_a_consent_that_the_newest_answer_did_not_show_has_limits_of_its_own() -
     assert judge_in_outage(share(), known(older), outage()).reason is Reason.OUTAGE_TOO_LONG
     lasting = consent(as_of=UnixTime(NOW - 500), last_known_until=UnixTime(NOW + 1))
     assert judge_in_outage(share(), known(lasting), outage()).allowed
+    resting = outage(rested_at=UnixTime(NOW - 200))
+    assert judge_in_outage(share(), known(lasting), resting).reason is Reason.OUTAGE_TOO_LONG
     degraded = outage(missing_since=UnixTime(NOW - 200))
     assert judge_in_outage(share(), known(lasting), degraded).reason is Reason.DEGRADED
     assert judge_in_outage(share(), known(lasting, consent()), degraded).consent == consent()

@@ -352,6 +352,26 @@ async def test_a_current_answer_ends_an_outage_of_before_the_restart(autojump_cl
         assert stand.guard.status().outage_since is None
 
 
+async def test_a_right_that_rests_ends_the_use_of_what_was_known_before(autojump_clock: MockClock) -> None:
+    """An answer about any token says so; what is answered after the right has come back may be used again."""
+    stand = Stand(autojump_clock)
+    other = share(token="another")
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        await trio.sleep(10)
+        stand.nodes.all(answers(ccs_as_of=NOW + 9, ccs_last_known_until=NOW + 9))
+        assert (await stand.guard.check(other)).allowed
+        stand.nodes.all(fails(Failure.CONNECT))
+        for asked in (share(), other):
+            assert (await stand.guard.check(asked)).reason is Reason.OUTAGE_TOO_LONG
+        stand.nodes.all(answers())
+        await trio.sleep(1000)
+        assert (await stand.guard.check(share())).reason is Reason.CONSENTED
+        await outage(stand)
+        assert (await stand.guard.check(share())).reason is Reason.LAST_KNOWN
+        assert (await stand.guard.check(other)).reason is Reason.OUTAGE_TOO_LONG
+
+
 @pytest.mark.parametrize("policy", [Policy(on_outage=OnOutage.HALT), Policy(outage_cap=Seconds(0.0))])
 async def test_a_halt_shares_nothing_in_an_outage(policy: Policy, autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock, policy=policy)

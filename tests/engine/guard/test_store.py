@@ -43,6 +43,12 @@ def fill(store: GuardStore, count: int) -> None:
     store.flush()
 
 
+def rest_and_fail(store: GuardStore) -> None:
+    with store.together():
+        store.rest(LATER)
+        raise KeyError
+
+
 def file_of(directory: Path) -> Path:
     return directory / "store" / "memory.db"
 
@@ -116,6 +122,36 @@ class TestWhatOutlivesWhat:
         crash(store)
         with opened(tmp_path) as store:
             assert store.look(shorter.digest) == shorter
+
+    def test_a_right_that_rests_outlives_a_crash_and_whatever_comes_late(self, tmp_path: Path) -> None:
+        """Written where it may matter: at once, and again where an answer that may be kept came in between."""
+        resting = UnixTime(LATER + 100)
+        store = GuardStore(store_settings(tmp_path), OWNER, Wall())
+        store.remember(known_token())
+        store.rest(LATER)
+        store.rest(resting)
+        assert store._table.head.rested_at == LATER, "nothing that may be kept came since the first word"
+        store.remember(known_token("at rest", as_of=resting, last_known_until=resting))
+        assert (store._table.head.rested_at, store.rested_at()) == (LATER, resting)
+        store.remember(known_token("late", as_of=UnixTime(LATER + 50)))
+        crash(store)
+        with opened(tmp_path) as store:
+            assert store.rested_at() == resting
+            store.remember(known_token("again", as_of=UnixTime(resting + 1)))
+            store.rest(UnixTime(resting + 9))
+        with opened(tmp_path) as store:
+            assert store.rested_at() == resting + 9
+
+    def test_a_right_that_rests_and_what_comes_together_with_it_are_kept_or_not(self, tmp_path: Path) -> None:
+        store = GuardStore(store_settings(tmp_path), OWNER, Wall())
+        store.remember(known_token())
+        with pytest.raises(KeyError):
+            rest_and_fail(store)
+        assert store.rested_at() == LATER, "it was said all the same"
+        store.rest(LATER)
+        crash(store)
+        with opened(tmp_path) as store:
+            assert store.rested_at() == LATER
 
     def test_answers_wait_for_each_other_and_not_longer_than_a_second(self, tmp_path: Path) -> None:
         wall = Wall()
@@ -449,6 +485,17 @@ class TestWhatCannotBeTrusted:
         store.mark_whole()
         shutil.copytree(tmp_path / "store", tmp_path / "copy")
         store.mark_missing(LATER)
+        crash(store)
+        shutil.rmtree(tmp_path / "store")
+        shutil.move(tmp_path / "copy", tmp_path / "store")
+        self.check_empty(tmp_path, log)
+
+    def test_copy_from_before_the_right_rested_put_back_after_a_crash(self, tmp_path: Path, log: io.BytesIO) -> None:
+        store = GuardStore(store_settings(tmp_path), OWNER, Wall())
+        store.remember(known_token())
+        store.flush()
+        shutil.copytree(tmp_path / "store", tmp_path / "copy")
+        store.rest(LATER)
         crash(store)
         shutil.rmtree(tmp_path / "store")
         shutil.move(tmp_path / "copy", tmp_path / "store")
