@@ -22,6 +22,7 @@ ROWS = {
     "What a share is asked about": range(1, 7),
     "When nobody answers": range(1, 12),
     "What must not be lost, doubled or told": range(1, 6),
+    "Over a restore of the ledger": range(1, 18),
     "All of it together": range(1, 13),
 }
 LINK = re.compile(r"\[(test_\w+)\]\(\.\./([^)]+)\)")

@@ -433,3 +433,33 @@ def test_the_state_table_alone_says_what_may_happen_to_a_consent(event: Event, s
         CHANGES[event](subject(stands))
     assert caught.value.text.startswith(f"the consent is {state.name.lower().replace('_', ' ')}: it cannot be ")
     assert "_" not in caught.value.text
+
+
+# --- after a restore
+
+
+def after_expiry(state: SubjectState) -> UnixTime:
+    return UnixTime(consent_of(state).consent.expires_at + 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda state: renew(state, RENEW, act=act(), now=NOW),
+        lambda state: cut_window(state, OccupancyForm(moved_in="2026-06-20T11:00:00Z"), act=act(), now=NOW),
+        lambda state: revoke(state, REVOKE, act=act(), now=NOW),
+        lambda state: dispute(state, case_id="case-1", act=act()),
+        lambda state: expire(state, act=act(Initiator.SYSTEM, "system"), now=after_expiry(state)),
+        lambda state: consume(one_off_at(state.floor), edp=ClientId("edp-1"), share_id="s-9", act=act(), now=NOW),
+    ],
+)
+def test_whatever_changes_a_consent_after_a_restore_stands_above_what_was_lost(
+    change: Callable[[SubjectState], Append],
+) -> None:
+    """floor: where the ledger began anew; above every version that it had given before."""
+    for floor, version in ((0, 2), (7_000, 7_000)):
+        assert record_in(change(msgspec.structs.replace(subject(granted()), floor=floor))).consent_version == version
+
+
+def one_off_at(floor: int) -> SubjectState:
+    return msgspec.structs.replace(one_off(), floor=floor)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from engine.pusher.service import LeaseHeld, LeaseLost
+from engine.pusher.service import LeaseHeld, LeaseLost, Signed
 from tests.support.outboxes import house_in
 
 
@@ -19,6 +19,22 @@ async def test_a_clock_that_was_set_back_an_hour_keeps_nobody_from_pushing(tmp_p
             await house.outbox.lease("one", dead.epoch)
         with pytest.raises(LeaseHeld):
             await house.outbox.lease("three", None)
+
+
+async def test_a_restored_ledger_takes_nothing_under_a_lease_of_the_one_that_was_lost(tmp_path: Path) -> None:
+    """Leases are in no backup: numbers of deliveries that a pusher still holds name others in the restored one."""
+    for name in ("lost", "restored"):
+        (tmp_path / name).mkdir()
+    async with house_in(tmp_path / "lost") as house:
+        lost = await house.outbox.lease("one", None)
+    async with house_in(tmp_path / "restored") as house:
+        with pytest.raises(LeaseLost):
+            await house.outbox.lease("one", lost.epoch)
+        for call in (house.outbox.keep(lost.epoch, [Signed(1, b"of the lost one")]), house.outbox.tell(lost.epoch, [])):
+            with pytest.raises(LeaseLost):
+                await call
+        house.lease_offset += 1
+        assert (await house.outbox.lease("one", None)).epoch > lost.epoch
 
 
 async def test_a_clock_that_was_set_back_a_little_takes_no_lease_away(tmp_path: Path) -> None:
