@@ -53,8 +53,11 @@ class Process:
         context.run(self._nursery.start_soon, function, *args)
 
     def halt(self) -> None:
-        """No turn from now on (tasks that are in the present round of turns have theirs)."""
-        self.halted = True
+        """No turn from now on (tasks that are in the present round of turns have theirs).
+
+        Not once the world is over: nobody would give the turns back, and the world waited for these tasks for ever.
+        """
+        self.halted = not self.over
 
     def resume(self) -> None:
         """Go on where it stood."""
@@ -64,8 +67,8 @@ class Process:
             self._held = []
 
     async def kill(self) -> None:
-        """No turn ever again."""
-        if self.alive:
+        """No turn ever again; once the world is over, it ends as all do."""
+        if self.alive and not self.over:
             self.alive = False
             self.halt()
             await trio.lowlevel.cancel_shielded_checkpoint()  # the present round of turns
