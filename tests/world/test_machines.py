@@ -50,14 +50,13 @@ def played(life: Life, story: Callable[[Life], Awaitable[None]]) -> Life:
     """A world with this process, in which this happens; then it is over, and everything is cancelled."""
 
     async def main() -> None:
-        async with trio.open_nursery() as outside:
-            async with trio.open_nursery() as world:
-                world.start_soon(life.process.run, life.live)
-                await wait_all_tasks_blocked()
-                await story(life)
-                life.process.bury()
-                outside.start_soon(life.watch)
-                world.cancel_scope.cancel()
+        async with trio.open_nursery() as outside, trio.open_nursery() as world:
+            world.start_soon(life.process.run, life.live)
+            await wait_all_tasks_blocked()
+            await story(life)
+            life.process.bury()
+            outside.start_soon(life.watch)
+            world.cancel_scope.cancel()
 
     with repeatable(Random(1)):  # noqa: S311 - the order of turns, the same in every run
         trio.run(main)

@@ -12,7 +12,7 @@ from tests.world.pushing.__main__ import main
 from tests.world.pushing.attacker import FORGERIES
 from tests.world.pushing.mistakes import MISTAKES
 from tests.world.pushing.report import BEGIN, END, ENOUGH, PAGE, read_found, table
-from tests.world.pushing.running import run, run_all
+from tests.world.pushing.running import WORLDS
 from tests.world.pushing.world import Played
 
 SEEDS = 100
@@ -21,7 +21,7 @@ TRIES = 40  # seeds tried for a mistake that those listed for it find no more: t
 
 @pytest.fixture(scope="module")
 def worlds() -> list[Played]:
-    return list(run_all([(seed, "") for seed in range(SEEDS)], processes=2))
+    return list(WORLDS.run_all([(seed, "") for seed in range(SEEDS)], processes=2))
 
 
 @pytest.mark.timeout(600)
@@ -62,8 +62,8 @@ def test_the_same_seed_plays_the_same_play_in_any_process() -> None:
         told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
         return re.findall(r"trace (\w+)", told)[0]
 
-    assert trace("1") == trace("2") == run(3).trace_hash
-    assert run(4).trace_hash != run(3).trace_hash
+    assert trace("1") == trace("2") == WORLDS.run(3).trace_hash
+    assert WORLDS.run(4).trace_hash != WORLDS.run(3).trace_hash
 
 
 def test_a_broken_promise_is_told_with_its_seed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -80,7 +80,7 @@ def test_a_mistake_is_found(name: str) -> None:
     found = read_found()[name]
     assert found.share >= ENOUGH
     tried = [*found.seeds, *range(1_000, 1_000 + TRIES)]
-    assert any(run(seed, name).wrongs for seed in tried)
+    assert any(WORLDS.run(seed, name).wrongs for seed in tried)
 
 
 def test_the_page_shows_what_was_measured() -> None:

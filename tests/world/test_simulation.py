@@ -10,7 +10,7 @@ import pytest
 from tests.world.simulation.__main__ import main
 from tests.world.simulation.mistakes import MISTAKES
 from tests.world.simulation.report import BEGIN, END, ENOUGH, PAGE, Summary, read_found, tables
-from tests.world.simulation.running import run, run_all
+from tests.world.simulation.running import WORLDS
 
 SEEDS = 500
 TRIES = 60  # seeds tried for a mistake that those listed for it find no more: the code around it plays otherwise now
@@ -19,7 +19,7 @@ TRIES = 60  # seeds tried for a mistake that those listed for it find no more: t
 @pytest.fixture(scope="module")
 def summary() -> Summary:
     made = Summary()
-    for played in run_all([(seed, "") for seed in range(SEEDS)], processes=2):
+    for played in WORLDS.run_all([(seed, "") for seed in range(SEEDS)], processes=2):
         made.take(played)
     return made
 
@@ -69,8 +69,8 @@ def test_the_same_seed_plays_the_same_play_in_any_process(seed: int) -> None:
         told = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
         return re.findall(r"trace (\w+)", told)[0]
 
-    assert trace("1") == trace("2") == run(seed).trace_hash
-    assert run(seed + 1).trace_hash != run(seed).trace_hash
+    assert trace("1") == trace("2") == WORLDS.run(seed).trace_hash
+    assert WORLDS.run(seed + 1).trace_hash != WORLDS.run(seed).trace_hash
 
 
 def test_a_broken_promise_is_told_with_its_seed(capsys: pytest.CaptureFixture[str]) -> None:
@@ -87,7 +87,7 @@ def test_a_mistake_is_found(name: str) -> None:
     found = read_found().get(name)
     assert found is None or found.share >= ENOUGH
     tried = [*([] if found is None else found.seeds), *range(1_000, 1_000 + TRIES)]
-    assert any(run(seed, name).wrongs for seed in tried)
+    assert any(WORLDS.run(seed, name).wrongs for seed in tried)
 
 
 def test_the_page_shows_what_was_measured() -> None:

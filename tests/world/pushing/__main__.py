@@ -9,7 +9,7 @@ from collections import Counter
 
 from tests.world.pushing.mistakes import MISTAKES
 from tests.world.pushing.report import ENOUGH, found_of, read_found, table, write_found
-from tests.world.pushing.running import run, run_all
+from tests.world.pushing.running import WORLDS
 
 
 def main(argv: list[str]) -> int:
@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
 
 
 def _tell(seed: int, mistake: str) -> int:
-    played = run(seed, mistake)
+    played = WORLDS.run(seed, mistake)
     _say("\n".join(played.story))
     _say(f"seed {played.seed}: {played.seconds:.3f} simulated seconds, trace {played.trace_hash}")
     for wrong in played.wrongs[:1]:
@@ -43,7 +43,7 @@ def _tell(seed: int, mistake: str) -> int:
 
 def _play(seeds: range, mistake: str, processes: int) -> int:
     counted, broken = Counter[str](), 0
-    for played in run_all([(seed, mistake) for seed in seeds], processes):
+    for played in WORLDS.run_all([(seed, mistake) for seed in seeds], processes):
         counted.update(played.counted)
         for wrong in played.wrongs[:1]:
             broken += 1
@@ -59,7 +59,7 @@ def _play(seeds: range, mistake: str, processes: int) -> int:
 def _measure(names: list[str], seeds: range, processes: int, *, keep: bool) -> int:
     found = {}
     for name in names:
-        found[name] = found_of(run_all([(seed, name) for seed in seeds], processes))
+        found[name] = found_of(WORLDS.run_all([(seed, name) for seed in seeds], processes))
         if keep:  # after each one: it takes long
             write_found(read_found() | found)
     _say(table(read_found() | found))

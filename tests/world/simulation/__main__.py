@@ -13,7 +13,7 @@ from rich.progress import track
 
 from tests.world.simulation.mistakes import MISTAKES
 from tests.world.simulation.report import ENOUGH, Found, Summary, found_of, read_found, tables, write_found
-from tests.world.simulation.running import run, run_all
+from tests.world.simulation.running import WORLDS
 from tests.world.simulation.world import Played
 
 _screen = Console(stderr=True)
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     asked.add_argument("--processes", type=int, default=0, help="0: one a core")
     options = asked.parse_args(argv)
     if options.seed is not None:
-        return _tell(run(options.seed, options.mistake))
+        return _tell(WORLDS.run(options.seed, options.mistake))
     seeds = range(options.first, options.first + options.seeds)
     if options.mistakes:
         names = [options.mistake] if options.mistake else list(MISTAKES)
@@ -51,7 +51,7 @@ def _tell(played: Played) -> int:
 def _play(seeds: range, mistake: str, processes: int, *, as_json: bool) -> int:
     summary = Summary()
     jobs = [(seed, mistake) for seed in seeds]
-    for played in track(run_all(jobs, processes), "playing", total=len(jobs), console=_screen, transient=True):
+    for played in track(WORLDS.run_all(jobs, processes), "playing", total=len(jobs), console=_screen, transient=True):
         summary.take(played)
     if as_json:
         _say(msgspec.json.encode(summary).decode())
@@ -67,7 +67,9 @@ def _play(seeds: range, mistake: str, processes: int, *, as_json: bool) -> int:
 def _measure(names: list[str], seeds: range, processes: int, *, keep: bool, as_json: bool) -> int:
     jobs = [(seed, name) for name in names for seed in seeds]
     by_name: dict[str, list[Played]] = defaultdict(list)
-    results = track(run_all(jobs, processes), "making mistakes", total=len(jobs), console=_screen, transient=True)
+    results = track(
+        WORLDS.run_all(jobs, processes), "making mistakes", total=len(jobs), console=_screen, transient=True
+    )
     for (_, name), played in zip(jobs, results, strict=True):
         by_name[name].append(played)
         if keep and len(by_name[name]) == len(seeds):  # after each one: it takes long
