@@ -1,5 +1,6 @@
-"""The admin application's tests share one running machine API a test."""
+"""What many of the admin application's tests begin with."""
 
 from tests.support.admin_service import site
+from tests.support.outboxes import house
 
-__all__ = ["site"]
+__all__ = ["house", "site"]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import pytest
 import sqlalchemy as sa
 import trio
 
@@ -34,7 +35,7 @@ from admin.ledger.events import (
 )
 from admin.ledger.outbox_service import Outbox, PusherDoor
 from admin.ledger.push_lease import database_time
-from admin.ledger.schema import outbox, receivers, streams
+from admin.ledger.schema import deliveries, outbox, receivers, streams
 from admin.ledger.sequencer import Sequencer, begin
 from admin.ledger.signal import Signal
 from admin.ledger.sql import SqlLedger, open_ledger
@@ -56,6 +57,10 @@ from tests.support.ledger import HandClock, ledger_config
 ISSUER = "https://ccs.example"
 PUSHER = ClientId("pusher-1")
 FAR = UnixTime(4_000_000_000)
+ROWS = sa.select(
+    deliveries.c.client_id, deliveries.c.seq, deliveries.c.prev, deliveries.c.jti, deliveries.c.txn, deliveries.c.lane,
+    deliveries.c.fact, deliveries.c.push, deliveries.c.poll,
+)  # fmt: skip
 TERMS = Terms("https://ccs.example/rar/energy-consent/v1", "Compare your tariff", "atp-decl-1")
 
 
@@ -248,3 +253,18 @@ class House:
         for client_id, role in (("atp-1", Role.ATP), ("edp-1", Role.EDP), ("edp-2", Role.EDP)):
             await self.poll_stream(client_id, role)
         await self.settle()
+
+
+async def rows(house: House) -> list[tuple[Any, ...]]:
+    """What the outbox has made of the ledger, in order: the same however it came about."""
+    found = await house.ledger.database.read(lambda connection: connection.execute(ROWS).all())
+    return sorted(tuple(row) for row in found)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+async def house(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[House]:
+    """A furnished one on each kind of database."""
+    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
+    async with house_in(tmp_path, url) as house:
+        await house.furnish()
+        yield house

@@ -3,12 +3,10 @@
 import functools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import pytest
-import sqlalchemy as sa
 import trio
 from trio.testing import MockClock
 
@@ -19,7 +17,6 @@ from admin.ledger.atp_consents import AtpConsents, read_active_of
 from admin.ledger.database import Database
 from admin.ledger.events import ConsentRevoked, Initiator, event_of
 from admin.ledger.pace import LONGEST_REST, OutboxBehind, Pace
-from admin.ledger.schema import deliveries
 from admin.ledger.signal import Signal
 from admin.ledger.store import SubjectState
 from engine.clock import Seconds, UnixTime
@@ -27,24 +24,18 @@ from engine.consent.records import ClientId, Role, consent_key
 from engine.consent.states import State
 from engine.pusher.service import Lane
 from tests.support.admin_service import Site
-from tests.support.outboxes import House, house_in, make_anew
+from tests.support.outboxes import House, make_anew, rows
 
 ATP = ClientId("atp-1")
 FORM = EndAllForm(reason="security")
 LONG, NOW = Seconds(1e6), Seconds(0.0)
-ROWS = sa.select(
-    deliveries.c.client_id, deliveries.c.seq, deliveries.c.prev, deliveries.c.jti, deliveries.c.txn, deliveries.c.lane,
-    deliveries.c.fact, deliveries.c.push, deliveries.c.poll,
-)  # fmt: skip
 
 
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-async def house(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[House]:
-    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
-    async with house_in(tmp_path, url) as house:
-        await house.furnish()
-        await house.register("atp-2", Role.ATP)
-        yield house
+@pytest.fixture
+async def house(house: House) -> House:
+    """With another ATP in it."""
+    await house.register("atp-2", Role.ATP)
+    return house
 
 
 def ending(house: House, *, step: int = 3, call: Seconds = LONG, patience: Seconds = LONG) -> EndAll:
@@ -57,11 +48,6 @@ async def versions(house: House, *ids: str) -> list[tuple[State, int]]:
     states = {one.subject: one for one in await house.ledger.subjects([f"consent:{name}" for name in ids])}
     events: list[Any] = [event_of(states[f"consent:{name}"].event) for name in ids]
     return [(event.consent.state, event.consent.consent_version) for event in events]
-
-
-async def rows(house: House) -> list[tuple[Any, ...]]:
-    found = await house.ledger.database.read(lambda connection: connection.execute(ROWS).all())
-    return sorted(tuple(row) for row in found)
 
 
 @asynccontextmanager

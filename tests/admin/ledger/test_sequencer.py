@@ -33,24 +33,12 @@ from engine.consent.records import ClientId, ConsentId, Role
 from engine.pusher.service import Lane, Signed
 from tests.support.backups import elsewhere, place_in, restored
 from tests.support.ledger import HandClock, ledger_config
-from tests.support.outboxes import ISSUER, House, house_in, make_anew
+from tests.support.outboxes import ISSUER, ROWS, House, house_in, make_anew, rows
 from tests.support.projection import silent_event
 from tests.support.sequencer_process import Order
 
 KILLS = 15
 NO_ENDS = {f"consent.{word}" for word in ("requested", "granted", "declined", "abandoned", "renewed", "window_cut")}
-ROWS = sa.select(
-    deliveries.c.client_id, deliveries.c.seq, deliveries.c.prev, deliveries.c.jti, deliveries.c.txn, deliveries.c.lane,
-    deliveries.c.fact, deliveries.c.push, deliveries.c.poll,
-)  # fmt: skip
-
-
-@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
-async def house(tmp_path: Path, request: pytest.FixtureRequest) -> AsyncIterator[House]:
-    url = request.getfixturevalue("postgres_url") if request.param == "postgres" else ""
-    async with house_in(tmp_path, url) as house:
-        await house.furnish()
-        yield house
 
 
 @pytest.fixture
@@ -59,11 +47,6 @@ async def small_house(tmp_path: Path) -> AsyncIterator[House]:
     async with house_in(tmp_path) as house:
         await house.furnish()
         yield house
-
-
-async def rows(house: House) -> list[tuple[Any, ...]]:
-    found = await house.ledger.database.read(lambda connection: connection.execute(ROWS).all())
-    return sorted(tuple(row) for row in found)
 
 
 async def write_many(house: House, count: int) -> None:
