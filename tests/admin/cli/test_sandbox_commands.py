@@ -3,13 +3,10 @@
 import json
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,71 +14,19 @@ from admin.cli import READER_GONE
 from admin.cli.check_config import check_config
 from admin.cli.machine_client import MachineClient, refusal
 from admin.cli.running import NotRunning, load_sandbox
-from admin.cli.sandbox_identities import make_identities
 from admin.cli.seed import seed
-from admin.cli.state_folder import StateFolder, load_sandbox_config
-from admin.cli.up_settings import describe, write_admin_settings
 from engine.config import BadConfig
 from engine.consent.records import ParticipantRecord
 from engine.errors import Kind
 from engine.guard.config import load_guard_config
-
-ROOT = Path(__file__).parents[3]
-WITHIN = 60  # seconds: a bound against hanging
+from tests.support.lone_admin import ROOT, WITHIN, LoneAdmin
 
 
-class Sandbox:
-    """A state folder with the admin application running on it; no Redis, no engine."""
-
-    def __init__(self, directory: Path) -> None:
-        self.folder = StateFolder(directory)
-        make_identities(self.folder, new=self.folder.open())
-        config = load_sandbox_config(None)
-        free = dict.fromkeys(("public_port", "machine_port", "console_port"), 0)
-        self.config = type(config)(**{**{f: getattr(config, f) for f in config.__struct_fields__}, **free})
-        settings = write_admin_settings(self.folder, self.config, "")
-        settings.write_text(settings.read_text().replace('[redis]\nurl = ""\n', ""))
-        self._argv = [sys.executable, "-m", "admin.cli", "admin", "--config", str(settings)]
-        self.runtime = self.folder.run / "admin.json"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> "Sandbox":
-        self.runtime.unlink(missing_ok=True)
-        self.process = subprocess.Popen(
-            [*self._argv, "--runtime", str(self.runtime)],
-            cwd=ROOT,
-            stderr=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + WITHIN
-        while not self.runtime.exists():
-            assert self.process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        ports = json.loads(self.runtime.read_bytes())["ports"]
-        told = {f"{name}_port": port for name, port in ports.items()}
-        now = type(self.config)(**{**{f: getattr(self.config, f) for f in self.config.__struct_fields__}, **told})
-        describe(self.folder, now, "", {"admin": self.process.pid})
-        return self
-
-    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
-        assert self.process is not None
-        self.process.send_signal(number)
-        return self.process.wait(WITHIN)
+class Sandbox(LoneAdmin):
+    """Its `ccs sandbox` commands."""
 
     def ccs(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "admin.cli", "sandbox", *arguments, "--state", str(self.folder.directory)],
-            cwd=ROOT,
-            capture_output=True,
-            text=True,
-            timeout=WITHIN,
-            check=False,
-        )
-
-    def rows(self, query: str) -> list[Any]:
-        with sqlite3.connect(f"file:{self.folder.ledger / 'ledger.db'}?mode=ro", uri=True) as ledger:
-            return ledger.execute(query).fetchall()
+        return super().ccs("sandbox", *arguments)
 
 
 @pytest.fixture(scope="module")
