@@ -59,6 +59,7 @@ from admin.ledger.events import (
 from admin.ledger.sql import open_ledger
 from admin.ledger.store import Append, Personal
 from admin.pki.authority import Authority
+from bench.flood_figures import TIMES, Call, Counts, Span, assembled, figures, say, seconds_to_all
 from bench.ledger_append import grant
 from bench.million import PATIENCE, seconds_to, service
 from engine.clock import UnixTime
@@ -74,11 +75,22 @@ STOPPED, HOSTILE, OTHER = "atp-1", "atp-3", "atp-2"
 RECEIVERS = (*EDPS, STOPPED, HOSTILE, OTHER)
 WRITE = 500  # events in one append
 EVERY = 0.25  # seconds between revocations of the trickle
-TRICKLE = 12_000  # consents for it: fifty minutes
-SETTLE = 10.0  # seconds in which what was revoked last may still come
+SETTLE = 10.0  # seconds at most in which what was revoked last may still come
 LOOK = 0.01  # seconds between looks for a delivery's row
-LEGS = ("call to commit", "commit to row", "row to signed", "signed to received", "received to noted")
-TIMES = ("quiet", "busy", "paced", "after", "hostile")
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """consents: ended by the command. hostile: past it. seconds: of the quiet, the busy and the after.
+
+    patience: seconds for the command, and for the sequencer after the hostile flood. trickle: consents for it.
+    """
+
+    consents: int
+    hostile: int
+    seconds: float
+    patience: float
+    rest: float
+    trickle: int
 
 
 def consent_id(atp: str, number: int) -> ConsentId:
@@ -138,9 +150,10 @@ async def append(settings: Path, appends: Iterator[Append]) -> None:
             nursery.start_soon(writer)
 
 
-def seeds(consents: int, hostile: int) -> Iterator[Append]:
+def seeds(sizes: Sizes) -> Iterator[Append]:
+    """The grants that are there before anything begins."""
     made = Consents()
-    for atp, count in ((OTHER, TRICKLE), (STOPPED, consents), (HOSTILE, hostile)):
+    for atp, count in ((OTHER, sizes.trickle), (STOPPED, sizes.consents), (HOSTILE, sizes.hostile)):
         for number in range(count):
             yield made.granting(atp, number)
 
@@ -310,23 +323,12 @@ def said_by(caller: Caller, method: str, path: str, body: object) -> dict[str, A
     return found
 
 
-class Call(msgspec.Struct):
-    """One revocation of the trickle. Times: seconds since 1970; row: when its delivery's row was first seen."""
-
-    edp: str
-    consent: str
-    seq: int
-    begun: float
-    committed: float
-    answered: float
-    row: float = 0.0
-
-
 class Trickle:
     """Revokes consents of the other ATP, one each EVERY seconds, in a thread; another watches for their rows."""
 
-    def __init__(self, stand: Stand) -> None:
+    def __init__(self, stand: Stand, consents: int) -> None:
         self._stand = stand
+        self._consents = consents
         self._operator = stand.caller("operator-1")  # a connection of its own: the main thread calls meanwhile
         self._stop = threading.Event()
         self.called: list[Call] = []
@@ -335,7 +337,7 @@ class Trickle:
             thread.start()
 
     def _run(self) -> None:
-        for number in range(TRICKLE):
+        for number in range(self._consents):
             begun, name = time.time(), consent_id(OTHER, number)
             said = said_by(self._operator, "POST", f"/consents/{name}/revoke", {"reason": "withdrawn"})
             answered, edp = time.time(), EDPS[number % len(EDPS)]
@@ -361,35 +363,6 @@ class Trickle:
         self._stop.set()
         for thread in self._threads:
             thread.join()
-
-    def figures(self, received: Received, noted: dict[Any, Any], since: float, until: float) -> dict[str, Any]:
-        """Of those whose calls began then: milliseconds until their EDPs had them, and of the legs of that way.
-
-        noted: when its bytes were kept and when its attempt had ended, by EDP and consent.
-        """
-        asked = [one for one in self.called if since <= one.begun < until]
-        there = [one for one in asked if (one.edp, one.consent) in received.ends]
-        delays = [received.ends[one.edp, one.consent] - one.begun for one in there]
-        whole = [one for one in there if one.row and None not in noted.get((one.edp, one.consent), (None,))]
-        legs: dict[str, list[float]] = {name: [] for name in LEGS}
-        for one in whole:
-            signed, ended = noted[one.edp, one.consent]
-            got = received.ends[one.edp, one.consent]
-            row = min(one.row, signed)  # it was seen a moment after it was there
-            points = (one.begun, one.committed, row, signed, got, ended)
-            for name, before, after in zip(LEGS, points, points[1:], strict=False):
-                legs[name].append(max(0.0, after - before))
-        return {
-            "seconds": until - since,
-            "revocations": len(asked),
-            "lost": len(asked) - len(there),
-            **{f"p{share}_ms": at(delays, share) * 1_000 for share in (50, 95)},
-            "legs": {name: [at(found, share) * 1_000 for share in (50, 95)] for name, found in legs.items()},
-        }
-
-
-def at(found: list[float], share: int) -> float:
-    return sorted(found)[int(len(found) * share / 100)] if found else float("nan")
 
 
 def wait_until(holds: Any, within: float) -> bool:  # noqa: ANN401 - any question
@@ -425,36 +398,24 @@ def running(sandbox: Running, stand: Stand) -> Iterator[Received]:
         receivers.wait()
 
 
-class Sizes(msgspec.Struct, frozen=True):
-    """consents: ended by the command. hostile: past it. seconds: of the quiet, the busy and the after."""
-
-    consents: int
-    hostile: int
-    seconds: float
-    patience: float
-    rest: float = 4.0
-
-
 def measure(directory: Path, sizes: Sizes) -> dict[str, Any]:
     """Seed, connect, trickle; then one time after the other."""
-    sandbox = Running(directory / "var", consents=20)
+    sandbox = Running(directory / "var", consents=0)
     stand = Stand(directory / "var", sandbox.start())
     stand.register()
     stand.forget()
     sandbox.stop()
-    trio.run(append, stand.settings, seeds(sizes.consents, sizes.hostile))
+    trio.run(append, stand.settings, seeds(sizes))
     with running(sandbox, stand) as received:
         stand.connect(received)
-        trickle = Trickle(stand)
+        trickle = Trickle(stand, sizes.trickle)
         try:
             found, spans = through_all(stand, sizes)
         finally:
             trickle.stop()
-        time.sleep(SETTLE)
+        wait_until(lambda: all((one.edp, one.consent) in received.ends for one in trickle.called), SETTLE)
+        time.sleep(1.0)  # the last ones are noted a moment later
         return result(stand, received, trickle, found, spans)
-
-
-Span = tuple[float, float]
 
 
 def through_all(stand: Stand, sizes: Sizes) -> tuple[dict[str, Any], dict[str, Span]]:
@@ -503,28 +464,13 @@ def result(
 ) -> dict[str, Any]:
     """The figures."""
     noted = {(row[0], row[1]): (row[2], row[3]) for row in stand.asked(NOTED)}
-    done = {row[0] for row in stand.asked("SELECT jti FROM deliveries WHERE push = 1 AND seq > 0")}
+    told = {row[0] for row in stand.asked("SELECT jti FROM deliveries WHERE push = 1 AND seq > 0")}
     time.sleep(1.0)  # they were received before they were told; our reading of it may be behind
     received.close()
+    times = {name: figures(trickle.called, received.ends, noted, *spans[name]) for name in TIMES}
     calls = {STOPPED: found.pop("suspended_call"), HOSTILE: found.pop("hostile_call")}
-    stops = {atp: max(received.stops.get((edp, atp), float("inf")) for edp in EDPS) - at for atp, at in calls.items()}
-    times = {name: trickle.figures(received, noted, *spans[name]) for name in TIMES}
-    lost = len(done - received.jtis.keys())
-    hostile = found["hostile"]
-    return {
-        **found,
-        "suspended_at_all_seconds": stops[STOPPED],
-        "hostile_suspended_at_all_seconds": stops[HOSTILE],
-        "times": times,
-        "p95_ratio": times["paced"]["p95_ms"] / times["quiet"]["p95_ms"],
-        "p95_ratio_by_busy": times["paced"]["p95_ms"] / times["busy"]["p95_ms"],
-        "hostile_p95_ratio": times["hostile"]["p95_ms"] / times["quiet"]["p95_ms"],
-        "ended_per_second": found["paced"]["ended"] / found["paced"]["seconds"],
-        "appended_per_second": found["hostile_consents"] / hostile["seconds"],
-        "lost": lost + sum(one["lost"] for one in times.values()),
-        "told_but_not_received": lost,
-        "received_again": sum(count - 1 for count in received.jtis.values()),
-    }
+    stops = [seconds_to_all(received.stops, EDPS, atp, at) for atp, at in calls.items()]
+    return assembled(found, times, stops, Counts(received.jtis, told))
 
 
 def main() -> None:
@@ -535,6 +481,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--patience", type=float, default=1_800.0)
     parser.add_argument("--rest", type=float, default=4.0, help="of `ccs consents end-all`")
+    parser.add_argument("--trickle", type=int, default=12_000, help="consents for it: four a second")
     parser.add_argument("--quick", action="store_true", help="few consents, short times")
     parser.add_argument("--json", action="store_true", help="one JSON object, last")
     parser.add_argument("--receive", type=Path, help=argparse.SUPPRESS)
@@ -546,39 +493,16 @@ def main() -> None:
     if arguments.flood:
         flood(arguments.flood, arguments.hostile)
         return
-    sizes = Sizes(arguments.consents, arguments.hostile, arguments.seconds, arguments.patience, arguments.rest)
+    sizes = Sizes(
+        arguments.consents, arguments.hostile, arguments.seconds, arguments.patience, arguments.rest, arguments.trickle
+    )
     if arguments.quick:
-        sizes = Sizes(5_000, 5_000, 5.0, arguments.patience, arguments.rest)
+        sizes = msgspec.structs.replace(sizes, consents=5_000, hostile=5_000, seconds=5.0)
     with tempfile.TemporaryDirectory(prefix="ccs-bench-") as place:
         found = measure(Path(place), sizes)
     say(found)
     if arguments.json:
-        print(json.dumps(found))
-
-
-def say(found: dict[str, Any]) -> None:
-    """In lines."""
-    paced, hostile = found["paced"], found["hostile"]
-    print(f"{paced['ended']:,} consents of one ATP ended by the command in {paced['seconds']:,.1f} s, "
-          f"{found['ended_per_second']:,.0f} a second")  # fmt: skip
-    print(f"  party-suspended at all EDPs   {found['suspended_at_all_seconds']:>8.2f} s after the call began")
-    print(f"  p95 by quiet's                {found['p95_ratio']:>8.2f}   by busy's {found['p95_ratio_by_busy']:.2f}")
-    print(f"{found['hostile_consents']:,} of another ended past it in {hostile['seconds']:,.1f} s, "
-          f"{found['appended_per_second']:,.0f} a second")  # fmt: skip
-    print(f"  party-suspended at all EDPs   {found['hostile_suspended_at_all_seconds']:>8.2f} s after the call began")
-    print(f"  p95 by quiet's                {found['hostile_p95_ratio']:>8.2f}"
-          f"{'' if found['sequencer_passed'] else '   the sequencer is NOT YET past it'}")  # fmt: skip
-    print("another ATP's ends, milliseconds p50/p95")
-    print(f"{'':<9}{'seconds':>8}{'ends':>6}{'lost':>5}{'whole way':>14}" + "".join(f"{leg:>20}" for leg in LEGS))
-    for name in TIMES:
-        one = found["times"][name]
-        legs = "".join(f"{p50:>13,.0f}/{p95:>6,.0f}" for p50, p95 in one["legs"].values())
-        print(f"{name:<9}{one['seconds']:>8.1f}{one['revocations']:>6}{one['lost']:>5}"
-              f"{one['p50_ms']:>7,.0f}/{one['p95_ms']:>6,.0f}{legs}")  # fmt: skip
-    print("cores used" + "".join(f"{one:>14}" for one in found["cpu"]["quiet"]))
-    for name in TIMES:
-        print(f"{name:<10}" + "".join(f"{used:>14.2f}" for used in found["cpu"][name].values()))
-    print(f"told, not received: {found['told_but_not_received']}; received again: {found['received_again']}")
+        print(json.dumps(found, allow_nan=False))
 
 
 if __name__ == "__main__":
