@@ -1,4 +1,4 @@
-"""The page of rules of events and guards: no row is missing, each is held by tests that exist, and none is left out."""
+"""The page of rules of events and guards: no row is missing, and each is held by tests that exist and run."""
 
 import ast
 import re
@@ -64,6 +64,26 @@ def test_each_row_is_held_by_tests_that_exist() -> None:
             assert held_by, (name, row[0])
             for test, path in held_by:
                 assert test in functions_of(path), (name, row[0], test, path)
+
+
+def test_each_test_that_is_named_is_run() -> None:
+    """Not skipped, not expected to fail; and a contract's, which is no test by itself, by a test that takes it over."""
+    contracts = "".join(path.read_text() for path in (ROOT / "tests/contracts").glob("test_*.py"))
+    for test, path in LINK.findall(PAGE.read_text()):
+        assert test in functions_of(path) - unsure_of(path), (test, path)
+        if not Path(path).name.startswith("test_"):
+            assert f"from tests.contracts.{Path(path).stem} import" in contracts, (test, path)
+
+
+@cache
+def unsure_of(path: str) -> frozenset[str]:
+    """Functions with a mark that keeps them from running, or from failing."""
+    return frozenset(
+        node.name
+        for node in ast.walk(ast.parse((ROOT / path).read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and any(re.search(r"mark\.(skip|xfail)", ast.unparse(mark)) for mark in node.decorator_list)
+    )
 
 
 def test_each_test_that_is_named_after_a_row_is_on_the_page() -> None:

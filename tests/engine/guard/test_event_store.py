@@ -35,6 +35,13 @@ def ids(found: list[VerifiedEvent]) -> list[str]:
     return [event.jti for event in found]
 
 
+def test_what_is_kept_is_on_the_disk_and_not_in_its_cache(path: Path) -> None:
+    """No test here cuts the power: that SQLite waits for the disk at each commit is asked of it."""
+    store = EventStore(path)
+    assert (store._one("PRAGMA synchronous"), store._one("PRAGMA journal_mode")) == ((2,), ("wal",))
+    store.close()
+
+
 def test_everything_is_there_after_a_restart(path: Path) -> None:
     told = events(4)
     store = EventStore(path)
