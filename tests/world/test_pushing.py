@@ -48,6 +48,7 @@ def test_nothing_that_should_happen_is_rare(worlds: list[Played]) -> None:
         *(f"fault: answer {name}" for name in ("of an unknown key", "with a broken signature")),
         *(f"fault: {name}" for name in ("poll with a forged event", "changes slow", "snapshot slow")),
         "looked ahead",
+        "many ends",
         *(f"verdict: {name}" for name in ("consented", "last_known", "degraded", "outage_too_long", "one_off")),
         *(f"listing: {name}" for name in ("changes", "snapshot page")),
     ]

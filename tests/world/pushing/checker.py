@@ -1,6 +1,5 @@
 """P4 and P6, held against the whole truth: what was acknowledged, what is known to be missing, what was allowed."""
 
-import hashlib
 import json
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +13,7 @@ from engine.pusher.service import Fate
 from engine.tokens.jws import decode_part
 from tests.support.guard_words import NOW
 from tests.world.pushing.attacker import FORGED
-from tests.world.pushing.ledger import ATP, EDPS, Told, token_of
+from tests.world.pushing.ledger import ATP, EDPS, Told, digest_of
 
 if TYPE_CHECKING:
     from tests.world.pushing.world import World
@@ -175,7 +174,7 @@ class Checker:
 
     def said_no(self, client_id: ClientId, consent_id: ConsentId) -> None:
         """A node says so; the guard may hear it."""
-        self._noes.add((client_id, hashlib.sha256(token_of(consent_id).encode()).digest()))
+        self._noes.add((client_id, digest_of(consent_id)))
 
     def said_yes(self, client_id: ClientId, consent_id: ConsentId, call: bytes, *, is_current: bool) -> None:
         """A node says that a consent is active, in answer to a call; the guard may hear it."""

@@ -20,7 +20,7 @@ class Faults:
             (3, "pusher killed", self._kill_pusher),
             (3, "pusher halted", self._halt_pusher),
             (4, "guard killed", self._kill_guard),
-            (3, "outage", self._outage),
+            (5, "outage", self._outage),
             (2, "one node away", self._one_away),
             (3, "nodes behind", self._behind),
             (3, "admin away", self._admin_away),

@@ -1,5 +1,6 @@
 """The ledger as a list of events, the outbox that follows from it, and the truth that answers are held against."""
 
+import functools
 import hashlib
 import uuid
 from collections.abc import Callable
@@ -164,9 +165,14 @@ class Ledger:
             after = msgspec.structs.replace(before, consent_version=version, state=State.CONSUMED)
             self.append(ConsentConsumed(consent_id, after, TERMS, self.act(), before.edps[0], "share-1"))
         else:
-            since = UnixTime(now - random.choice((0, 0, 60, DAY)))  # somebody had moved out before
-            after = msgspec.structs.replace(before, consent_version=version, state=State.REVOKED)
-            self.append(ConsentRevoked(consent_id, after, TERMS, self.act(), since))
+            self.end(consent_id, UnixTime(now - random.choice((0, 0, 60, DAY))))  # somebody had moved out before
+
+    def end(self, consent_id: ConsentId, since: UnixTime | None = None) -> None:
+        """Revoke it. since: else from now on, by an operator."""
+        before = self.now(consent_id)
+        after = msgspec.structs.replace(before, consent_version=before.consent_version + 1, state=State.REVOKED)
+        act = self.act(Initiator.OPERATOR if since is None else Initiator.CONSUMER)
+        self.append(ConsentRevoked(consent_id, after, TERMS, act, since or self._world.wall()))
 
     def expire(self) -> None:
         """What the sweeper of the admin application does."""
@@ -327,3 +333,9 @@ def line_of(seq: int, fact: ConsentFact | PartyFact) -> ListedConsent | ListedPa
 def token_of(consent_id: ConsentId) -> str:
     """One token for each consent."""
     return f"token-{consent_id}"
+
+
+@functools.cache
+def digest_of(consent_id: ConsentId) -> bytes:
+    """That token's, as a guard's memory names it."""
+    return hashlib.sha256(token_of(consent_id).encode()).digest()

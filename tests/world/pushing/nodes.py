@@ -1,5 +1,6 @@
 """Engine nodes as a guard's calls find them: they answer from the ledger as of a moment, or not at all."""
 
+import functools
 import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Final
@@ -22,6 +23,7 @@ from tests.support.guard_words import NOW, entry
 from tests.support.push_service import ISSUER
 from tests.world.pushing.attacker import signed_reply
 from tests.world.pushing.keys import answer_signers
+from tests.world.pushing.ledger import digest_of
 
 if TYPE_CHECKING:
     from tests.world.pushing.world import World
@@ -51,17 +53,20 @@ class Nodes:
         if address == ISSUER:
             return await self._keys()
         node = world.nodes[address]
-        await trio.sleep(world.latency * (1 + world.random.random()))
-        if node.down is not None:
-            return await self._fails(node.down, call)
+        there, back = world.ways()
+        if there:
+            await trio.sleep(there)
+        if (down := node.down) is not None:
+            if back:
+                await trio.sleep(back)
+            return await self._fails(down, call)
         if world.chance("answer slow", 0.02):
             await trio.sleep(world.random.uniform(0.1, 3.0))
+        reply = self._decide(address, node, call) if call.path == EVALUATIONS else self._answer(node, call)
+        if back:
+            await trio.sleep(back)
         if call.path == EVALUATIONS:
-            reply = self._decide(address, node, call)
-            await trio.sleep(world.latency)
             return reply
-        reply = self._answer(node, call)
-        await trio.sleep(world.latency)
         is_worth_it = self._client_id in SIGNING and world.attacker.has_stale(self._client_id, _token(call))
         if world.chance("answer in another's place", 0.3 if is_worth_it else 0.03):
             reply = self._forged(call) or reply
@@ -130,7 +135,7 @@ class Nodes:
         if world.now() - as_of >= world.node_cap:
             return Reply(503, request_id=call.request_id)
         asked, name = json.loads(call.body), f"d_{call.request_id.decode()}"
-        known = {_digest(token): consent_id for token, consent_id in world.consents_of.items()}
+        known = {_named(consent_id): consent_id for consent_id in world.ledger.consents}
         items: list[dict[str, Any]] = []
         for place, item in enumerate(asked["evaluations"]):
             consent_id = known.get(item["subject"]["id"])
@@ -188,8 +193,10 @@ class Nodes:
         )  # fmt: skip
 
 
-def _digest(token: str) -> str:
-    return encode_part(hashlib.sha256(token.encode()).digest()).decode()
+@functools.cache
+def _named(consent_id: ConsentId) -> str:
+    """Its token, as batches name it."""
+    return encode_part(digest_of(consent_id)).decode()
 
 
 def _token(call: Call) -> str:

@@ -45,14 +45,17 @@ class Service:
     async def _call(self, name: str, act: Callable[[], T], fails: float = 1.0) -> T:
         """Whatever is done is done, though the answer be lost. fails: how often, for what is asked for seldom."""
         world = self._world
-        await trio.sleep(world.latency * (1 + 3 * world.random.random()))
+        there, back = world.ways()
+        if there:
+            await trio.sleep(there)
         if world.admin_down or world.chance(f"{name} not reached", 0.04 * fails):
             await trio.sleep(world.random.choice((0.01, LOST)))
             raise Unreachable("not reached")
         if world.chance(f"{name} refused", 0.03 * fails):
             raise NotTold("403")
         answer = act()
-        await trio.sleep(world.latency)
+        if back:
+            await trio.sleep(back)
         if world.chance(f"{name} slow", 0.03 if fails == 1.0 else 0.4):
             await trio.sleep(world.random.uniform(1.0, 20.0))
         if world.chance(f"{name} answer lost", 0.05 * fails):

@@ -27,7 +27,7 @@ from tests.world.pushing.checker import Checker
 from tests.world.pushing.faults import Faults
 from tests.world.pushing.guards import GuardMachine, in_memory
 from tests.world.pushing.keys import signers
-from tests.world.pushing.ledger import ATP, EDPS, Ledger, LedgerSide, token_of
+from tests.world.pushing.ledger import ATP, EDPS, Ledger, LedgerSide, digest_of, token_of
 from tests.world.pushing.nodes import ADDRESSES, Node
 from tests.world.pushing.pushers import PusherMachine
 from tests.world.simulation.machines import Process, _owner, in_steps, repeatable
@@ -126,16 +126,26 @@ class World:
                 self.ledger.is_suspended(self.now()) and self.random.random() < 0.3
             ):
                 self.ledger.suspend()
+            elif self.ledger.is_suspended(self.now()) and self.random.random() < 0.4:
+                self._end_many()
             elif self.random.random() < 0.45 or not self.ledger.live():
                 self._grant()
             else:
                 self.ledger.change(self.random.choice(self.ledger.live()))
             self.ledger.expire()
 
+    def _end_many(self) -> None:
+        """Consents of the stopped ATP end at once, as an operator ends them, and something else happens behind them."""
+        live = self.ledger.live()
+        for consent_id in self.random.sample(live, min(len(live), self.random.randint(2, 5))):
+            self.ledger.end(consent_id)
+        self.count("many ends")
+        self._grant()
+
     def _grant(self) -> None:
         self.ledger.grant()
-        for consent_id in self.ledger.consents:
-            self.consents_of.setdefault(token_of(consent_id), consent_id)
+        consent_id = next(reversed(self.ledger.consents))
+        self.consents_of[token_of(consent_id)] = consent_id
 
     async def _share(self, machine: GuardMachine) -> None:
         """An ATP's requests at one EDP: above all for what was granted or changed last."""
@@ -157,7 +167,7 @@ class World:
         """In an outage, those that the guard can say something about."""
         if not self._nobody_answers or self.random.random() < 0.3:
             return []
-        return [one for one in consents if machine.memory.look(hashlib.sha256(token_of(one).encode()).digest())]
+        return [one for one in consents if machine.memory.look(digest_of(one))]
 
     def _over(self, consents: list[ConsentId]) -> list[ConsentId]:
         """Those that have ended lately, now and then: nobody ought to ask for them any more."""
@@ -205,6 +215,11 @@ class World:
 
     def wall(self) -> UnixTime:
         return UnixTime(int(self.precise()))
+
+    def ways(self) -> tuple[float, float]:
+        """Seconds to a wire's other end and back: a step of time is longer than both, so one of them takes none."""
+        late = self.latency * (1.0 + self.random.random())
+        return (late, 0.0) if self.random.random() < 0.5 else (0.0, late)
 
     def start(self, function: Callable[..., Awaitable[object]], *args: object) -> None:
         """Start a task that belongs to no process, whoever calls."""
