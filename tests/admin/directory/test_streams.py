@@ -13,6 +13,7 @@ from admin.directory.streams import (
     LONGEST_PAUSE,
     VERIFICATION_INTERVAL,
     AddressNotConfirmed,
+    Before,
     ChallengeSpent,
     MandatoryStream,
     NothingToConfirm,
@@ -36,7 +37,10 @@ ENABLED, PAUSED, DISABLED = StreamStatus.ENABLED, StreamStatus.PAUSED, StreamSta
 
 
 def created(wanted: Wanted = PUSH, owned: tuple[StreamRecord, ...] = (), now: UnixTime = NOW) -> StreamRecord:
-    return streams.create(wanted, EDP, Role.EDP, owned, "a challenge", now, private_allowed=False)
+    """owned: all of the receiver's so far, deleted ones too, in the order in which they came."""
+    alike = [stream for stream in owned if stream.delivery is wanted.delivery]
+    before = Before(len(alike), alike[-1] if alike else None)
+    return streams.create(wanted, EDP, Role.EDP, before, "a challenge", now, private_allowed=False)
 
 
 def confirmed() -> StreamRecord:
