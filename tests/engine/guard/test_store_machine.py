@@ -53,6 +53,8 @@ class StoreMachine(RuleBasedStateMachine):
         known = known_token(name, client_id=party, consents=(shown,), as_of=when, answered_at=when)
         for memory in (self.store, self.model):
             memory.remember(known)
+        store, heard, before = self.seen  # of this token another consent is shown now, which may have ended long ago
+        self.seen = store, heard, [one for one in before if one.digest != known.digest]
 
     @rule(name=names, at=versions)
     def refuse(self, name: str, at: int) -> None:

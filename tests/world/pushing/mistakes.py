@@ -24,7 +24,7 @@ from engine.guard.outages import Outages
 from engine.guard.polling import AT_ONCE, Polling
 from engine.guard.shares import KnownConsent, KnownToken, Verdict
 from engine.guard.verdicts import Verdicts
-from engine.pusher import receiver
+from engine.pusher import attempt
 from engine.pusher.lease import Tenure
 from engine.pusher.schedule import Attempt, Judgement, Trouble, judge
 from engine.pusher.service import Delivery, Fate
@@ -210,7 +210,7 @@ _ALL: Final[Sequence[tuple[str, str, Patch]]] = (
      replaced(Outages, "now", _never_missing)),
     ("no fence", "a pusher does not ask whether its lease has ended (`Tenure.holds`, `.left`)", _no_fence),
     ("done anyway", "a push that nobody answered counts as done (`schedule.judge`)",
-     replaced(receiver, "judge", _done_anyway)),
+     replaced(attempt, "judge", _done_anyway)),
     ("revived", "a grant or renewal revives what has ended (`rules.changed`)", replaced(rules, "changed", _revived)),
     ("one-off too", "a one-off counts as any other consent (`verdicts._consents`)", _one_off_too),
     ("no cap", "an outage has no end (`Outages.now`)", replaced(Outages, "now", _no_clock)),
