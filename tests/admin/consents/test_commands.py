@@ -448,7 +448,7 @@ def after_expiry(state: SubjectState) -> UnixTime:
         lambda state: renew(state, RENEW, act=act(), now=NOW),
         lambda state: cut_window(state, OccupancyForm(moved_in="2026-06-20T11:00:00Z"), act=act(), now=NOW),
         lambda state: revoke(state, REVOKE, act=act(), now=NOW),
-        lambda state: dispute(state, case_id="case-1", act=act()),
+        lambda state: dispute(state, case_id="case-1", act=act(), now=NOW),
         lambda state: expire(state, act=act(Initiator.SYSTEM, "system"), now=after_expiry(state)),
         lambda state: consume(one_off_at(state.floor), edp=ClientId("edp-1"), share_id="s-9", act=act(), now=NOW),
     ],
