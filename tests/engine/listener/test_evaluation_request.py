@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from engine.decision.evaluations import Flaw, Question
-from engine.listener.evaluation_body import BadRequest
+from engine.listener.evaluation_body import MAX_STRINGS, BadRequest, read_quickly
 from engine.listener.evaluation_request import Batch, RequestReader
 from tests.support.evaluations import ACTION, RESOURCE, SHARE, subject
 
@@ -74,3 +74,28 @@ def test_known_token_with_another_type_is_still_malformed() -> None:
     reader = RequestReader({named["id"]: None})
     kinds = [type(reader.read_batch(json.dumps(body).encode()).items[0]) for body in (right, wrong, right)]
     assert kinds == [Question, Flaw, Question]
+
+
+def large() -> bytes:
+    """A batch of 500 shares, above what the strings of one item may have."""
+    items = [{"subject": subject(bytes([number % 256]) * 32), "resource": RESOURCE} for number in range(500)]
+    return json.dumps({"action": ACTION, "evaluations": items}, separators=(",", ":")).encode()
+
+
+def test_a_large_batch_of_small_shares_is_read_the_short_way_and_reads_the_same() -> None:
+    body = large()
+    assert len(body) > MAX_STRINGS
+    assert read_quickly(body) is not None
+    assert outcome(body) == outcome(body.replace(b'"id"', b'"\\u0069d"'))
+
+
+@pytest.mark.parametrize("place", ["evaluations", "top"])
+@pytest.mark.parametrize(("characters", "is_taken"), [(MAX_STRINGS - 1_000, True), (MAX_STRINGS, False)])
+def test_long_strings_in_a_large_batch_are_refused_wherever_they_stand(
+    place: str, characters: int, is_taken: bool
+) -> None:
+    told = json.loads(large())
+    (told if place == "top" else told["evaluations"][7])["context"] = {"share_id": "s" * characters}
+    body = json.dumps(told, separators=(",", ":")).encode()
+    assert (read_quickly(body) is not None) is is_taken
+    assert isinstance(outcome(body), Batch) is is_taken
