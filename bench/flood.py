@@ -15,7 +15,7 @@ its EDP's receiver has the event. That goes on through five times:
 Each delay is traced: the call until its commit, from there until the delivery's row is there (by the sequencer, or
 written ahead), until its signed bytes are kept, until the receiver has it, until its 202 is noted.
 
-    .venv/bin/python -m bench.flood [--consents 1000000] [--hostile 100000] [--seconds 30] [--rest 4] [--quick] [--json]
+    .venv/bin/python -m bench.flood [--consents 1000000] [--hostile 100000] [--seconds 30] [--rest 5] [--quick] [--json]
 
 --seconds: of the quiet, the busy and the after. --patience bounds the command, and the sequencer after the hostile
 flood. Consents are seeded by the ledger's own code, with a person each, before the streams are there, and nothing of
@@ -47,6 +47,7 @@ import trio
 from admin.cli import embedded_redis
 from admin.cli.up import REDIS_MEMORY
 from admin.config import load_admin_config
+from admin.consents.end_all import REST
 from admin.ledger.events import (
     ConsentGranted,
     ConsentPersonal,
@@ -480,7 +481,7 @@ def main() -> None:
     parser.add_argument("--hostile", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=30.0)
     parser.add_argument("--patience", type=float, default=7_200.0)
-    parser.add_argument("--rest", type=float, default=4.0, help="of `ccs consents end-all`")
+    parser.add_argument("--rest", type=float, default=REST, help="of `ccs consents end-all`")
     parser.add_argument("--trickle", type=int, default=30_000, help="consents for it: four a second")
     parser.add_argument("--quick", action="store_true", help="few consents, short times")
     parser.add_argument("--json", action="store_true", help="one JSON object, last")

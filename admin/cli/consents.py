@@ -13,6 +13,7 @@ from cyclopts.validators import Number
 
 from admin.cli.ledger_recovery import DOOR, Door
 from admin.cli.progress import bar
+from admin.consents.end_all import REST
 from admin.consents.forms import RevocationReason
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def end_all(
     *,
     client: str,
     reason: RevocationReason,
-    rest: Rest = 4.0,
+    rest: Rest = REST,
     door: Door = DOOR,
     json: Json = False,
 ) -> None:
@@ -49,7 +50,7 @@ def end_all(
     reason
         Of the list of reasons for a revocation; kept with each end.
     rest
-        How long to rest after each step, in the time that the step took: 4 leaves four fifths of the service to others.
+        How long to rest after each step, in the time that the step took: 5 leaves five sixths of the service to others.
     json
         One JSON object in place of words.
     """
