@@ -13,7 +13,7 @@ import trio
 from engine.clock import Seconds
 from engine.config import Feed
 from engine.feed.entries import Position
-from engine.feed.feed_tls import feed_tls, load_own_certificate
+from engine.feed.feed_tls import feed_tls
 from engine.feed.questions import Answer, Question
 
 if TYPE_CHECKING:
@@ -26,13 +26,13 @@ class FeedAccess:
     def __init__(self, settings: Feed) -> None:
         self._settings = settings
         self._url = settings.url
-        self._tls = feed_tls(settings)
+        self._tls = self._shown = feed_tls(settings)  # as the files are, as the client has it
         self._client: FeedClient | None = None
         self._loading = trio.Lock()
 
     def reload(self) -> None:
-        """Read our certificate again, for connections to come. Raises BadConfig."""
-        load_own_certificate(self._tls, self._settings)
+        """Read certificate, key and authority again, for calls to come. Raises BadConfig, and then keeps the old."""
+        self._tls = feed_tls(self._settings)
 
     async def aclose(self) -> None:
         """Close the connections."""
@@ -73,8 +73,12 @@ class FeedAccess:
     async def _loaded(self) -> "FeedClient":
         async with self._loading:
             if self._client is None:
-                self._client = await trio.to_thread.run_sync(_load, self._url, self._tls)
-            return self._client
+                self._shown = self._tls
+                self._client = await trio.to_thread.run_sync(_load, self._url, self._shown)
+        if self._shown is not self._tls:
+            self._shown = self._tls
+            await self._client.renew(self._shown)  # calls under way end on their connections
+        return self._client
 
 
 def _load(url: str, tls: ssl.SSLContext) -> "FeedClient":

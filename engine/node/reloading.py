@@ -36,6 +36,7 @@ _READ_ANEW: Final = frozenset(
         "listener.tls.certificate-file",
         "listener.tls.key-file",
         "listener.tls.client-ca-file",
+        "feed.ca-file",
         "feed.certificate-file",
         "feed.key-file",
     }

@@ -123,6 +123,7 @@ def stored(directory: Path) -> NodeConfig:
         CONFIG.feed,
         mac_key_files=(files["mac"],),
         meter_key_file=files["meter"],
+        ca_file=files["ca"],
         certificate_file=files["c"],
         key_file=files["k"],
     )
@@ -130,7 +131,8 @@ def stored(directory: Path) -> NodeConfig:
 
 
 @pytest.mark.parametrize(
-    ("file", "said"), [("mac", "feed.mac-key-files[0]"), ("meter", "feed.meter-key-file"), ("c", None), ("k", None)]
+    ("file", "said"),
+    [("mac", "feed.mac-key-files[0]"), ("meter", "feed.meter-key-file"), ("c", None), ("k", None), ("ca", None)],
 )
 def test_changed_keys_need_fresh_processes_and_changed_certificates_do_not(
     tmp_path: Path, file: str, said: str | None
