@@ -12,16 +12,16 @@ from typing import Final, Protocol
 import trio
 from quart import Blueprint, Response, request
 
-from admin.directory.stream_forms import MAX_BODY, PollForm, SetsView
+from admin.directory.stream_forms import MAX_BODY, PollForm, SetsView, read_poll
 from admin.directory.stream_service import Streams
 from admin.directory.stream_views import Receivers
 from admin.directory.streams import UnknownStream
-from admin.edge import answer, read_json
+from admin.edge import answer, json_text
 from admin.ledger.polling import Polled
 from admin.ledger.signal import Signal
 from admin.openapi import operation
 from engine.clock import Seconds
-from engine.consent.reading import InvalidFields, Problem
+from engine.consent.reading import InvalidFields, Problem, strict_json
 from engine.consent.records import ClientId
 from engine.errors import Fault, Kind
 from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
@@ -209,7 +209,7 @@ def poll_views(streams: Streams, receivers: Receivers, polls: Polls) -> Blueprin
         stream = await streams.find(caller.client_id, stream_id)
         if stream.delivery is not DeliveryMethod.POLL:
             raise UnknownStream("you have no such stream")
-        form = await read_json(PollForm, MAX_BODY)
+        form = read_poll(strict_json(await json_text(MAX_BODY), max_bytes=MAX_BODY))
         if form.set_errs and not request.headers.get("Content-Language"):
             raise InvalidFields([Problem("setErrs", "needs a Content-Language header beside it")])
         polled = await polls.poll(stream, form)

@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Meta
 
 from admin.directory.streams import VERIFICATION_INTERVAL, Wanted, is_stream_id
-from engine.consent.reading import InvalidFields, Problem
+from engine.consent.reading import InvalidFields, Problem, plain_words, read_struct
 from engine.events.sets import SUPPORTED
 from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
 
@@ -15,6 +15,7 @@ PUSH_URN: Final = "urn:ietf:rfc:8935"
 POLL_URN: Final = "urn:ietf:rfc:8936"
 MAX_BODY: Final = 262_144  # bytes: a thousand acknowledgements, or as many errors in words
 MAX_ACKS: Final = 1_000
+MAX_DESCRIPTION: Final = 1_000  # characters of why an event is refused; what is beyond is cut
 _URNS: Final = {DeliveryMethod.PUSH: PUSH_URN, DeliveryMethod.POLL: POLL_URN}
 _METHODS: Final = {urn: method for method, urn in _URNS.items()}
 _OURS: Final = ("iss", "aud", "events_supported", "events_delivered", "min_verification_interval")
@@ -84,7 +85,7 @@ class SetErrorForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
     """Why a receiver refuses an event (RFC 8935 section 2.4)."""
 
     err: Annotated[str, Meta(pattern="^[A-Za-z0-9_.:-]{1,64}$")]
-    description: Annotated[str, Meta(max_length=1_000)] = ""
+    description: Annotated[str, Meta(max_length=MAX_DESCRIPTION)] = ""
 
 
 class PollForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename="camel"):
@@ -225,6 +226,24 @@ def status_of(name: StatusName) -> StreamStatus:
 def status_view(stream: StreamRecord) -> StatusView:
     """A stream's status as its receiver sees it."""
     return StatusView(stream.stream_id, stream.status.value, stream.reason)
+
+
+def read_poll(value: object) -> PollForm:
+    """A poll from decoded JSON. Raises InvalidFields.
+
+    Descriptions are made plain: to refuse one would lose what is acknowledged beside it.
+    """
+    match value:
+        case {"setErrs": dict(errors), **rest}:
+            value = {**rest, "setErrs": {jti: _in_plain_words(error) for jti, error in errors.items()}}
+    return read_struct(value, PollForm)
+
+
+def _in_plain_words(error: object) -> object:
+    match error:
+        case {"description": str(words), **rest}:
+            return {**rest, "description": plain_words(words, MAX_DESCRIPTION)}
+    return error
 
 
 def read_stream_query(given: list[str], *, required: bool) -> str:

@@ -121,6 +121,11 @@ def _no_constant(name: str) -> object:
     raise ValueError(name)
 
 
+def plain_words(text: str, longest: int) -> str:
+    """What somebody says, where it is no reason to refuse: control characters as spaces, and cut to a length."""
+    return _CONTROL.sub(" ", text[:longest])
+
+
 def read_struct(value: object, kind: type[S], path: str = "") -> S:
     """Convert decoded JSON into a struct. Raises InvalidFields with every fault; path goes before each field."""
     converted = _converted(value, kind)

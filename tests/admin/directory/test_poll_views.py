@@ -107,6 +107,17 @@ async def test_what_a_receiver_refuses_does_not_come_again(site: Site) -> None:
     assert (status, set(found["sets"])) == (200, {good})
 
 
+async def test_what_is_acknowledged_is_taken_whatever_is_said_of_an_event_that_is_refused(site: Site) -> None:
+    path = await poll_stream(site)
+    await site.granted(1)
+    await site.granted(2)
+    bad, good = sets(await Signer(site).sign(2))
+    words = "Traceback:\n\tline 1\r\n\x00" + "d" * 2_000
+    body = {**NOW, "ack": [good], "setErrs": {bad: {"err": "invalid_request", "description": words}}}
+    answer = await polled(site, path, body, headers={"Content-Language": "en"})
+    assert answer == (200, {"sets": {}, "moreAvailable": False})
+
+
 async def test_a_waiting_poll_is_answered_as_soon_as_there_is_something(site: Site) -> None:
     path = await poll_stream(site)
     replies: list[Reply] = []
