@@ -40,7 +40,7 @@ from admin.consents.views import consent_views
 from admin.directory.policy import policy_views
 from admin.directory.poll_views import Polls, poll_views
 from admin.directory.pushing_views import pushing_views
-from admin.directory.receiver_views import receiver_views, row_of
+from admin.directory.receiver_views import receiver_views
 from admin.directory.service import Directory
 from admin.directory.ssf_discovery import ssf_views
 from admin.directory.stream_forms import Face
@@ -278,7 +278,7 @@ async def count_feed_call(response: Response) -> Response:
 
 
 def console_app(config: AdminConfig, ledger: SqlLedger, background: Background, clock: Clock) -> EdgeApp:
-    """The operators' status page, and metrics for scrapers on this machine."""
+    """The status page, and metrics for scrapers on this machine."""
     app = edge_app()
 
     async def status() -> Status:
@@ -290,7 +290,6 @@ def console_app(config: AdminConfig, ledger: SqlLedger, background: Background, 
             position=place(view.position),
             nodes=tuple(_row(member, view.position.seq, heard(member), now) for member in view.members.values()),
             work=tuple(background.work()),
-            receivers=tuple(row_of(standing) for standing in background.receivers.standings),
             recovering=await background.recovery.in_words(),
         )
 

@@ -1,7 +1,7 @@
 """The two pages that exist so far: a landing page for browsers and a status page for operators.
 
-Neither shows anything about a person, runs a script or takes input; the consumer's portal and the operators'
-console take their places.
+Whoever reaches them sees them, for nobody signs in yet. So neither shows anything about a person, an ATP or an EDP,
+runs a script or takes input; the consumer's portal and the operators' console take their places.
 """
 
 from collections.abc import Awaitable, Callable
@@ -28,19 +28,6 @@ class NodeRow(msgspec.Struct, frozen=True):
     silent_for: str
 
 
-class ReceiverRow(msgspec.Struct, frozen=True):
-    """A receiver of events as operators see it. ways: its streams; oldest: since when it is owed an event."""
-
-    client_id: str
-    ways: str
-    last_seq: int
-    unsent: int
-    oldest: str
-    parked: int
-    error: str
-    fallback_suspended_at: str = ""  # "" = its right to fall back stands
-
-
 class Status(msgspec.Struct, frozen=True):
     """The service at a glance. work: name and state of each thing that runs in the background."""
 
@@ -49,8 +36,7 @@ class Status(msgspec.Struct, frozen=True):
     position: Place
     nodes: tuple[NodeRow, ...]
     work: tuple[tuple[str, str], ...]
-    receivers: tuple[ReceiverRow, ...] = ()
-    recovering: str = ""  # what a restored ledger still waits for; "" = it is live
+    recovering: str = ""  # what a restored ledger still waits for, without names; "" = it is live
 
 
 async def _live() -> None:

@@ -17,7 +17,6 @@ from admin.ledger.events import Act, Initiator, Route, StreamChanged, append_of,
 from admin.ledger.receiver_standing import Standing
 from admin.ledger.store import Append, Idempotency, Ledger, SubjectState
 from admin.openapi import operation
-from admin.pages import ReceiverRow
 from admin.writing import LostWrite, Place, Written, idempotency, place, write
 from engine.clock import UnixTime, format_utc
 from engine.consent.records import Role
@@ -153,26 +152,6 @@ def view_of(standing: Standing) -> ReceiverView:
         oldest_untold="" if standing.untold is None else format_utc(UnixTime(int(standing.untold.since))),
         fallback_suspended_at="" if standing.fallback_suspended is None else format_utc(standing.fallback_suspended.at),
     )
-
-
-def row_of(standing: Standing) -> ReceiverRow:
-    """A receiver on the status page."""
-    ways = ", ".join(f"{_METHODS[one.delivery]} {_state(one)}" for one in standing.streams)
-    view = view_of(standing)
-    return ReceiverRow(
-        standing.client_id,
-        ways,
-        standing.last_seq,
-        standing.unsent,
-        view.oldest_unsent,
-        standing.parked,
-        standing.error,
-        view.fallback_suspended_at,
-    )
-
-
-def _state(stream: StreamRecord) -> str:
-    return "not confirmed" if stream.challenge else stream.status.value
 
 
 def _stream_view(stream: StreamRecord) -> ReceiverStreamView:

@@ -65,13 +65,13 @@ class RecoveryReader:
         return (await self.past()).recovery()
 
     async def in_words(self) -> str:
-        """For the status page: what is still missing before the ledger can go live; "" = it is live."""
+        """For the status page, so without names: what is missing before the ledger can go live; "" = it is live."""
         if await self.recovery() is None:
             return ""
         standing = await self.standing()
-        missing = ", ".join(standing.obstacles) or "nothing"
-        doubts, ended = len(standing.in_doubt), standing.ended
-        return f"{doubts} consents in doubt, {ended} ended by what was told; missing: {missing}"
+        doubts, ended, missing = len(standing.in_doubt), standing.ended, len(standing.missing)
+        told = f"{doubts} consents in doubt, {ended} ended by what was told"
+        return f"{told}; reports missing: {missing}, events untold: {standing.untold}"
 
     async def refuse_claims(self) -> None:
         """Raises Recovering: claims of the gap are lost, so a one-off could be claimed a second time."""

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -23,6 +24,7 @@ from structlog.testing import capture_logs
 from admin.app import Ports, face_of, run_admin
 from admin.authorization.rotation import RotationTooEarly
 from admin.config import AdminConfig, Bootstrap, Feed, Issuer, Ledger, Web
+from admin.directory.receiver_watch import ReceiverWatch
 from admin.edge import edge_app
 from admin.ledger.bulk import NoLedger
 from admin.ledger.events import (
@@ -38,7 +40,7 @@ from admin.ledger.events import (
 from admin.ledger.genesis import WrongLedger, WrongPersonKey
 from admin.ledger.sql import begin_ledger, open_ledger, open_reader
 from admin.listeners import CannotListen, listen, port_of
-from admin.pages import ReceiverRow, Status, status_views
+from admin.pages import NodeRow, Status, status_views
 from admin.pki.key_files import BadKeyFile, generate_secret
 from admin.pki.keys import generate_token_key
 from admin.writing import Place
@@ -179,16 +181,48 @@ def test_the_machine_listener_has_a_name_of_its_own_where_the_settings_say_so(co
         assert (face.issuer, face.machine_url) == (issuer, expected)
 
 
-async def test_the_status_page_shows_receivers_and_escapes_what_comes_from_them() -> None:
+async def test_the_status_page_escapes_what_it_shows() -> None:
     async def status() -> Status:
-        row = ReceiverRow("edp-1", "push enabled", 91_822, 3, "2026-11-27T20:00:00Z", 1, "<b>")
-        return Status("now", "sandbox", Place("i", 1), (), (), (row,))
+        node = NodeRow("node-1", "<b>", 91_822, 3, "0.1")
+        return Status("now", "sandbox", Place("i", 1), (node,), (("sequencer", "<i>"),), "<u>")
 
     app = edge_app()
     app.register_blueprint(status_views(status))
     page = await (await app.test_client().get("/")).get_data()
-    for shown in ("edp-1", "push enabled", "91822", "2026-11-27T20:00:00Z", "&lt;b&gt;"):
+    for shown in ("node-1", "91822", "&lt;b&gt;", "&lt;i&gt;", "&lt;u&gt;"):
         assert shown in str(page)
+
+
+async def test_the_status_page_tells_of_no_atp_or_edp_and_operators_ask_for_receivers(
+    config: AdminConfig, pki: Pki, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody signs in to the page. It is looked at once the watch over receivers has seen one."""
+    seen, look = trio.Event(), ReceiverWatch.look
+
+    async def looking(watch: ReceiverWatch) -> None:
+        await look(watch)
+        if watch.standings:
+            seen.set()
+
+    monkeypatch.setattr(ReceiverWatch, "look", looking)
+    async with running(config) as ports, http(pki, ports.machine, "operator-1") as operator:
+        await register_parties(operator, pki)
+        way = DeliveryMethod.POLL, StreamStatus.ENABLED
+        await write_stream(config, StreamRecord(str(uuid.uuid4()), ClientId("edp-1"), Role.EDP, *way))
+        with trio.fail_after(20):
+            while True:
+                shown = (await operator.get("/receivers")).json()["receivers"]
+                if shown:
+                    break
+                await trio.sleep(0.02)
+    async with running(config) as ports, http(pki, ports.console) as console:
+        with trio.fail_after(20):
+            await seen.wait()
+        page = (await console.get("/")).text
+        assert (await console.get("/receivers")).status_code == 404
+    assert [one["client_id"] for one in shown] == ["edp-1"]
+    assert "<code>ccs receivers</code>" in page
+    assert not re.search("(edp|atp)-[0-9]", page)
 
 
 async def write_stream(config: AdminConfig, stream: StreamRecord) -> None:
@@ -230,7 +264,8 @@ async def test_a_recovering_ledger_is_told_on_the_pages_in_the_metrics_and_in_th
         async with running(config) as ports, http(pki, ports.public) as public, http(pki, ports.console) as console:
             landing, status, scraped = await public.get("/"), await console.get("/"), await console.get("/metrics")
     assert "recovering from a loss" in landing.text
-    assert "missing: node-1, untold-events" in status.text
+    assert "reports missing: 1, events untold: 10" in status.text
+    assert "node-1" not in status.text
     assert "ccs_ledger_recovering 1.0" in scraped.text
     assert "ccs_recovery_reports_missing 1.0" in scraped.text
     assert [line["gap_from"] for line in logs if line["event"] == "ledger_recovering"] == ["2026-11-18T11:06:40Z"]

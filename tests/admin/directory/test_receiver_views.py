@@ -6,8 +6,6 @@ import trio
 from rich.console import Console
 
 from admin.cli.receivers import show
-from admin.directory.receiver_views import row_of
-from admin.ledger.receiver_standing import read_standings
 from engine.events.facts import StreamFact
 from engine.pusher.service import Fate, Outcome
 from tests.admin.directory.test_stream_views import NOBODYS, POLL, confirmed, created, refused, told
@@ -57,10 +55,6 @@ async def test_operators_see_who_is_owed_what(site: Site) -> None:
     show({"receivers": [one]}, Console(file=out, width=250))
     for word in ("edp-1", "http_503", push["stream_id"], "https://events.edp1.example/ccs", "enabled"):
         assert word in out.getvalue()
-    (standing,) = await site.ledger.database.read(read_standings)
-    row = row_of(standing)
-    assert (row.client_id, row.unsent, row.parked, row.error) == ("edp-1", 1, 1, "http_503")
-    assert sorted(row.ways.split(", ")) == ["poll enabled", "push enabled"]
 
 
 async def test_an_operators_pause_is_told_and_only_an_operator_ends_it(site: Site) -> None:
