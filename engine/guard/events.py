@@ -76,8 +76,8 @@ class GuardEvents:
     ) -> None:
         self._memory = memory
         self._config = config
-        self._tls = service_tls(config)
-        self._https = HttpsTransmitter(config.issuer, config.service.machine_url, config.event_jwks_url, self._tls)
+        tls, machine_url = service_tls(config), config.service.machine_url
+        self._https = HttpsTransmitter(config.issuer, machine_url, config.event_jwks_url, tls)
         service = self._https if transmitter is None else transmitter
         receiver, issuer, client_id = config.events.receiver, config.issuer, ClientId(config.client_id)
         store = self._store = EventStore(config.store.directory / FILE)
@@ -133,11 +133,11 @@ class GuardEvents:
             await self._following.run()
 
     def reload(self) -> None:
-        """Take certificate files anew, for new connections. Raises BadConfig: then it goes on with what it had."""
-        service_tls(self._config)  # read to the end before anything changes
-        self._tls.load_cert_chain(self._config.service.certificate_file, self._config.service.key_file)
+        """Take certificates and authorities anew, for new connections. Raises BadConfig: then nothing has changed."""
+        tls = service_tls(self._config)
         if self._receiver is not None:
             self._receiver.reload()
+        self._https.renew(tls)
 
     def status(self) -> EventsStatus:
         """A frozen record of now."""

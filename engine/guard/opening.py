@@ -55,8 +55,7 @@ class Reports:
         """Raises BadConfig."""
         self._config = config
         self._clock = clock
-        self._tls = service_tls(config)
-        self._https = HttpsPost(config.service.machine_url, self._tls)
+        self._https = HttpsPost(config.service.machine_url, service_tls(config))
         self.taken_at: float | None = None  # seconds since 1970
 
     async def __aenter__(self) -> "Reports":
@@ -73,9 +72,8 @@ class Reports:
         return taken
 
     def reload(self) -> None:
-        """Take the certificate anew, for connections to come. Raises BadConfig: then it goes on with what it had."""
-        service_tls(self._config)  # read to the end before anything changes
-        self._tls.load_cert_chain(self._config.service.certificate_file, self._config.service.key_file)
+        """Take certificate and authority anew, for calls to come. Raises BadConfig, and then keeps the old."""
+        self._https.renew(service_tls(self._config))
 
 
 class Parts:

@@ -1,7 +1,7 @@
 """The guard as a program: the parts of `opening`, each watched over, and the sidecar that programs ask.
 
-SIGTERM and Ctrl-C drain: whoever asked is answered, then everything is closed. SIGHUP reads certificates, keys and the
-secret again; what cannot be used is logged and changes nothing.
+SIGTERM and Ctrl-C drain: whoever asked is answered, then everything is closed. SIGHUP reads certificates, their
+keys, authorities and the secret again; what cannot be used is logged and changes nothing.
 """
 
 import contextlib

@@ -20,6 +20,7 @@ from engine.errors import Fault, Kind
 from engine.guard.evidence import EvidenceLog
 from engine.guard.evidence_chain import Link
 from engine.guard.fallback_report import MAX_SHARES, Report, report_of
+from engine.guard.https_client import HttpsClient
 from engine.guard.memory import MemoryFull
 from engine.guard.retry import LONGEST_RETRY_AFTER, NOT_SAID, read_retry_after
 from engine.telemetry.logs import logger
@@ -75,13 +76,15 @@ class HttpsPost:
     def __init__(self, machine_url: str, tls: ssl.SSLContext) -> None:
         """machine_url: its origin. tls: with our certificate and the service's authority."""
         self._url = machine_url.rstrip("/") + PATH
-        self._client = httpx2.AsyncClient(
-            verify=tls, trust_env=False, follow_redirects=False, timeout=httpx2.Timeout(READ, connect=CONNECT)
-        )
+        self._client = HttpsClient(_client_with, tls)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+    def renew(self, tls: ssl.SSLContext) -> None:
+        """Another certificate or authority, for calls to come."""
+        self._client.renew(tls)
 
     async def __call__(self, report: Report) -> Taken:
         """See `Post`."""
@@ -90,7 +93,7 @@ class HttpsPost:
             "Content-Type": "application/json", "Idempotency-Key": report.key, "Accept-Encoding": "identity",
         }  # fmt: skip
         try:
-            async with self._client.stream("POST", self._url, content=report.body, headers=headers) as response:
+            async with self._client.stream("POST", self._url, report.body, headers) as response:
                 body = await _read(response)
         except httpx2.HTTPError as error:
             again = isinstance(error, httpx2.TransportError) and not _is_tls(error)
@@ -178,6 +181,11 @@ class FallbackReporter:
                     raise
                 await self._sleep(max(wait * self._draw(), min(fault.wait, LONGEST_RETRY_AFTER)))
         return await self._post(report)
+
+
+def _client_with(tls: ssl.SSLContext) -> httpx2.AsyncClient:
+    timeout = httpx2.Timeout(READ, connect=CONNECT)
+    return httpx2.AsyncClient(verify=tls, trust_env=False, follow_redirects=False, timeout=timeout)
 
 
 async def _read(response: httpx2.Response) -> bytes:

@@ -18,6 +18,7 @@ from msgspec import Meta
 from engine.clock import Seconds
 from engine.errors import Fault
 from engine.events.verification import RefusedEvent
+from engine.guard.https_client import HttpsClient
 from engine.guard.retry import LONGEST_RETRY_AFTER, read_retry_after
 from engine.guard.transmitter import (
     Changes,
@@ -80,17 +81,15 @@ class HttpsTransmitter:
         self._machine_url = machine_url.rstrip("/")
         self._jwks_url = jwks_url
         self._found: _Discovery | None = None
-        self._client = httpx2.AsyncClient(
-            verify=tls,
-            trust_env=False,
-            follow_redirects=False,
-            timeout=httpx2.Timeout(READ, connect=CONNECT),
-            limits=httpx2.Limits(max_connections=4, keepalive_expiry=60.0),
-        )
+        self._client = HttpsClient(_client_with, tls)
 
     async def aclose(self) -> None:
         """Close the connections."""
         await self._client.aclose()
+
+    def renew(self, tls: ssl.SSLContext) -> None:
+        """Another certificate or authority, for calls to come."""
+        self._client.renew(tls)
 
     async def event_keys(self) -> bytes:
         """See Transmitter."""
@@ -182,7 +181,7 @@ class HttpsTransmitter:
         if content is not None:
             sent["Content-Type"] = "application/json"
         try:
-            async with self._client.stream(method, url, content=content, headers=sent) as response:
+            async with self._client.stream(method, url, content, sent) as response:
                 answer = await _read(response)
         except httpx2.HTTPError as error:
             raise _broken(error) from error
@@ -190,6 +189,16 @@ class HttpsTransmitter:
             self._found = None
             raise _refusal(response.status_code, answer, response.headers.get("Retry-After", ""), missing)
         return answer
+
+
+def _client_with(tls: ssl.SSLContext) -> httpx2.AsyncClient:
+    return httpx2.AsyncClient(
+        verify=tls,
+        trust_env=False,
+        follow_redirects=False,
+        timeout=httpx2.Timeout(READ, connect=CONNECT),
+        limits=httpx2.Limits(max_connections=4, keepalive_expiry=60.0),
+    )
 
 
 async def _read(response: httpx2.Response) -> bytes:

@@ -14,7 +14,9 @@ from engine.config import BadConfig
 from engine.events.facts import Change
 from engine.guard.config import Events, GuardConfig, Receiver, Service, Store
 from engine.guard.events import EventsStatus, GuardEvents, push_url_of, service_tls
-from engine.guard.opening import open_parts
+from engine.guard.fallback_report import Report
+from engine.guard.opening import Parts, open_parts
+from engine.guard.reporting import NotReported
 from engine.guard.transmitter import NoSuchStream, NotTold, TooManyCalls, TooOld, Unreachable
 from engine.guard.transmitter_https import HttpsTransmitter
 from engine.guard.watch import Standing
@@ -162,6 +164,46 @@ def test_configuration_is_found_once_and_again_after_a_refusal(call: Callable[[S
     call(scenario)
 
 
+def test_another_authority_holds_from_the_next_call_on(
+    call: Callable[[Scenario], None], authority: Authority, tmp_path: Path
+) -> None:
+    """Although a connection is open."""
+    stranger = ssl.create_default_context(cafile=str(Authority(tmp_path, "stranger").file))
+
+    async def scenario(service: EventService, transmitter: HttpsTransmitter) -> None:
+        ours = service_tls(config_of(authority, tmp_path, service.issuer))
+        assert await transmitter.event_keys()
+        transmitter.renew(stranger)
+        with pytest.raises(NotTold, match="TLS"):
+            await transmitter.event_keys()
+        for _ in range(3):
+            transmitter.renew(ours)
+        assert await transmitter.event_keys()
+        assert len(transmitter._client._retired) == 0
+
+    call(scenario)
+
+
+def test_a_call_under_way_ends_on_the_connection_it_began_on(
+    call: Callable[[Scenario], None], authority: Authority, tmp_path: Path
+) -> None:
+    stranger = ssl.create_default_context(cafile=str(Authority(tmp_path, "stranger").file))
+
+    async def scenario(service: EventService, transmitter: HttpsTransmitter) -> None:
+        url, client = service.issuer + "/event-jwks", transmitter._client
+        async with client.stream("GET", url, None, {}) as response:
+            client.renew(stranger)
+            with pytest.raises(NotTold, match="TLS"):
+                await transmitter.event_keys()
+            assert len(client._retired) == 1
+            assert await response.aread()
+        client.renew(service_tls(config_of(authority, tmp_path, service.issuer)))
+        assert await transmitter.event_keys()
+        assert len(client._retired) == 0
+
+    call(scenario)
+
+
 def test_listing_by_pages(call: Callable[[Scenario], None]) -> None:
     async def scenario(service: EventService, transmitter: HttpsTransmitter) -> None:
         for number in range(4):
@@ -303,3 +345,38 @@ async def test_an_open_guard_tells_its_events_part_when_the_service_answered(
         assert told() is None
         parts.guard._outages.answered(current=True)
         assert told() == parts.guard.answered_at() is not None
+
+
+async def test_a_reload_takes_another_authority_for_events_and_reports_and_a_broken_file_leaves_the_old(
+    authority: Authority, tmp_path: Path
+) -> None:
+    certificates, folder = tmp_path / "certificates", tmp_path / "guard"
+    certificates.mkdir()
+    folder.mkdir()
+    stranger, believed = Authority(certificates, "stranger").file.read_bytes(), certificates / "believed.pem"
+    believed.write_bytes(stranger)
+    service = EventService(TellingService())
+    async with service.serving(authority):
+        config = config_of(authority, folder, service.issuer)
+        config = msgspec.structs.replace(config, service=msgspec.structs.replace(config.service, ca_file=believed))
+        write_private(config.store.key_file, bytes(32))
+        async with open_parts(config, SystemClock()) as parts:
+            with pytest.raises(NotTold, match="TLS"):
+                await parts._events._https.event_keys()
+            with pytest.raises(NotReported, match="does not answer"):
+                await parts._reports(Report((), b"{}", "key-1"))
+            believed.write_bytes(stranger + authority.file.read_bytes())
+            for reload in parts.reloads:
+                reload()
+            await assert_both_are_heard(parts)
+            believed.write_bytes(b"no certificate")
+            for reload in parts.reloads:
+                with pytest.raises(BadConfig, match=believed.name):
+                    reload()
+            await assert_both_are_heard(parts)
+
+
+async def assert_both_are_heard(parts: Parts) -> None:
+    assert await parts._events._https.event_keys()
+    with pytest.raises(NotReported, match="does not take"):  # it knows nothing of reports
+        await parts._reports(Report((), b"{}", "key-1"))
