@@ -44,7 +44,7 @@ class Poll(enum.IntEnum):
     OPEN = 0
     ACKED = 1
     GONE = 2  # not fetched in time
-    NONE = 3  # its receiver had no poll stream
+    NONE = 3  # its receiver had no poll stream, or has the one no more that it is about
     REFUSED = 4  # the receiver told an error of it
 
 
@@ -85,7 +85,7 @@ class Book:
         self.streams: dict[str, StreamRecord] = {}
         self._ways_of: dict[tuple[ClientId, DeliveryMethod], StreamRecord] = {}
         self.touched: set[ClientId] = set()  # members that have changed since the last `settle`
-        self.changed_streams: set[str] = set()  # likewise, deleted ones too
+        self.changed_streams: dict[str, ClientId] = {}  # likewise, deleted ones too, and whose they are
         self._issuer = issuer
         self._rows_from = rows_from
         self._makes = True  # deliveries, and not only chains
@@ -205,7 +205,7 @@ class Book:
         before = self.streams.get(after.stream_id)
         self.put(after)
         self.touched.add(after.client_id)
-        self.changed_streams.add(after.stream_id)
+        self.changed_streams[after.stream_id] = after.client_id
         self.roster_seq = self.seq
         facts = framework_facts(before, event, stored.recorded_at) if self._makes else []
         return [self._framework_draft(stored, member.record, after, fact) for fact in facts]

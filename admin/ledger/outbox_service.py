@@ -19,7 +19,7 @@ from admin.ledger.outbox import Draft, framework_lane, framework_ways
 from admin.ledger.outbox_figures import OutboxFigures, read_figures
 from admin.ledger.push_lease import LEASE, DatabaseClock, database_time
 from admin.ledger.roster import read_roster
-from admin.ledger.schema import receivers, streams
+from admin.ledger.schema import outbox, receivers, streams
 from admin.ledger.sequencer import insert_drafts, take_numbers
 from admin.ledger.signal import Signal
 from engine.clock import Seconds, UnixTime
@@ -232,7 +232,12 @@ class Outbox:
 
 
 def ask_verification(connection: sa.Connection, stream_id: str, state: str | None, now: float) -> None:
-    """Write a verification event for a stream as the outbox knows it. Raises NoSuchStream."""
+    """Write a verification event for a stream as the outbox knows it. Raises NoSuchStream.
+
+    The outbox's row is locked before the stream is looked for: one that is deleted meanwhile would leave the event to
+    its successor.
+    """
+    connection.execute(sa.select(outbox.c.id).with_for_update())
     row = connection.execute(
         sa.select(streams.c.record, receivers.c.record.label("receiver"))
         .join(receivers, receivers.c.client_id == streams.c.client_id)

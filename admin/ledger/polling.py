@@ -41,6 +41,18 @@ ABOUT_STREAM: Final = {
     ),
 }
 
+# By dialect: numbers of what is open about `:client_id`'s stream `:stream_id` itself, signed or not; as above.
+NUMBERS_ABOUT_STREAM: Final = {
+    "sqlite": sa.text(
+        "SELECT number FROM deliveries INDEXED BY ix_deliveries_framework_open WHERE poll = 0 AND seq = 0"
+        " AND client_id = :client_id AND subject = :stream_id"
+    ),
+    "postgresql": sa.text(
+        "SELECT number FROM deliveries WHERE poll = 0 AND seq = 0 AND client_id BETWEEN :client_id AND :client_id"
+        " AND subject = :stream_id ORDER BY client_id, number"
+    ),
+}
+
 
 class Polled(msgspec.Struct, frozen=True):
     """sets: jti to compact SET, the oldest first. more: there are others that were not acknowledged yet."""
@@ -97,6 +109,12 @@ def read_about_stream(connection: sa.Connection, client_id: ClientId, stream_id:
     wanted = min(limit, MAX_EVENTS)
     asked = {"client_id": client_id, "stream_id": stream_id, "limit": wanted + 1}
     return _polled(connection.execute(ABOUT_STREAM[connection.dialect.name], asked).all(), wanted)
+
+
+def numbers_about_stream(connection: sa.Connection, client_id: ClientId, stream_id: str) -> set[int]:
+    """Of the deliveries about this stream that its receiver has neither acknowledged nor refused."""
+    asked = {"client_id": client_id, "stream_id": stream_id}
+    return set(connection.execute(NUMBERS_ABOUT_STREAM[connection.dialect.name], asked).scalars())
 
 
 def _polled(rows: Sequence[Any], wanted: int) -> Polled:

@@ -7,7 +7,7 @@ With more than a batch to go, what must be told now is written ahead (`admin.led
 """
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -18,7 +18,8 @@ from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from admin.ledger.deliveries import FRAMEWORK, held
 from admin.ledger.lookahead import Lookahead
-from admin.ledger.outbox import Book, Draft, Member, Push, is_pushable
+from admin.ledger.outbox import Book, Draft, Member, Poll, Push, is_pushable
+from admin.ledger.polling import numbers_about_stream
 from admin.ledger.schema import deliveries, outbox, receivers, streams
 from admin.ledger.signal import Signal
 from admin.ledger.sql import SqlLedger
@@ -37,6 +38,7 @@ RETRY: Final = Backoff(first=Seconds(0.05), limit=Seconds(1.0))
 STUCK: Final = Seconds(30.0)  # between looks at an event that cannot be read: somebody has to act
 
 _LAST_OF_A_SECOND: Final = 0.999
+_UNDONE: Final = sa.text("seq = 0 AND (push = 0 OR poll = 0)")  # framework events that may still be had
 _records: Final = msgspec.msgpack.Decoder(ParticipantRecord)
 _streams: Final = msgspec.msgpack.Decoder(StreamRecord)
 _encode: Final = msgspec.msgpack.Encoder().encode
@@ -261,24 +263,30 @@ def _write_members(connection: sa.Connection, book: Book) -> None:
 
 def _write_streams(connection: sa.Connection, book: Book) -> None:
     there = [book.streams[one] for one in sorted(book.changed_streams) if one in book.streams]
-    gone = [{"gone": one} for one in sorted(book.changed_streams) if one not in book.streams]
+    gone = {one: whose for one, whose in sorted(book.changed_streams.items()) if one not in book.streams}
     if there:
         rows = [{"stream_id": one.stream_id, "client_id": one.client_id, "record": _encode(one)} for one in there]
         connection.execute(_upsert(connection, streams), rows)
     if gone:
-        connection.execute(sa.delete(streams).where(streams.c.stream_id == sa.bindparam("gone")), gone)
-        drop_told_of(connection, [one["gone"] for one in gone])
+        connection.execute(sa.delete(streams).where(streams.c.stream_id.in_(list(gone))))
+        drop_told_of(connection, gone)
 
 
-def drop_told_of(connection: sa.Connection, stream_ids: Sequence[str]) -> None:
-    """What a stream was told of itself has nowhere to go once it is deleted.
+def drop_told_of(connection: sa.Connection, gone: Mapping[str, ClientId]) -> None:
+    """What a stream was told of itself has nowhere to go once it is deleted, by push or by poll. gone: ids, and whose.
 
     Lanes are named, all of them, so that SQLite takes the index of framework events and not the whole table.
     """
     lanes = deliveries.c.lane.in_([int(lane) for lane in Lane])
-    about = sa.select(deliveries.c.number).where(FRAMEWORK, lanes, deliveries.c.subject.in_(stream_ids))
-    numbers = held(connection, connection.execute(about).scalars().all(), FRAMEWORK, skip=False)
-    connection.execute(sa.update(deliveries).where(deliveries.c.number.in_(numbers)).values(push=int(Push.NONE)))
+    about = sa.select(deliveries.c.number).where(FRAMEWORK, lanes, deliveries.c.subject.in_(list(gone)))
+    found = set(connection.execute(about).scalars())
+    for stream_id, client_id in gone.items():
+        found |= numbers_about_stream(connection, client_id, stream_id)
+    numbers = held(connection, found, _UNDONE, skip=False)
+    push = sa.case((deliveries.c.push == int(Push.PENDING), int(Push.NONE)), else_=deliveries.c.push)
+    poll = sa.case((deliveries.c.poll == int(Poll.OPEN), int(Poll.NONE)), else_=deliveries.c.poll)
+    if numbers:
+        connection.execute(sa.update(deliveries).where(deliveries.c.number.in_(numbers)).values(push=push, poll=poll))
 
 
 def _upsert(connection: sa.Connection, table: sa.Table) -> Any:  # noqa: ANN401 - as above

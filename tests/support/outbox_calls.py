@@ -95,7 +95,7 @@ def _of_receiver(of: Subject) -> list[Call]:
 def _of_sequencer(of: Subject) -> list[Call]:
     return [
         Call("deliveries made", lambda c: insert_drafts(c, [_draft(of)], take_numbers(c, 1), of.now)),
-        Call("stream deleted", lambda c: drop_told_of(c, ["no-such-stream"])),
+        Call("stream deleted", lambda c: drop_told_of(c, {"s": of.client_id})),
     ]
 
 

@@ -18,7 +18,10 @@ from admin.ledger.database import Database
 from admin.ledger.deliveries import tell, unpark
 from admin.ledger.outbox import Poll, Push
 from admin.ledger.outbox_pruning import close_polls, drop_orphans, erase_payloads, forget_results, park_untried
+from admin.ledger.outbox_service import NoSuchStream, ask_verification
 from admin.ledger.schema import deliveries, streams
+from admin.ledger.sequencer import drop_told_of, take_numbers
+from engine.clock import Seconds
 from engine.consent.records import ClientId
 from engine.pusher.schedule import length_of
 from engine.pusher.service import Fate, Lane, Outcome
@@ -141,3 +144,25 @@ async def test_what_was_pushed_meanwhile_stays_pushed(house: House, name: str) -
     await Meeting(database).hold(done(*numbers), lambda _: None, work)
     query = sa.select(deliveries.c.push).where(deliveries.c.client_id == EDP)
     assert await database.read(lambda connection: connection.execute(query).scalars().all()) == [Push.DONE] * 3
+
+
+async def test_a_verification_that_is_asked_for_while_its_stream_is_deleted_is_not_made(house: House) -> None:
+    """The sequencer has begun its batch when somebody asks. Else the event would be left to the stream's successor."""
+    roster = await house.door.roster(0, Seconds(0.0))
+    assert roster is not None
+    [stream_id] = [one.streams[0].stream_id for one in roster.receivers if one.client_id == "edp-2"]
+
+    def delete(connection: sa.Connection) -> None:
+        connection.execute(sa.delete(streams).where(streams.c.stream_id == stream_id))
+        drop_told_of(connection, {stream_id: ClientId("edp-2")})
+
+    def ask(connection: sa.Connection) -> bool:
+        try:
+            ask_verification(connection, stream_id, "word", 1.0)
+        except NoSuchStream:
+            return False
+        return True
+
+    meeting = Meeting(house.ledger.database)
+    await meeting.hold(lambda connection: take_numbers(connection, 0), delete, ask)
+    assert meeting.brought is False

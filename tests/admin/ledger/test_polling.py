@@ -12,11 +12,13 @@ import trio
 from admin.ledger import deliveries as statements
 from admin.ledger import polling
 from admin.ledger.database import Database
+from admin.ledger.outbox import Poll
 from admin.ledger.polling import MAX_EVENTS, Polled
 from admin.ledger.schema import deliveries
 from engine.clock import Seconds
-from engine.consent.records import ClientId
+from engine.consent.records import ClientId, Role
 from engine.pusher.service import Fate, Outcome, Signed
+from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
 from tests.support.outboxes import House, house_in
 
 NO_WAIT = Seconds(0.0)
@@ -106,6 +108,51 @@ async def test_who_has_something_to_fetch_is_told_for_many_at_once(house: House)
     await sign(house)
     assert list(await house.outbox.with_open(asked[:1])) == ["edp-1"]
     assert list(await house.outbox.with_open([])) == []
+
+
+async def test_what_a_stream_was_told_of_itself_is_not_its_successors_and_everything_else_is(house: House) -> None:
+    """Verifications and changes of status, signed or not; also of one that came and went between two looks."""
+    own, other = await poll_stream_of(house, "edp-1"), await poll_stream_of(house, "atp-1")
+    events = list((await polled(house)).sets)
+    for stream in (own, other):
+        await house.outbox.ask_verification(stream.stream_id, "word")
+    await sign(house)
+    acknowledged = next(jti for jti in (await polled(house)).sets if jti not in events)
+    await house.outbox.poll(ClientId("edp-1"), [acknowledged], {}, 0)
+    held = await house.change(own, actor="operator-1", status=StreamStatus.PAUSED, reason="flooding")
+    await house.settle()
+    await sign(house)
+    assert len((await polled(house)).sets) == 4
+    await house.outbox.ask_verification(own.stream_id, "not signed yet")
+    await house.change(held, deleted=True, status=StreamStatus.DISABLED)
+    brief = await house.poll_stream("edp-1", Role.EDP)
+    gone = await house.change(brief, actor="operator-1", status=StreamStatus.PAUSED, reason="flooding")
+    await house.change(gone, deleted=True, status=StreamStatus.DISABLED)
+    successor = await house.poll_stream("edp-1", Role.EDP)
+    await house.settle()
+    await sign(house)
+    assert list((await polled(house)).sets) == events
+    assert (await house.outbox.about_stream(ClientId("edp-1"), own.stream_id, 10)).sets == {}
+    await house.outbox.poll(ClientId("edp-1"), events, {}, 0)
+    assert list(await house.outbox.with_open([ClientId("edp-1")])) == []
+    assert await polls_of(house, own.stream_id) == [Poll.ACKED, Poll.NONE, Poll.NONE]
+    assert len((await house.outbox.about_stream(ClientId("atp-1"), other.stream_id, 10)).sets) == 1
+    await house.outbox.ask_verification(successor.stream_id, "word")
+    await sign(house)
+    assert len((await polled(house)).sets) == 1
+
+
+async def poll_stream_of(house: House, client_id: str) -> StreamRecord:
+    roster = await house.door.roster(0, NO_WAIT)
+    assert roster is not None
+    [streams] = [one.streams for one in roster.receivers if one.client_id == client_id]
+    return next(one for one in streams if one.delivery is DeliveryMethod.POLL)
+
+
+async def polls_of(house: House, stream_id: str) -> list[int]:
+    """What has become by poll of the events about a stream, in order."""
+    query = sa.select(deliveries.c.poll).where(deliveries.c.subject == stream_id).order_by(deliveries.c.number)
+    return await house.ledger.database.read(lambda connection: list(connection.execute(query).scalars()))
 
 
 @pytest.mark.postgres
