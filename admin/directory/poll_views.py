@@ -5,7 +5,7 @@ heals by poll.
 """
 
 import math
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, Protocol
 
@@ -33,6 +33,8 @@ PACE: Final = Seconds(0.05)  # between two looks, however often it rings: while 
 HELD: Final = CEILING  # a killed process holds up its receiver no longer; who still waits then only gets the same sets
 GIVING_BACK: Final = Seconds(2.0)
 MAX_EVENTS: Final = 500  # sets in one answer, about half a megabyte
+
+Again = Callable[[], Awaitable[StreamRecord]]  # the stream as it is by now; raises where it may not be polled any more
 
 _CODES: Final = frozenset(  # RFC 8935, section 2.4
     ("invalid_request", "invalid_key", "invalid_issuer", "invalid_audience", "authentication_failed", "access_denied")
@@ -140,8 +142,11 @@ class Polls:
         self._draw = draw
         self._waiters = Waiters(queue)
 
-    async def poll(self, stream: StreamRecord, form: PollForm) -> Polled:
-        """Answer one poll; what it acknowledges is taken whatever comes of the rest. Raises PollOutstanding."""
+    async def poll(self, stream: StreamRecord, form: PollForm, again: Again) -> Polled:
+        """Answer one poll; what it acknowledges is taken whatever comes of the rest.
+
+        Raises PollOutstanding, and what `again` does, which is asked before events are handed out.
+        """
         errors = {jti: error.err for jti, error in form.set_errs.items()}
         if errors:
             _log.warning("sets_refused", client_id=stream.client_id, codes=_known(errors.values()), sets=len(errors))
@@ -149,30 +154,41 @@ class Polls:
         if form.max_events == 0:
             return nothing
         async with self._only_one(stream.stream_id):
-            return await self._wait(stream, form)
+            return await self._wait(stream, form, again)
 
-    async def _wait(self, stream: StreamRecord, form: PollForm) -> Polled:
+    async def _wait(self, stream: StreamRecord, form: PollForm, again: Again) -> Polled:
         """Events once there are some; none at once or after CEILING."""
         deadline = trio.current_time() + (0.0 if form.return_immediately else CEILING)
-        if stream.status is not StreamStatus.ENABLED:
-            return await self._about(stream, form, deadline)
+        if stream.status is StreamStatus.ENABLED:
+            polled = await self._events(stream, form, deadline, again)
+            if polled is not None:
+                return polled
+        return await self._about(stream, form, deadline, again)
+
+    async def _events(self, stream: StreamRecord, form: PollForm, deadline: float, again: Again) -> Polled | None:
+        """Of a stream that is enabled. None: there are some, and it was paused or disabled since the poll came."""
         with self._waiters.join(stream.client_id) as waiter:
             while True:
                 waiter.bell = trio.Event()
                 polled = await self._queue.poll(stream.client_id, (), {}, min(form.max_events, MAX_EVENTS))
+                if polled.sets and (await again()).status is not StreamStatus.ENABLED:
+                    return None
                 if polled.sets or trio.current_time() >= deadline:
                     return polled
                 with trio.move_on_at(deadline):
                     await self._waiters.wait(waiter)
 
-    async def _about(self, stream: StreamRecord, form: PollForm, deadline: float) -> Polled:
+    async def _about(self, stream: StreamRecord, form: PollForm, deadline: float, again: Again) -> Polled:
         """Of a stream that is paused or disabled: that it is, at once; at the end of the wait, that it is enabled."""
         limit = min(form.max_events, MAX_EVENTS)
         polled = await self._queue.about_stream(stream.client_id, stream.stream_id, limit)
         if polled.sets:
             return polled
         await trio.sleep_until(deadline)
-        return await self._queue.about_stream(stream.client_id, stream.stream_id, limit)
+        polled = await self._queue.about_stream(stream.client_id, stream.stream_id, limit)
+        if polled.sets:
+            await again()
+        return polled
 
     @asynccontextmanager
     async def _only_one(self, stream_id: str) -> AsyncIterator[None]:
@@ -205,14 +221,17 @@ def poll_views(streams: Streams, receivers: Receivers, polls: Polls) -> Blueprin
         only acknowledges, and never waits. Events that were not acknowledged come again. Of a stream that is paused or
         disabled only the events about itself come.
         """
-        caller = await receivers.calling()
-        stream = await streams.find(caller.client_id, stream_id)
+
+        async def still() -> StreamRecord:
+            return await streams.find((await receivers.calling()).client_id, stream_id)
+
+        stream = await still()
         if stream.delivery is not DeliveryMethod.POLL:
             raise UnknownStream("you have no such stream")
         form = read_poll(strict_json(await json_text(MAX_BODY), max_bytes=MAX_BODY))
         if form.set_errs and not request.headers.get("Content-Language"):
             raise InvalidFields([Problem("setErrs", "needs a Content-Language header beside it")])
-        polled = await polls.poll(stream, form)
+        polled = await polls.poll(stream, form, still)
         return answer(SetsView(polled.sets, polled.more))
 
     return views

@@ -213,6 +213,48 @@ async def test_a_stream_that_an_operator_pauses_says_so_before_anything_that_wai
     assert set((await polled(site, path, NOW))[1]["sets"]) == {held, *enabled}
 
 
+async def test_a_stream_that_is_paused_while_a_poll_waits_gives_only_what_is_about_itself(site: Site) -> None:
+    """An event comes in the same moment as the word of the pause, which alone is handed out."""
+    path = await poll_stream(site)
+    stream_id, signer = path.removeprefix("/ssf/poll/"), Signer(site)
+    replies: list[Reply] = []
+
+    async def wait() -> None:
+        replies.append(await long_poll(site, path))
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await waiting(site, path)
+            await site.granted(1)
+            reason = {"reason": "flooding"}
+            assert (await site.call("operator-1", "POST", f"/receivers/streams/{stream_id}/pause", reason))[0] == 200
+            found = await signer.sign(2)
+    told = {one.jti: f"h.p.{one.jti}" for one in found if one.seq == 0}
+    assert len(told) == 1
+    assert replies == [(200, {"sets": told, "moreAvailable": False})]
+
+
+async def test_a_receiver_that_is_suspended_while_its_poll_waits_gets_nothing(site: Site) -> None:
+    path = await poll_stream(site)
+    replies: list[Reply] = []
+
+    async def wait() -> None:
+        replies.append(await long_poll(site, path))
+
+    with trio.fail_after(20):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await waiting(site, path)
+            await site.granted(1)
+            await site.call("operator-1", "POST", "/participants/edp-1/suspend")
+            held = sets(await Signer(site).sign(1))
+    [(status, problem)] = replies
+    assert (status, problem["code"]) == (403, "suspended_caller")
+    await site.call("operator-1", "POST", "/participants/edp-1/reinstate")
+    assert (await polled(site, path, NOW))[1]["sets"] == held
+
+
 async def test_a_push_stream_has_no_poll_endpoint(site: Site) -> None:
     push = {"delivery": {"method": "urn:ietf:rfc:8935", "endpoint_url": "https://events.edp1.example/ccs"}}
     stream_id = (await site.call("edp-1", "POST", "/ssf/streams", push))[1]["stream_id"]

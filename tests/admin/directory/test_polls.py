@@ -10,8 +10,10 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from admin.directory.poll_views import CEILING, MAX_EVENTS, PollOutstanding, Polls
+from admin.callers import SuspendedCaller
+from admin.directory.poll_views import CEILING, MAX_EVENTS, Again, PollOutstanding, Polls
 from admin.directory.stream_forms import PollForm
+from admin.directory.streams import UnknownStream
 from admin.ledger.polling import Polled
 from admin.ledger.signal import Signal
 from admin.ledger.store import LedgerUnavailable
@@ -67,31 +69,48 @@ class Queue:
         return Polled(dict(list(self.sets.items())[:max_events]), more=len(self.sets) > max_events)
 
 
+def standing(stream: StreamRecord) -> Again:
+    """Whoever looks again finds this."""
+
+    async def again() -> StreamRecord:
+        await trio.lowlevel.checkpoint()
+        return stream
+
+    return again
+
+
+class Unchanged(Polls):
+    """Streams stand as they stood when the poll came, where a test says nothing else."""
+
+    async def poll(self, stream: StreamRecord, form: PollForm, again: Again | None = None) -> Polled:
+        return await super().poll(stream, form, again or standing(stream))
+
+
 @pytest.fixture
 def queue() -> Queue:
     return Queue()
 
 
 @pytest.fixture
-def polls(queue: Queue) -> Polls:
+def polls(queue: Queue) -> Unchanged:
     names = itertools.count()
-    return Polls(queue, lambda: f"poll-{next(names)}")
+    return Unchanged(queue, lambda: f"poll-{next(names)}")
 
 
-async def test_a_poll_waits_for_thirty_seconds_and_no_longer(polls: Polls, autojump_clock: MockClock) -> None:
+async def test_a_poll_waits_for_thirty_seconds_and_no_longer(polls: Unchanged, autojump_clock: MockClock) -> None:
     begun = trio.current_time()
     assert await polls.poll(STREAM, PollForm()) == NOTHING
     assert trio.current_time() - begun == CEILING == 30.0
 
 
-async def test_a_poll_that_is_to_return_at_once_does(polls: Polls, autojump_clock: MockClock) -> None:
+async def test_a_poll_that_is_to_return_at_once_does(polls: Unchanged, autojump_clock: MockClock) -> None:
     begun = trio.current_time()
     assert await polls.poll(STREAM, PollForm(return_immediately=True)) == NOTHING
     assert await polls.poll(STREAM, PollForm(max_events=0)) == NOTHING
     assert trio.current_time() == begun
 
 
-async def test_what_comes_meanwhile_ends_the_wait(polls: Polls, queue: Queue, autojump_clock: MockClock) -> None:
+async def test_what_comes_meanwhile_ends_the_wait(polls: Unchanged, queue: Queue, autojump_clock: MockClock) -> None:
     async def write() -> None:
         await trio.sleep(7.5)
         queue.sets["c1.x"] = "h.p.s"
@@ -105,7 +124,7 @@ async def test_what_comes_meanwhile_ends_the_wait(polls: Polls, queue: Queue, au
 
 
 async def test_what_another_instance_was_brought_is_seen_within_a_second(
-    polls: Polls, queue: Queue, autojump_clock: MockClock
+    polls: Unchanged, queue: Queue, autojump_clock: MockClock
 ) -> None:
     async def write() -> None:
         await trio.sleep(7.5)
@@ -119,7 +138,7 @@ async def test_what_another_instance_was_brought_is_seen_within_a_second(
 
 
 async def test_a_poll_that_is_refused_has_acknowledged_all_the_same(
-    polls: Polls, queue: Queue, autojump_clock: MockClock
+    polls: Unchanged, queue: Queue, autojump_clock: MockClock
 ) -> None:
     """A receiver that was restarted meets its own poll of before, and must not be given again what it has kept."""
     async with trio.open_nursery() as nursery:
@@ -132,7 +151,7 @@ async def test_a_poll_that_is_refused_has_acknowledged_all_the_same(
         nursery.cancel_scope.cancel()
 
 
-async def test_one_poll_of_a_stream_waits_and_others_are_refused(polls: Polls, autojump_clock: MockClock) -> None:
+async def test_one_poll_of_a_stream_waits_and_others_are_refused(polls: Unchanged, autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(polls.poll, STREAM, PollForm())
         await trio.sleep(29.0)
@@ -142,7 +161,7 @@ async def test_one_poll_of_a_stream_waits_and_others_are_refused(polls: Polls, a
         assert await polls.poll(STREAM, PollForm(return_immediately=True)) == NOTHING
 
 
-async def test_nobody_gets_more_at_once_than_may_be(polls: Polls, queue: Queue) -> None:
+async def test_nobody_gets_more_at_once_than_may_be(polls: Unchanged, queue: Queue) -> None:
     await polls.poll(STREAM, PollForm(max_events=10 * MAX_EVENTS, return_immediately=True))
     assert max(queue.asked) == MAX_EVENTS
 
@@ -152,7 +171,7 @@ def stream(number: int) -> StreamRecord:
 
 
 async def test_many_that_wait_cost_one_query_a_second_and_who_gets_nothing_is_left_alone(
-    polls: Polls, queue: Queue, autojump_clock: MockClock
+    polls: Unchanged, queue: Queue, autojump_clock: MockClock
 ) -> None:
     ended: dict[str, float] = {}
 
@@ -182,7 +201,7 @@ async def test_many_that_wait_cost_one_query_a_second_and_who_gets_nothing_is_le
 
 
 async def test_however_often_it_rings_there_are_twenty_queries_a_second(
-    polls: Polls, queue: Queue, autojump_clock: MockClock
+    polls: Unchanged, queue: Queue, autojump_clock: MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(polls.poll, STREAM, PollForm())
@@ -194,7 +213,7 @@ async def test_however_often_it_rings_there_are_twenty_queries_a_second(
 
 
 async def test_a_database_that_goes_away_is_told_to_each_that_waits(
-    polls: Polls, queue: Queue, autojump_clock: MockClock
+    polls: Unchanged, queue: Queue, autojump_clock: MockClock
 ) -> None:
     refused: list[float] = []
 
@@ -213,7 +232,7 @@ async def test_a_database_that_goes_away_is_told_to_each_that_waits(
 
 
 async def test_when_who_looks_for_the_others_is_cut_off_another_does(
-    polls: Polls, queue: Queue, autojump_clock: MockClock
+    polls: Unchanged, queue: Queue, autojump_clock: MockClock
 ) -> None:
     async with trio.open_nursery() as nursery:
         first = trio.CancelScope()
@@ -235,7 +254,7 @@ async def test_when_who_looks_for_the_others_is_cut_off_another_does(
 
 @pytest.mark.parametrize("status", [StreamStatus.PAUSED, StreamStatus.DISABLED])
 async def test_a_stream_that_is_not_enabled_says_so_at_once_and_that_it_is_again_at_the_end(
-    polls: Polls, queue: Queue, autojump_clock: MockClock, status: StreamStatus
+    polls: Unchanged, queue: Queue, autojump_clock: MockClock, status: StreamStatus
 ) -> None:
     queue.sets["c1.x"] = "h.p.s"
     queue.own["paused"] = "h.p.p"
@@ -255,7 +274,7 @@ async def test_a_stream_that_is_not_enabled_says_so_at_once_and_that_it_is_again
 
 
 async def test_a_paused_stream_waits_and_asks_for_nothing(
-    polls: Polls, queue: Queue, autojump_clock: MockClock
+    polls: Unchanged, queue: Queue, autojump_clock: MockClock
 ) -> None:
     queue.sets["c1.x"] = "h.p.s"
     paused = msgspec.structs.replace(STREAM, status=StreamStatus.PAUSED)
@@ -264,3 +283,65 @@ async def test_a_paused_stream_waits_and_asks_for_nothing(
     assert trio.current_time() - begun == CEILING
     assert set(queue.asked) == {0}
     assert queue.looks == 0
+
+
+@pytest.mark.parametrize("status", [StreamStatus.PAUSED, StreamStatus.DISABLED])
+async def test_who_waits_on_a_stream_that_is_put_on_hold_gets_only_what_is_about_the_stream(
+    polls: Unchanged, queue: Queue, autojump_clock: MockClock, status: StreamStatus
+) -> None:
+    stopped = standing(msgspec.structs.replace(STREAM, status=status))
+    given: list[tuple[dict[str, str], float]] = [({}, CEILING), ({"paused": "h.p.p"}, 7.5)]
+
+    async def write(own: dict[str, str]) -> None:
+        await trio.sleep(7.5)
+        queue.sets["c1.x"] = "h.p.s"
+        queue.own |= own
+        queue.signed.ring()
+
+    for own, seconds in given:
+        queue.sets.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write, own)
+            begun = trio.current_time()
+            assert await polls.poll(STREAM, PollForm(), stopped) == Polled(own, more=False)
+        assert trio.current_time() - begun == seconds
+        assert list(queue.sets) == ["c1.x"]
+
+
+@pytest.mark.parametrize("refusal", [SuspendedCaller("suspended"), UnknownStream("deleted")])
+async def test_who_may_not_poll_any_more_when_something_comes_is_told_so_and_gets_nothing(
+    polls: Unchanged, queue: Queue, autojump_clock: MockClock, refusal: Fault
+) -> None:
+    async def again() -> StreamRecord:
+        await trio.lowlevel.checkpoint()
+        raise refusal
+
+    async def write() -> None:
+        await trio.sleep(7.5)
+        queue.sets["c1.x"] = "h.p.s"
+        queue.signed.ring()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(write)
+        begun = trio.current_time()
+        with pytest.raises(type(refusal)):
+            await polls.poll(STREAM, PollForm(), again)
+        assert trio.current_time() - begun == 7.5
+    assert await polls.poll(STREAM, PollForm()) == Polled({"c1.x": "h.p.s"}, more=False)  # nobody waits any more
+
+
+async def test_who_may_not_poll_any_more_when_a_paused_stream_is_enabled_is_told_so(
+    polls: Unchanged, queue: Queue, autojump_clock: MockClock
+) -> None:
+    async def again() -> StreamRecord:
+        await trio.lowlevel.checkpoint()
+        raise SuspendedCaller("suspended")
+
+    async def enable() -> None:
+        await trio.sleep(7.5)
+        queue.own["enabled"] = "h.p.e"
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(enable)
+        with pytest.raises(SuspendedCaller):
+            await polls.poll(msgspec.structs.replace(STREAM, status=StreamStatus.PAUSED), PollForm(), again)

@@ -19,6 +19,11 @@ class Empty:
         return Polled({}, more=False)
 
 
+async def nobody_asks() -> StreamRecord:
+    """Nothing is handed out."""
+    raise AssertionError
+
+
 class Heard:
     """Keeps what is logged."""
 
@@ -41,5 +46,6 @@ async def test_a_receivers_own_words_are_not_logged(monkeypatch: pytest.MonkeyPa
     )
     words = ["invalid_key", *(f"word-{number}" for number in range(999))]
     errors = {f"{number:032x}": SetErrorForm(err=word, description="") for number, word in enumerate(words)}
-    await Polls(cast("Queue", Empty()), lambda: "me").poll(stream, PollForm(set_errs=errors, max_events=0))
+    refusing = PollForm(set_errs=errors, max_events=0)
+    await Polls(cast("Queue", Empty()), lambda: "me").poll(stream, refusing, nobody_asks)
     assert heard.said == [{"client_id": "edp-7", "codes": ["invalid_key", "other"], "sets": 1_000}]
