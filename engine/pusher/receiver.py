@@ -98,8 +98,11 @@ class ReceiverActor:
 
     def change(self, receiver: Receiver) -> None:
         """The directory or the receiver's streams have changed."""
+        stands_from = self._destination.receiver.stream_seq
         if self._destination.change(receiver):
             self._changed = True
+        elif receiver.stream_seq != stands_from:  # paused and enabled since: nobody has brought what was held
+            self._freed = True
         self._look()
 
     def your_turn(self) -> None:

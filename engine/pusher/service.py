@@ -82,7 +82,9 @@ class Lease(msgspec.Struct, frozen=True):
 class Receiver(msgspec.Struct, frozen=True):
     """A participant with its streams. last_seq: of its newest event in the outbox, for heartbeats.
 
-    certificates: of the participant, one of which its push address must show.
+    certificates: of the participant, one of which its push address must show. stream_seq: position of its push stream's
+    newest change, so that one that was paused and is enabled again is told from one that was not; 0: it has none. It is
+    never above the outbox's position, and may move for other changes as well.
     """
 
     client_id: ClientId
@@ -91,6 +93,7 @@ class Receiver(msgspec.Struct, frozen=True):
     certificates: tuple[Thumbprint, ...]
     streams: tuple[StreamRecord, ...]
     last_seq: int
+    stream_seq: int = 0
 
 
 class Checkpoint(msgspec.Struct, frozen=True):

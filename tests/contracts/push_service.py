@@ -374,6 +374,28 @@ class PushServiceContract:
         assert roster.checkpoint.seq == seq
         assert await service.roster(roster.version, NO_WAIT) is None
 
+    async def test_the_roster_tells_of_a_pause_that_was_over_before_anybody_looked(
+        self, house: House, service: PushService
+    ) -> None:
+        """The stream is what it was, and nobody brings what was held in between; of others nothing has changed."""
+        stream = await house.push_stream("edp-3", Role.EDP)
+        await house.settle()
+        before = await _stands_from(service)
+        paused = await house.change(stream, status=StreamStatus.PAUSED)
+        assert await house.change(paused, status=StreamStatus.ENABLED) == stream
+        behind = await _stands_from(service)  # the ledger is ahead of the outbox
+        await house.settle()
+        after = await _stands_from(service)
+        assert before["edp-3"] <= behind["edp-3"] < after["edp-3"]
+        assert before["edp-2"] == 0  # it has a poll stream alone
+        assert {one: seq for one, seq in after.items() if one != "edp-3"} == {
+            one: seq for one, seq in before.items() if one != "edp-3"
+        }
+        await house.grant(edps=("edp-3",))
+        await house.poll_stream("edp-3", Role.EDP)
+        await house.settle()
+        assert await _stands_from(service) == after
+
     async def test_the_roster_s_next_version_wakes_whoever_waits_for_it(
         self, house: House, service: PushService
     ) -> None:
@@ -403,6 +425,13 @@ class PushServiceContract:
         assert await house.keys.published() == (signer().public,)
         house.clock.time += 8 * 86_400
         assert await house.keys.published() == ()
+
+
+async def _stands_from(service: PushService) -> dict[str, int]:
+    """By client: see `Receiver.stream_seq`."""
+    roster = await service.roster(0, NO_WAIT)
+    assert roster is not None
+    return {one.client_id: one.stream_seq for one in roster.receivers}
 
 
 async def _epoch(service: PushService) -> int:

@@ -9,6 +9,7 @@ from engine.consent.records import ClientId
 from engine.events.facts import VerificationFact
 from engine.events.sets import drawn_jti
 from engine.pusher.service import Checkpoint, Delivery, Receiver
+from engine.pusher.streams import DeliveryMethod
 from engine.tokens.keys import Jwk
 from tests.support.ledger import HandClock
 from tests.support.outboxes import ISSUER, House
@@ -34,6 +35,7 @@ class MemoryHouse:
     def __init__(self, house: House) -> None:
         self._house = house
         self._book = Book(ISSUER, 0, 0, 0)
+        self._changed: dict[str, int] = {}  # streams, and where in the ledger
         self.lease_offset = 0.0
         self.memory = MemoryPushService(lambda: house.clock.wall() + self.lease_offset)
         self.keys = MemoryKeys(self.memory, house.clock)
@@ -53,7 +55,8 @@ class MemoryHouse:
                         draft.jti, draft.txn, draft.fact, min(seen_at, draft.recorded_at + 0.999),
                     )  # fmt: skip
                     self.memory.write(made, pushed=draft.push is Push.PENDING)
-            book.settle()
+                self._changed |= dict.fromkeys(book.changed_streams, book.seq)
+                book.settle()
         self.memory.follow(self._receivers(), book.roster_seq, await self._checkpoint())
 
     def _receivers(self) -> list[Receiver]:
@@ -62,9 +65,14 @@ class MemoryHouse:
                 client_id, member.record.role, member.record.suspended,
                 tuple(one.thumbprint for one in member.record.certificates),
                 tuple(one for one in self._book.streams.values() if one.client_id == client_id), member.last_seq,
+                self._stream_seq(client_id),
             )
             for client_id, member in self._book.members.items()
         ]  # fmt: skip
+
+    def _stream_seq(self, client_id: ClientId) -> int:
+        stream = self._book.stream_of(client_id, DeliveryMethod.PUSH)
+        return 0 if stream is None else self._changed[stream.stream_id]
 
     async def _checkpoint(self) -> Checkpoint:
         """The ledger's newest; the model's own where there is none."""

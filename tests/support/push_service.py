@@ -111,8 +111,9 @@ class MemoryPushService:
         last_seq = known.last_seq if known else 0
         thumbprint = Thumbprint(client_id.encode().ljust(32, b"\0"))
         self.receivers[ClientId(client_id)] = Receiver(
-            ClientId(client_id), role, suspended=False, certificates=(thumbprint,), streams=(made,), last_seq=last_seq
-        )
+            ClientId(client_id), role, suspended=False, certificates=(thumbprint,), streams=(made,), last_seq=last_seq,
+            stream_seq=self.version + 1,
+        )  # fmt: skip
         self._change()
         return made
 

@@ -422,6 +422,28 @@ async def test_a_paused_stream_is_left_alone_and_gets_everything_when_it_goes_on
     assert len(receivers.pushed) == 399
 
 
+async def test_what_was_held_in_a_pause_that_the_pusher_never_saw_is_pushed(
+    service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Paused and enabled between two looks at the roster, its stream is what it was, and others' events passed by."""
+    looks = iter([False])  # the first one is answered
+    service.fails = lambda call, when: (call, when) == ("roster", "before") and next(looks, True)
+    for client_id in ("edp-1", "edp-2"):
+        service.enrol(client_id)
+        service.commit(ended(1, client_id), client_id)
+    nursery.start_soon(pusher(service, receivers, heartbeat_every=NEVER).run)
+    await until(lambda: not service.pending)
+    service.enrol("edp-1", stream=push_stream_of("edp-1", Role.EDP, status=StreamStatus.PAUSED))
+    held = [service.commit(ended(2 + lane, "edp-1"), "edp-1", lane=lane)[0].number for lane in Lane]
+    for lane in Lane:
+        service.commit(ended(2 + lane, "edp-2"), "edp-2", lane=lane)
+    await until(lambda: service.pending == held)
+    service.enrol("edp-1")
+    service.fails = lambda _call, _when: False
+    await until(lambda: not service.pending)
+    assert len(receivers.of("edp-1")) == 1 + len(held)
+
+
 @pytest.mark.parametrize("status", [StreamStatus.PAUSED, StreamStatus.DISABLED])
 async def test_a_stream_that_is_held_back_is_told_so_and_hears_nothing_more_not_even_a_heartbeat(
     service: MemoryPushService,
