@@ -171,10 +171,9 @@ class StoreHome:
         """All of it under another key, in a file of its own that then takes the place of the old one."""
         self._check_mark(old)
         table = Table.create(self._rekeyed, self._habits.max_bytes, clear_words(key))
-        head = fresh_head(old.head.floor, old.head.missing_since)
+        head = msgspec.structs.replace(old.head, mark=os.urandom(MARK_BYTES), total=bytes(32))
         new = SealedTable.create(table, key, head)
         with new.writing(durable=True):
-            new.set_head(latest_use=old.head.latest_use)
             for row in old.table.rows():
                 if row.place.key != old.key.hidden(Sort.HEAD, HEAD_NAME):
                     sort, name, record = old.opened(row, *self._habits.sorts)

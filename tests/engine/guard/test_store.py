@@ -597,6 +597,7 @@ class TestKeys:
             store.refuse(b"\x07" * 32, LATER)
             store.suspend("atp-2", 1, suspended=True)
             store.mark_missing(LATER)
+            store.rest(LATER)
             before = store.statistics()
         settings = self.rotated(tmp_path)
         with opened(tmp_path, **settings) as store:
@@ -605,6 +606,7 @@ class TestKeys:
         with opened(tmp_path) as store:
             assert store.look(known_token().digest) == known_token()
             assert store.missing_since() == LATER
+            assert (store.rested_at(), store.newest()) == (LATER, known_token().as_of)
             after = store.statistics()
             assert (after.active, after.guarding, after.garbage) == (before.active, before.guarding, before.garbage)
             store.remember(known_token("other", consents=(known_consent(OTHER_CONSENT),)))
