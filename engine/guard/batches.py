@@ -213,6 +213,7 @@ class Batches:
         found = now.found
         refused: dict[bytes, KnownToken | None] = {}
         is_as_it_was = answer.context.is_current and self._memory.heard == now.heard
+        is_doubtful = not answer.context.is_current and self._verdicts.may_have_forgotten(answer.context.ccs_as_of)
         for number, (each, decision) in enumerate(zip(chunk, answer.evaluations, strict=True)):
             context = decision.context
             if context.error is not None:
@@ -227,7 +228,8 @@ class Batches:
                     now.left.append(each)
                     continue
                 is_over = not (held is not None and is_as_it_was) and self._is_over(each, decision, answer)
-                found[each.place] = verdict = self._on_yes(each, decision, answer, evidence_id, is_over=is_over)
+                over = Reason.NOT_ACTIVE if is_over else Reason.DEGRADED if is_doubtful and held is None else None
+                found[each.place] = verdict = self._on_yes(each, decision, answer, evidence_id, over)
                 if held is None and each.known is not None and verdict.allowed:
                     now.new.append(each)
                 continue
@@ -269,13 +271,16 @@ class Batches:
         return claims is None or self._memory.is_suspended(claims.client_id)
 
     def _on_yes(
-        self, each: _Asked, decision: Decision, answer: Decisions, evidence_id: str, *, is_over: bool
+        self, each: _Asked, decision: Decision, answer: Decisions, evidence_id: str, over: Reason | None
     ) -> Verdict:
-        """The service's yes, and our own second look: at the certificate, and at ends that were pushed meanwhile."""
+        """The service's yes, and our own second look: at the certificate, and at what we know ourselves.
+
+        over: why that wins over the yes; None: it does not.
+        """
         if not _is_bound(each):
             return self._verdicts.refusal(Reason.WRONG_CERTIFICATE, evidence_id)
-        if is_over:
-            return self._verdicts.refusal(Reason.NOT_ACTIVE, evidence_id)
+        if over is not None:
+            return self._verdicts.refusal(over, evidence_id)
         return Verdict(
             allowed=True,
             reason=Reason.CONSENTED,

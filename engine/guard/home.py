@@ -2,6 +2,7 @@
 
 A store that is damaged, incomplete, or went back in time is moved aside and an empty one begins. An empty one is safe:
 no answer that rests on a truth from before it is ever taken into it (`Head.floor`), so no end that was lost is missed.
+Nor is a share made on a node's `last_known` answer from before it (`Head.lost_until`).
 """
 
 import fcntl
@@ -133,10 +134,14 @@ class StoreHome:
         self.went_back = True
         _log.error("guard_store_went_back", file=self._file.name)
 
-    def _create(self, key: StoreKey) -> SealedTable:
+    def _create(self, key: StoreKey, *, has_lost: bool = False) -> SealedTable:
+        """has_lost: one before it may have held words that nobody says again."""
         self._move_aside()
         now = self._wall()
-        head = fresh_head(UnixTime(now + CLOCK_ERROR), now)
+        floor = UnixTime(now + CLOCK_ERROR)
+        head = fresh_head(floor, now)
+        if has_lost:
+            head = msgspec.structs.replace(head, lost_until=floor)
         self._anchor = self._anchor.towards(head.mark, None)
         write_anchor(self._anchor_file, self._anchor)
         table = Table.create(self._file, self._habits.max_bytes, clear_words(key))
@@ -149,7 +154,7 @@ class StoreHome:
             broken.table.close()
         _log.error("guard_store_began_anew", why=why, aside=f"{self._file.name}.aside-*")
         with _translated(self._file):
-            return self._create(key)
+            return self._create(key, has_lost=True)
 
     def mark(self, sealed: SealedTable) -> None:
         """Draw a new mark, so that every copy made before now is known as old. Raises BadConfig, MemoryFull."""

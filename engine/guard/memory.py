@@ -82,6 +82,12 @@ class Memory(Protocol):
     def newest(self) -> UnixTime:
         """The newest truth that an answer ever rested on: by the service's clocks it is later than that."""
 
+    def lost_until(self) -> UnixTime:
+        """Of a truth from then or before, an end that was heard of may be forgotten: a memory before this one is lost.
+
+        0: there was none, so that nothing was ever heard that is not known.
+        """
+
     def missing_since(self) -> UnixTime | None:
         """Since when pushed events are known to be missing; None: none are.
 

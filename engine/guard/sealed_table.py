@@ -27,7 +27,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     """What is known of the store as a whole. Stored: a new field goes to the end and has a default.
 
     floor: what was true then or before may have ended since, and that word is lost. latest_use: until when the longest
-    usable of all answers ever kept may be used. rested_at, newest: see `engine.guard.memory`.
+    usable of all answers ever kept may be used. rested_at, newest, lost_until: see `engine.guard.memory`.
     """
 
     mark: bytes
@@ -37,6 +37,7 @@ class Head(msgspec.Struct, frozen=True, array_like=True):
     latest_use: UnixTime = UnixTime(0)
     rested_at: UnixTime = UnixTime(0)
     newest: UnixTime = UnixTime(0)
+    lost_until: UnixTime = UnixTime(0)
 
 
 _encode: Final = msgspec.msgpack.Encoder().encode

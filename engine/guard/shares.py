@@ -42,7 +42,7 @@ class Reason(enum.StrEnum):
     UNANSWERED = "unanswered"  # this question was not answered, and it is no outage (yet): ask again
     UNKNOWN_IN_OUTAGE = "unknown_in_outage"  # nobody can be asked, and no word about this was ever heard
     OUTAGE_TOO_LONG = "outage_too_long"  # the cap of the outage has been reached
-    DEGRADED = "degraded"  # nobody can be asked, and pushed events are known to be missing
+    DEGRADED = "degraded"  # nobody can be asked who knows what is true now, and pushed events are missing or lost
     ONE_OFF = "one_off"  # nobody can be asked, and a one-off consent is never shared on what was known
     HALTED = "halted"  # policy: no sharing in an outage at all
 

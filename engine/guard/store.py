@@ -213,6 +213,10 @@ class GuardStore:
         """See `Memory.newest`."""
         return self._newest
 
+    def lost_until(self) -> UnixTime:
+        """See `Memory.lost_until`."""
+        return self._table.head.lost_until
+
     def missing_since(self) -> UnixTime | None:
         """See `Memory.missing_since`."""
         return self._table.head.missing_since

@@ -167,6 +167,8 @@ class Verdicts:
         if held is None:
             if self._is_over(share, digest, answer, covering, is_kept=is_kept):
                 return self.refusal(Reason.NOT_ACTIVE, evidence_id)
+            if not answer.is_current and self.may_have_forgotten(members.ccs_as_of):
+                return self.refusal(Reason.DEGRADED, evidence_id)
             held = self._memory.cut(covering)
         if held is not None and held.consent_version > covering.consent_version:  # the answer is from before that
             refusal = self._overtaken(share, held)
@@ -191,6 +193,13 @@ class Verdicts:
     def is_refused(self, share: Share, digest: bytes, as_of: int) -> bool:
         """Whether the service has said no, or the ATP is stopped, as against a yes that is true as of an instant."""
         return self._is_before_a_no(share, digest, as_of) or self._memory.look_for_no(digest) is not None
+
+    def may_have_forgotten(self, as_of: int) -> bool:
+        """Whether a memory that was lost may have known that what was true then has ended: nobody says it again.
+
+        Not asked of what is known here as active: none of that is from before the loss.
+        """
+        return min(as_of, self._clock.now()) <= self._memory.lost_until()
 
     def _is_over(self, share: Share, digest: bytes, answer: Active, shown: KnownConsent, *, is_kept: bool) -> bool:
         """Whether what was heard wins over this yes: an end always; over a `last_known` one also a no of another node,

@@ -177,6 +177,9 @@ class MemoryContract:
         memory.rest(UnixTime(LATER + 1))
         assert memory.rested_at() == LATER + 1
 
+    def test_a_memory_that_is_the_first_has_lost_nothing(self, memory: Memory) -> None:
+        assert memory.lost_until() == 0
+
     def test_the_newest_truth_of_all_answers_is_known(self, memory: Memory) -> None:
         assert memory.newest() == 0
         memory.remember(known_token(as_of=LATER))

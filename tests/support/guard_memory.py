@@ -93,6 +93,10 @@ class InMemory:
         """See `Memory.newest`."""
         return self._newest
 
+    def lost_until(self) -> UnixTime:
+        """See `Memory.lost_until`."""
+        return UnixTime(0)
+
     def missing_since(self) -> UnixTime | None:
         """See `Memory.missing_since`."""
         return self._missing_since

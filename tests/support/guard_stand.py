@@ -63,6 +63,7 @@ class Told:
         self.changes: dict[str, rules.KeptConsent] = {}
         self.suspended: set[str] = set()
         self.floor = UnixTime(0)
+        self.lost = UnixTime(0)
         self.missing: UnixTime | None = None
         self.rested = UnixTime(0)
         self.is_full = False
@@ -128,6 +129,9 @@ class Told:
 
     def newest(self) -> UnixTime:
         return max((known.as_of for known in self.tokens.values()), default=UnixTime(0))
+
+    def lost_until(self) -> UnixTime:
+        return self.lost
 
     def missing_since(self) -> UnixTime | None:
         return self.missing

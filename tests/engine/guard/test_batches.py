@@ -442,6 +442,19 @@ async def test_an_atp_that_is_suspended_is_refused_on_a_last_known_batch_of_toke
             assert (await stand.guard.check_many(some(1)))[0].reason is reason
 
 
+async def test_a_last_known_batch_from_before_a_memory_was_lost_is_no_yes(autojump_clock: MockClock) -> None:
+    """An end that the guard had heard of may be forgotten, and a node that is cut off has not heard of it."""
+    stand = Stand(autojump_clock, introspect_first=False)
+    stand.memory.floor = stand.memory.lost = UnixTime(NOW + 60)
+    async with stand.guard:
+        for freshness, reason in (("last_known", Reason.DEGRADED), ("current", Reason.CONSENTED)):
+            stand.nodes.all(decides(YES, freshness=freshness))
+            assert (await stand.guard.check_many(some(1)))[0].reason is reason
+        await trio.sleep(90)
+        stand.nodes.all(decides(YES, freshness="last_known"))
+        assert (await stand.guard.check_many(some(1)))[0].reason is Reason.CONSENTED
+
+
 async def test_a_no_wins_over_a_last_known_batch_of_before_it(autojump_clock: MockClock) -> None:
     for introspect_first in (True, False):
         stand = Stand(autojump_clock, introspect_first=introspect_first)

@@ -586,6 +586,22 @@ async def test_a_last_known_answer_from_before_the_memory_began_is_taken_and_not
         assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
 
 
+async def test_a_last_known_answer_from_before_a_memory_was_lost_is_no_yes(autojump_clock: MockClock) -> None:
+    """An end that the guard had heard of may be forgotten, and a node that is cut off has not heard of it."""
+    stand = Stand(autojump_clock)
+    stand.memory.floor = stand.memory.lost = UnixTime(NOW + 60)
+    async with stand.guard:
+        stand.nodes.all(answers(ccs_freshness="last_known"))
+        assert (await stand.guard.check(share())).reason is Reason.DEGRADED
+        stand.nodes.all(answers(ccs_freshness="last_known", ccs_as_of=NOW + 600))  # by a clock that is ahead
+        assert (await stand.guard.check(share())).reason is Reason.DEGRADED
+        stand.nodes.all(answers())
+        assert (await stand.guard.check(share())).reason is Reason.CONSENTED
+        await trio.sleep(90)
+        stand.nodes.all(answers(ccs_freshness="last_known"))
+        assert (await stand.guard.check(share())).reason is Reason.CONSENTED
+
+
 @pytest.mark.parametrize("floor", [NOW - 60, NOW + 60])
 async def test_a_suspended_atp_wins_over_a_last_known_answer(autojump_clock: MockClock, floor: int) -> None:
     stand = Stand(autojump_clock)

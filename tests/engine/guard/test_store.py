@@ -354,6 +354,7 @@ class TestWhatCannotBeTrusted:
         with opened(directory, wall) as store:
             assert store.statistics().active == store.statistics().guarding == 0
             assert store.missing_since() == wall.at, "degraded until all is heard of again"
+            assert store.lost_until() == wall.at + home.CLOCK_ERROR, "what was heard until then may be forgotten"
             store.remember(known_token("other", consents=(known_consent(OTHER_CONSENT),)))
             assert store.look(known_token("other").digest) is None, "its end is forgotten, so it must not come back"
             store.remember(known_token(as_of=UnixTime(NOW + 1_000)))
@@ -361,6 +362,7 @@ class TestWhatCannotBeTrusted:
         assert b"guard_store_began_anew" in log.getvalue()
         with opened(directory) as store:
             assert store.statistics().active == 1, "and from then on it is a store like any other"
+            assert store.lost_until() == wall.at + home.CLOCK_ERROR
 
     def test_store_that_is_what_it_was_is_taken(self, kept: Path, log: io.BytesIO) -> None:
         with opened(kept) as store:
@@ -534,6 +536,7 @@ class TestWhatCannotBeTrusted:
             assert store.look(known_token("other").digest) is None
             assert store.look(known_token().digest) is None
             assert store.statistics().anew == 1
+            assert store.lost_until() == NOW - 3_600 + home.CLOCK_ERROR
         assert b"guard_store_began_anew" in log.getvalue()
 
     def test_write_that_finds_damage_is_refused_and_then_taken(self, kept: Path) -> None:
