@@ -212,7 +212,8 @@ class Batches:
     def _settle(self, chunk: list[_Asked], answer: Decisions, now: _Round) -> None:
         found = now.found
         refused: dict[bytes, KnownToken | None] = {}
-        is_as_it_was = answer.context.is_current and self._memory.heard == now.heard
+        has_heard = self._memory.heard != now.heard
+        is_as_it_was = answer.context.is_current and not has_heard
         is_doubtful = not answer.context.is_current and self._verdicts.may_have_forgotten(answer.context.ccs_as_of)
         for number, (each, decision) in enumerate(zip(chunk, answer.evaluations, strict=True)):
             context = decision.context
@@ -221,38 +222,40 @@ class Batches:
                 continue
             evidence_id = f"{answer.context.decision_id}.{number}"
             if decision.permits:
+                known = self._memory.look(each.digest) if has_heard else each.known
                 if context.ccs_last_known_until is not None:
                     self._verdicts.heed_rest(context.ccs_last_known_until, answer.context.ccs_as_of)
-                held = None if each.known is None else each.known.find(context.consent_id)
-                if self._is_overtaken(each, held, context):
+                held = None if known is None else known.find(context.consent_id)
+                if self._is_overtaken(held, context):
                     now.left.append(each)
                     continue
                 is_over = not (held is not None and is_as_it_was) and self._is_over(each, decision, answer)
                 over = Reason.NOT_ACTIVE if is_over else Reason.DEGRADED if is_doubtful and held is None else None
                 found[each.place] = verdict = self._on_yes(each, decision, answer, evidence_id, over)
-                if held is None and each.known is not None and verdict.allowed:
+                if held is None and known is not None and verdict.allowed:
                     now.new.append(each)
                 continue
-            if context.code == NOT_ACTIVE and self._is_about_token(each):
-                refused[each.digest] = each.known
+            if context.code == NOT_ACTIVE:
+                known = each.known or self._memory.look(each.digest)  # another of these shares may have made it known
+                if self._is_about_token(each.share, known):
+                    refused[each.digest] = known
             found[each.place] = self._verdicts.refusal(_reason(decision), evidence_id)
         if refused:
             self._verdicts.refuse_all(refused, UnixTime(answer.context.evaluated_at))
 
-    def _is_about_token(self, each: _Asked) -> bool:
+    def _is_about_token(self, share: Share, known: KnownToken | None) -> bool:
         """Whether a no to the token is no more than that: told the certificate, the service refuses a wrong one so."""
-        return self._introspects_first or each.known is None or each.known.thumbprint == each.share.thumbprint
+        return self._introspects_first or known is None or known.thumbprint == share.thumbprint
 
-    def _is_overtaken(self, each: _Asked, held: KnownConsent | None, context: ItemContext) -> bool:
+    def _is_overtaken(self, held: KnownConsent | None, context: ItemContext) -> bool:
         """Whether a later version of the consent was heard of than the yes is by: it may be narrower.
 
         A decision does not show its consent; the answer to the token itself does, and is cut to what was heard.
         """
-        consent_id, version = context.consent_id, context.ccs_consent_version or 0
-        if each.known is not None:
-            return held is not None and held.consent_version > version
-        said = KnownConsent(consent_id or "", version, UnixTime(0), one_off=False, entry=b"")
-        return self._memory.cut(said) is not said and not self._memory.has_ended(said.consent_id)
+        consent_id, version = context.consent_id or "", context.ccs_consent_version or 0
+        if held is not None:
+            return held.consent_version > version
+        return self._verdicts.has_changed(consent_id, version) and not self._memory.has_ended(consent_id)
 
     def _is_over(self, each: _Asked, decision: Decision, answer: Decisions) -> bool:
         """Whether what was heard by now wins over a yes: an end always; over a `last_known` one also that the token was

@@ -64,10 +64,29 @@ class Verdicts:
         """A verdict that was kept for a while, after all that was heard meanwhile."""
         if not verdict.allowed or verdict.consent_id is None:
             return verdict
-        is_over = self._memory.has_ended(verdict.consent_id) or (
-            verdict.freshness != "current" and self._memory.look_for_no(digest_of(share)) is not None
-        )
-        return self.refusal(Reason.NOT_ACTIVE, verdict.evidence_id) if is_over else verdict
+        reason = self._refusal_by_now(share, verdict, verdict.consent_id)
+        return verdict if reason is None else self.refusal(reason, verdict.evidence_id)
+
+    def _refusal_by_now(self, share: Share, verdict: Verdict, consent_id: str) -> Reason | None:
+        has_changed = self.has_changed(consent_id, verdict.consent_version)
+        if has_changed and self._memory.has_ended(consent_id):
+            return Reason.NOT_ACTIVE
+        if verdict.freshness != "current":
+            if self._memory.look_for_no(digest_of(share)) is not None:
+                return Reason.NOT_ACTIVE
+            if self.may_have_forgotten(verdict.as_of or 0):
+                return Reason.DEGRADED
+        if not has_changed:
+            return None
+        known = self._memory.look(digest_of(share))
+        held = None if known is None else known.find(consent_id)
+        # What an answer showed is not kept of every token, and then only another answer tells what is left of it.
+        return Reason.UNANSWERED if held is None else self._overtaken(share, held)
+
+    def has_changed(self, consent_id: str, version: int | None) -> bool:
+        """Whether an end of a consent, or a later version than a yes is by, was heard of."""
+        said = KnownConsent(consent_id, version or 0, UnixTime(0), one_off=False, entry=b"")
+        return self._memory.cut(said) is not said
 
     def on_answer(self, share: Share, digest: bytes, outcome: Outcome, evidence_id: str, at: UnixTime) -> Verdict:
         """What an introspection was answered, for this share. at: when it was asked."""

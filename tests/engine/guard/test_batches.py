@@ -18,7 +18,18 @@ from engine.guard.questions import EVALUATIONS, batch, digest_of, size_of
 from engine.guard.shares import Reason, Share
 from engine.tokens.jws import encode_part
 from tests.support.guard_answers import x5t
-from tests.support.guard_stand import Behaviour, Stand, answers, black_hole, fails, in_turn, says, slowly, token_of
+from tests.support.guard_stand import (
+    INACTIVE,
+    Behaviour,
+    Stand,
+    answers,
+    black_hole,
+    fails,
+    in_turn,
+    says,
+    slowly,
+    token_of,
+)
 from tests.support.guard_words import NOW, consent, entry, pushed_entry, share
 
 YES = "yes"
@@ -35,6 +46,8 @@ def some(count: int, **changes: Any) -> list[Share]:
 
 
 CONSENT = consent().consent_id
+CUT_TO = UnixTime(NOW - 1800)
+CUT = pushed_entry(data_to=format_utc(CUT_TO))
 
 
 def decides(*contexts: dict[str, Any] | str, freshness: str = "current", consent_id: str = CONSENT) -> Behaviour:
@@ -173,8 +186,8 @@ async def test_a_pushed_cut_wins_over_a_batch_of_before_it(
     stand.nodes.all(decides(YES, freshness=freshness))
     async with stand.guard:
         await stand.guard.check_many(some(1))
-        stand.memory.change(CONSENT, 4, pushed_entry(data_to=format_utc(UnixTime(NOW - 1800))), None)
-        whole, part = await stand.guard.check_many([*some(1), *some(1, data_to=UnixTime(NOW - 1800))])
+        stand.memory.change(CONSENT, 4, CUT, None)
+        whole, part = await stand.guard.check_many([*some(1), *some(1, data_to=CUT_TO)])
     assert (whole.reason, part.reason) == (Reason.NOT_COVERED, Reason.CONSENTED)
 
 
@@ -234,6 +247,109 @@ async def test_what_is_heard_while_other_shares_are_still_asked_about_counts(aut
             nursery.start_soon(push)
             verdicts = await stand.guard.check_many(shares)
     assert {verdict.reason for verdict in verdicts} == {Reason.NOT_ACTIVE}
+
+
+async def test_a_cut_that_is_pushed_while_a_batch_is_under_way_wins_over_its_yes(autojump_clock: MockClock) -> None:
+    """As one share would be, each is asked about with its token, whose answer shows what can be cut."""
+    stand = Stand(autojump_clock)
+    stand.nodes.all(decides(YES))
+    async with stand.guard:
+        await stand.guard.check_many(some(1))
+        stand.nodes.calls.clear()
+        decide = decides(YES)
+
+        def behave(call: Call) -> Any:
+            stand.memory.change(CONSENT, 4, CUT, None)
+            return decide(call)
+
+        stand.nodes.all(behave)
+        whole, part = await stand.guard.check_many([*some(1), *some(1, data_to=CUT_TO)])
+    assert (whole.reason, part.reason) == (Reason.NOT_COVERED, Reason.CONSENTED)
+    assert (len(batches(stand)), len(singles(stand))) == (1, 2)
+
+
+async def test_a_cut_of_a_consent_that_no_answer_has_shown_wins_over_a_batch(autojump_clock: MockClock) -> None:
+    """The token is known by another consent of it; that this one cannot be learnt makes no yes of it."""
+    stand = Stand(autojump_clock)
+    other = "00000000-0000-4000-8000-000000000009"
+    async with stand.guard:
+        assert (await stand.guard.check(some(1)[0])).allowed
+        stand.memory.change(other, 4, pushed_entry(consent_id=other, data_to=format_utc(CUT_TO)), None)
+        decided, single = decides(YES, consent_id=other), answers(entry(consent_id=other))
+        stand.nodes.all(lambda call: (decided if call.path == EVALUATIONS else single)(call))
+        stand.memory.is_full = True
+        for _ in range(2):
+            whole, part = await stand.guard.check_many([*some(1), *some(1, data_to=CUT_TO)])
+            assert (whole.reason, part.reason) == (Reason.NOT_COVERED, Reason.CONSENTED)
+
+
+async def test_a_cut_that_is_heard_while_other_shares_are_still_asked_about_counts(autojump_clock: MockClock) -> None:
+    """The yes of the first batch is seconds old; what lies within the cut is shared all the same."""
+    stand = Stand(autojump_clock)
+    stand.nodes.all(decides(YES))
+    shares = [share(token=jwt_like(0), data_to=CUT_TO), *some(501)]
+    async with stand.guard:
+        await stand.guard.check_many(shares)
+        stand.nodes.all(in_turn(decides(YES), slowly(1.5, decides(YES)), answers()))
+
+        async def push() -> None:
+            await trio.sleep(1)
+            stand.memory.change(CONSENT, 4, CUT, None)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(push)
+            part, *whole = await stand.guard.check_many(shares)
+    assert part.reason is Reason.CONSENTED
+    assert {verdict.reason for verdict in whole} == {Reason.NOT_COVERED}
+
+
+@pytest.mark.parametrize(
+    ("cnf", "pushed", "reason"),
+    [
+        ({"x5t#S256": x5t()}, CUT, Reason.NOT_COVERED),
+        ({"x5t#S256": x5t()}, pushed_entry(), Reason.CONSENTED),  # renewed, say
+        ({"x5t#S256": x5t()}, b'{"only_on":"mondays"}', Reason.UNANSWERED),
+        ({"jkt": "k" * 43}, pushed_entry(), Reason.UNANSWERED),  # of it nothing is kept
+    ],
+)
+async def test_a_change_that_is_heard_while_others_are_introspected_counts(
+    cnf: dict[str, str], pushed: bytes, reason: Reason, autojump_clock: MockClock
+) -> None:
+    """Where nothing tells what is left of what the answer showed, the share is to be asked about again."""
+    stand = Stand(autojump_clock)
+    quick = answers(cnf=cnf)
+    slow = slowly(1.5, says(INACTIVE))
+    stand.nodes.all(lambda call: (slow if token_of(call) == jwt_like(1) else quick)(call))
+
+    async def push() -> None:
+        await trio.sleep(0.5)
+        stand.memory.change(CONSENT, 4, pushed, None)
+
+    async with stand.guard, trio.open_nursery() as nursery:
+        nursery.start_soon(push)
+        first, _ = await stand.guard.check_many(some(2, dpop_jkt="k" * 43))
+    assert first.reason is reason
+
+
+async def test_a_memory_that_is_lost_while_a_batch_is_under_way_leaves_no_last_known_yes(
+    autojump_clock: MockClock,
+) -> None:
+    for freshness, reason in (("current", Reason.CONSENTED), ("last_known", Reason.DEGRADED)):
+        stand = Stand(autojump_clock)
+        quick = answers(ccs_freshness=freshness)
+        slow = slowly(1.5, quick)
+        stand.nodes.all(lambda call, quick=quick, slow=slow: (slow if token_of(call) == jwt_like(1) else quick)(call))
+
+        async def lose(stand: Stand = stand) -> None:
+            await trio.sleep(0.5)
+            stand.memory.tokens.clear()
+            stand.memory.lost = UnixTime(stand.clock.now() + 60)
+            stand.memory.ended = {"another"}  # something was heard
+
+        async with stand.guard, trio.open_nursery() as nursery:
+            nursery.start_soon(lose)
+            first, second = await stand.guard.check_many(some(2))
+        assert (first.reason, second.reason) == (reason, reason)
 
 
 async def test_each_share_has_its_own_window_data_set_and_key(autojump_clock: MockClock) -> None:
@@ -348,6 +464,16 @@ async def test_a_batchs_no_to_a_token_is_known_in_an_outage(autojump_clock: Mock
         await stand.guard.check_many(some(2))
         found = await stand.guard.check_many(some(2, dataset_id="hh-gas"))
     assert [verdict.reason for verdict in found] == [Reason.NOT_ACTIVE, Reason.UNKNOWN_IN_OUTAGE]
+
+
+async def test_a_batchs_no_to_a_token_that_it_made_known_is_kept(autojump_clock: MockClock) -> None:
+    """Its first share was introspected, and the token is revoked before the second one is asked about."""
+    stand = Stand(autojump_clock)
+    stand.nodes.all(decides({"code": "token_not_active"}))
+    async with stand.guard:
+        yes, no = await stand.guard.check_many(some(1) * 2)
+    assert (yes.reason, no.reason) == (Reason.CONSENTED, Reason.NOT_ACTIVE)
+    assert stand.memory.refused == [digest_of(some(1)[0])]
 
 
 @pytest.mark.parametrize("body", [b'{"decision":true}', b"{}", b'{"evaluations":[]}'])
