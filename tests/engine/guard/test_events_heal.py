@@ -6,7 +6,7 @@ import tempfile
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import pytest
@@ -14,13 +14,14 @@ import trio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 
 from engine.clock import UnixTime
 from engine.events.facts import Change
 from engine.events.signing import PemEventSigner, new_event_key
 from engine.guard.event_keys import KeysUnavailable
 from engine.guard.event_store import StoreDown
-from engine.guard.transmitter import NotTold, Unreachable
+from engine.guard.transmitter import Changes, NotTold, Page, Unreachable
 from engine.guard.watch import Standing
 from tests.support.event_guards import EventGuard
 from tests.support.events import ATP, claims_of, consent_fact, jwks, signer
@@ -29,6 +30,7 @@ from tests.support.guard_words import consent, entry
 from tests.support.known_tokens import known_token
 from tests.support.told import POLL_URL, HandClock, TellingService, consent_id
 
+L = TypeVar("L", Changes, Page)
 NOT_ENDING = [Change.GRANTED, Change.RENEWED, Change.AMENDED]
 ENDING = [Change.REVOKED, Change.DISPUTED, Change.EXPIRED, Change.CONSUMED]
 
@@ -362,6 +364,49 @@ async def test_stopped_atp_is_learnt_from_each_listing(path: Path, way: str) -> 
     await guard.healing.heal(must_list=True)
     assert parties(guard.memory) == {ATP: True}
     assert_agrees(guard, service)
+
+
+@pytest.mark.parametrize("way", ["changes", "snapshot"])
+@pytest.mark.parametrize("state", ["suspended", "requested", "Active", ""])
+async def test_a_listed_state_that_is_neither_active_nor_an_end_leaves_nothing_until_a_later_word(
+    path: Path, state: str, way: str
+) -> None:
+    """It is no end, since it may come back; what an answer of before it showed is not used in an outage."""
+    service = Restating(state)
+    service.change(0, Change.GRANTED)
+    service.change(0, Change.RENEWED)
+    service.unacknowledged.clear()
+    service.horizon = service.last_seq + 1 if way == "snapshot" else 0
+    guard = EventGuard(path, service)
+    shown = known_token(consents=(consent(consent_id=consent_id(0), consent_version=1),))
+    guard.memory.remember(shown)
+    with capture_logs() as logs:
+        await guard.healing.heal(must_list=True)
+    assert guard.memory.look(shown.digest) is None
+    assert guard.memory.look_for_no(shown.digest) is None
+    assert not guard.memory.has_ended(consent_id(0))
+    assert [line["states"] for line in logs if line["event"] == "listed_state_unknown"] == [[state]]
+    later = known_token(as_of=UnixTime(shown.as_of + 60), consents=(consent(consent_id=consent_id(0)),))
+    guard.memory.remember(later)
+    assert guard.memory.look(later.digest) is not None, "an answer of a later version shows what there is"
+
+
+class Restating(TellingService):
+    """Its listings say of each consent that it is in another state."""
+
+    def __init__(self, state: str) -> None:
+        super().__init__()
+        self._state = state
+
+    async def changes(self, after_seq: int, incarnation: str) -> Changes:
+        return self._restated(await super().changes(after_seq, incarnation))
+
+    async def snapshot(self, cursor: str | None) -> Page:
+        return self._restated(await super().snapshot(cursor))
+
+    def _restated(self, told: L) -> L:
+        consents = tuple(msgspec.structs.replace(line, state=self._state) for line in told.consents)
+        return msgspec.structs.replace(told, consents=consents)
 
 
 async def test_another_incarnation_of_the_ledger_is_learnt_from_its_snapshot(path: Path) -> None:
