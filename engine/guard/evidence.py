@@ -19,7 +19,7 @@ from engine.clock import UnixTime
 from engine.errors import Fault
 from engine.guard.config import Evidence as Settings
 from engine.guard.config import Store
-from engine.guard.evidence_chain import Link, entry_of, entry_text
+from engine.guard.evidence_chain import Link, entry_text
 from engine.guard.evidence_words import Entry, OutageEvidence, ShareEvidence
 from engine.guard.home import Habits, StoreHome
 from engine.guard.memory import MemoryFull
@@ -60,8 +60,15 @@ class Tip(msgspec.Struct, frozen=True, array_like=True):
     noted: float = 0.0  # the newest time that is known of it
 
 
+class _Dated(msgspec.Struct, frozen=True):
+    """An entry's text, as far as time goes."""
+
+    at: float | None = None  # of a share
+    began_at: float | None = None  # of an outage
+
+
 class EvidenceStatistics(msgspec.Struct, frozen=True):
-    """unreported_since: when the oldest share that was not reported was judged; None: all were."""
+    """unreported_since: when the oldest share that was not reported was judged; None: all were, or it does not say."""
 
     settled: int
     unreported: int
@@ -70,6 +77,7 @@ class EvidenceStatistics(msgspec.Struct, frozen=True):
 
 
 _tips: Final = msgspec.msgpack.Decoder(Tip)
+_dates: Final = msgspec.json.Decoder(_Dated)
 
 
 class EvidenceLog:
@@ -217,9 +225,8 @@ class EvidenceLog:
         """A frozen record of now."""
         with self._trusting():
             oldest = self.unreported(1)
-            since = entry_of(oldest[0].entry) if oldest else None
             free = max(0, self._sealed.table.free_pages()) * 4_096
-            at = since.at if isinstance(since, ShareEvidence) else None
+            at = _when(oldest[0]) if oldest else None
             return EvidenceStatistics(self._counts[SETTLED], self._counts[UNREPORTED], at, free)
 
     def close(self) -> None:
@@ -276,9 +283,8 @@ class EvidenceLog:
 
     def _is_over(self, row: Row) -> bool:
         link = self._open(row)
-        entry = entry_of(link.entry)
-        at = entry.at if isinstance(entry, ShareEvidence) else entry.began_at
-        return max(at, link.reported_at) + self._keep <= self._wall()
+        at = _when(link)
+        return at is not None and max(at, link.reported_at) + self._keep <= self._wall()
 
     @contextmanager
     def _trusting(self) -> Iterator[None]:
@@ -292,6 +298,15 @@ class EvidenceLog:
                 except Fault as worse:
                     raise MemoryFull("the evidence log was damaged, and no other can be made") from worse
                 raise MemoryFull("the evidence log was damaged: another one has begun") from fault
+
+
+def _when(link: Link) -> float | None:
+    """When what an entry tells of was: of one of a later release too, which cannot be read. None: it does not say."""
+    try:
+        dated = _dates.decode(link.entry)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    return dated.at if dated.at is not None else dated.began_at
 
 
 def _open_outage(tip: Tip, entry: Entry) -> tuple[float | None, float]:

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from engine.clock import UnixTime, format_utc
-from engine.guard.evidence_chain import Link, entry_of
+from engine.guard.evidence_chain import BrokenChain, Link, entry_of
 from engine.guard.evidence_words import Attempt, ShareEvidence
 
 MAX_SHARES: Final = 100  # in one report
@@ -48,7 +48,8 @@ def report_of(links: Sequence[Link]) -> Report:
 
 def _share(link: Link) -> ShareEvidence:
     entry = entry_of(link.entry)
-    assert isinstance(entry, ShareEvidence)  # noqa: S101 - the log gives nothing else out to be reported
+    if not isinstance(entry, ShareEvidence):
+        raise BrokenChain("this entry is not of a share")
     return entry
 
 

@@ -18,7 +18,7 @@ from anyio.abc import TaskStatus
 from engine.clock import Seconds
 from engine.errors import Fault, Kind
 from engine.guard.evidence import EvidenceLog
-from engine.guard.evidence_chain import Link
+from engine.guard.evidence_chain import BrokenChain, Link
 from engine.guard.fallback_report import MAX_SHARES, Report, report_of
 from engine.guard.https_client import HttpsClient
 from engine.guard.memory import MemoryFull
@@ -123,7 +123,7 @@ class FallbackReporter:
         self._draw = draw
         self._sleep = sleep
         self._in_outage = in_outage or (lambda: log.open_outage() is not None)
-        self._refused: set[str] = set()  # evidence ids that the service could not read; told to people, and kept
+        self._refused: set[str] = set()  # evidence ids that the service, or this release, could not read; kept
         self.reported = 0
 
     async def run(self, *, task_status: TaskStatus[Any] = anyio.TASK_STATUS_IGNORED) -> None:
@@ -157,20 +157,25 @@ class FallbackReporter:
         return [link for link in found if link.evidence_id not in self._refused][:MAX_SHARES]
 
     async def _report(self, links: Sequence[Link]) -> None:
-        """All of them; where the service cannot read the report, each half by itself, until the one is found."""
+        """All of them; where the service, or this release, cannot read one, each half by itself, until it is found."""
         try:
             taken = await self._send(report_of(links))
-        except RefusedReport as fault:
+        except (RefusedReport, BrokenChain) as fault:
             if len(links) > 1:
                 await self._report(links[: len(links) // 2])
                 await self._report(links[len(links) // 2 :])
                 return
-            self._refused.add(links[0].evidence_id)
-            _log.error("fallback_share_refused", evidence_id=links[0].evidence_id, detail=fault.detail)
+            self._pass_over(links[0], fault)
             return
         self._log.mark_reported(links)
         self.reported += len(links)
         _log.info("fallback_reported", shares=len(links), taken=taken.taken, after_end=taken.after_end)
+
+    def _pass_over(self, link: Link, fault: RefusedReport | BrokenChain) -> None:
+        """It stays as it is, unreported, and holds up no other. Told to people once in each life of the process."""
+        self._refused.add(link.evidence_id)
+        event = "fallback_share_unreadable" if isinstance(fault, BrokenChain) else "fallback_share_refused"
+        _log.error(event, evidence_id=link.evidence_id, hash=link.hash.hex(), detail=fault.detail)
 
     async def _send(self, report: Report) -> Taken:
         for wait in WAITS:

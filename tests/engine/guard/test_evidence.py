@@ -14,7 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from engine.clock import UnixTime
-from engine.guard import config
+from engine.guard import config, evidence
 from engine.guard.evidence import EvidenceLog
 from engine.guard.evidence_chain import BrokenChain, check_lines, entry_of, entry_text, line_of
 from engine.guard.evidence_words import Attempt, Failure, OutageEvidence, ShareEvidence
@@ -167,6 +167,45 @@ class TestLog:
             log.record(share())
             assert log.read(old) is None
             assert log.read(unreported) is not None
+
+    def test_entries_of_a_later_release_are_kept_as_long_as_others(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As after going back to an earlier release: their time can be read, and nothing else need be."""
+        wall = Wall()
+        wall.at = NOW
+        with opened(tmp_path, wall, keep_days=30) as log:
+            with monkeypatch.context() as patched:
+                patched.setattr(evidence, "entry_text", lambda entry: entry_text(entry).replace(b"kind", b"sort"))
+                settled = log.record(share(allowed=False))
+                unreported = log.record(share(1))
+                outage = log.record(OutageEvidence(float(NOW), float(NOW), ()))
+            assert log.statistics().unreported_since == NOW + 1
+            wall.forward(30 * DAY - 1)
+            log.record(share(2))
+            assert None not in (log.read(settled), log.read(outage))
+            wall.forward(1)
+            log.record(share(3))
+            assert (log.read(settled), log.read(outage)) == (None, None)
+            assert log.read(unreported) is not None
+
+    def test_an_entry_without_a_time_goes_where_room_is_needed(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wall = Wall()
+        wall.at = NOW
+        with opened(tmp_path, wall, keep_days=30, max_bytes=SMALL) as log:
+            with monkeypatch.context() as patched:
+                patched.setattr(evidence, "entry_text", lambda _: b'{"kind":"new"}')
+                timeless = log.record(share(allowed=False))
+                log.record(share(1))
+            assert log.statistics().unreported_since is None
+            wall.forward(60 * DAY)
+            log.record(share(2))
+            assert log.read(timeless) is not None
+            with pytest.raises(MemoryFull):
+                record_until_full(log, [])
+            assert log.read(timeless) is None
 
     def test_two_processes_do_not_share_a_log(self, tmp_path: Path) -> None:
         with opened(tmp_path), pytest.raises(StoreInUse), opened(tmp_path):

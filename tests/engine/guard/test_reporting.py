@@ -6,11 +6,13 @@ from typing import Any
 
 import msgspec
 import pytest
+from structlog.testing import capture_logs
 
 from admin.reports.fallback_forms import MAX_BYTES, read_fallback_report
 from engine.clock import Seconds, UnixTime
-from engine.guard import config
+from engine.guard import config, evidence
 from engine.guard.evidence import EvidenceLog
+from engine.guard.evidence_chain import check_lines, entry_text, line_of
 from engine.guard.evidence_words import Attempt, Failure, OutageEvidence, ShareEvidence
 from engine.guard.fallback_report import MAX_SHARES, Report, report_of
 from engine.guard.memory import MemoryFull
@@ -63,6 +65,14 @@ def log(tmp_path: Path) -> Iterator[EvidenceLog]:
 def fill(log: EvidenceLog) -> None:
     for number in range(10_000):
         log.record(share(number))
+
+
+def record_as_later_releases_do(log: EvidenceLog, entry: ShareEvidence, monkeypatch: pytest.MonkeyPatch) -> str:
+    """With a reason that this one does not know; its evidence id."""
+    text = entry_text(entry).replace(b'"last_known"', b'"by_another_rule"')
+    with monkeypatch.context() as patched:
+        patched.setattr(evidence, "entry_text", lambda _: text)
+        return log.record(entry)
 
 
 class Service:
@@ -188,6 +198,28 @@ class TestReporter:
         log.record(share(9))
         assert await made.report_all() == 1
         assert len(service.reports) == asked + 1
+
+    async def test_share_that_this_release_cannot_read_holds_up_no_other_and_stays(
+        self, log: EvidenceLog, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As after going back to an earlier release. It is as it was recorded, and bound to what stands around it."""
+        before = log.record_all([share(number) for number in range(120)])
+        unreadable = record_as_later_releases_do(log, share(120), monkeypatch)
+        after = log.record_all([share(number) for number in range(121, 124)])
+        service = Service()
+        made = reporter(log, service, Clock())
+        with capture_logs() as logs:
+            assert await made.report_all() == 123
+            log.record(share(200))
+            assert await made.report_all() == 1
+        told = [link.evidence_id for report in service.reports for link in report.links]
+        assert told[:-1] == before + after
+        (left,) = log.unreported(9)
+        assert (left.evidence_id, b"by_another_rule" in left.entry) == (unreadable, True)
+        (said,) = [line for line in logs if line["log_level"] == "error"]
+        assert (said["event"], said["evidence_id"]) == ("fallback_share_unreadable", unreadable)
+        assert said["hash"] == left.hash.hex()
+        assert check_lines(line_of(link) for link in log.links()) == 125
 
     async def test_nothing_is_sent_while_the_outage_lasts(self, log: EvidenceLog) -> None:
         log.record(OutageEvidence(float(NOW), 0.0, ()))
