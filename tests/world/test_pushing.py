@@ -38,6 +38,7 @@ def test_nothing_that_should_happen_is_rare(worlds: list[Played]) -> None:
         counted.update(played.counted)
     named = [
         *(f"fault: {name}" for name in ("pusher killed", "pusher halted", "guard killed", "outage", "nodes behind")),
+        *(f"fault: {name}" for name in ("one node away", "one node behind", "away and in trouble")),
         *(f"fault: {name}" for name in ("admin away", "receivers away", "key rotated", "all away but pushes")),
         *(f"fault: push {name}" for name in ("dropped", "delayed", "doubled", "answer lost")),
         *(f"fault: guard killed {name} it is stored" for name in ("before", "after")),

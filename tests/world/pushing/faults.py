@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from engine.guard.evidence_words import Failure
+from tests.world.pushing.nodes import Node
 
 if TYPE_CHECKING:
     from tests.world.pushing.world import World
@@ -22,7 +23,9 @@ class Faults:
             (4, "guard killed", self._kill_guard),
             (5, "outage", self._outage),
             (2, "one node away", self._one_away),
+            (3, "away and in trouble", self._away_and_in_trouble),
             (3, "nodes behind", self._behind),
+            (2, "one node behind", self._one_behind),
             (3, "admin away", self._admin_away),
             (2, "receivers away", self._receivers_away),
             (1, "key rotated", self._rotate),
@@ -79,12 +82,27 @@ class Faults:
         await self._world.last(self._long())
         node.down = None
 
+    async def _away_and_in_trouble(self) -> None:
+        """One node is away, and another is there and gives no answers: nobody does, and it is no outage."""
+        away, there = self._world.random.sample(list(self._world.nodes.values()), 2)
+        away.down = Failure.CONNECT
+        there.down = self._world.random.choice((Failure.TLS, Failure.TOO_MANY, Failure.REFUSED))
+        await self._world.last(self._long())
+        away.down = there.down = None
+
     async def _behind(self) -> None:
         """The feed does not reach the nodes: they say `last_known`."""
-        for node in self._world.nodes.values():
+        await self._lag(*self._world.nodes.values())
+
+    async def _one_behind(self) -> None:
+        """Another node has a better answer."""
+        await self._lag(self._world.random.choice(list(self._world.nodes.values())))
+
+    async def _lag(self, *nodes: Node) -> None:
+        for node in nodes:
             node.behind_since = self._world.now()
         await self._world.last(self._long())
-        for node in self._world.nodes.values():
+        for node in nodes:
             node.behind_since = None
 
     async def _admin_away(self) -> None:

@@ -1,7 +1,7 @@
 """One EDP's machine: the real Guard and the real GuardEvents in a process that may die, over disks that stay."""
 
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from engine.guard import events as guard_events
 from engine.guard import rules
 from engine.guard.config import AnswerForm, Events, GuardConfig, Policy, Receiver, Service, Store
 from engine.guard.events import GuardEvents
-from engine.guard.evidence_words import OutageEvidence, ShareEvidence
+from engine.guard.evidence_words import Entry, OutageEvidence, ShareEvidence
 from engine.guard.guard import Guard
 from engine.guard.receiver import PushReceiver
 from engine.listener.http1 import Response
@@ -40,7 +40,17 @@ _TLS = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class Evidence(Recorded):
-    """Evidence on a disk that stays."""
+    """Evidence on a disk that stays. begins: told of each outage that begins."""
+
+    def __init__(self, begins: Callable[[], None]) -> None:
+        super().__init__()
+        self._begins = begins
+
+    def record_all(self, entries: Sequence[Entry]) -> list[str]:
+        for entry in entries:
+            if isinstance(entry, OutageEvidence) and not entry.ended_at:
+                self._begins()
+        return super().record_all(entries)
 
     def open_outage(self) -> float | None:
         newest = self.outages[-1] if self.outages else None
@@ -94,7 +104,7 @@ class GuardMachine:
         self._world = world
         self.client_id = client_id
         self.memory = CheckedMemory(world.checker, client_id)
-        self.evidence = Evidence()
+        self.evidence = Evidence(partial(world.contacts.outage_begins, client_id))
         self.process: Process | None = None
         self.guard: Guard | None = None
         self.events: GuardEvents | None = None

@@ -223,7 +223,7 @@ class LedgerSide(MemoryPushService):
             await self._world.ledger.news.wait()
             await trio.sleep(self._world.random.uniform(0.02, 1.0))
             self._world.ledger.news = trio.Event()
-            if self._world.random.random() < 0.3:  # it has a long way to go
+            if self._world.random.random() < 0.3 or len(self._world.ledger.unsequenced) > 2:  # a long way to go
                 self._look_ahead()
                 await trio.sleep(self._world.random.uniform(1.0, 30.0))
                 self._look_ahead()

@@ -1,8 +1,9 @@
 """Deliberate mistakes of the code, each of which the checker has to find."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
@@ -13,16 +14,20 @@ import trio
 from admin.ledger.outbox import Book, Draft
 from engine.events import sets, verification
 from engine.events.sets import drawn_jti
-from engine.guard import answers, rules
+from engine.events.verification import VerifiedEvent
+from engine.guard import answers, fallback, joining, rules, verdicts
 from engine.guard.client import Client
 from engine.guard.event_keys import EventKeys
+from engine.guard.event_store import EventStore
+from engine.guard.evidence_words import Failure
 from engine.guard.fallback import Outage
 from engine.guard.healing import Healing
 from engine.guard.intake import Intake
 from engine.guard.ordering import Chain, Place
 from engine.guard.outages import Outages
 from engine.guard.polling import AT_ONCE, Polling
-from engine.guard.shares import KnownConsent, KnownToken, Verdict
+from engine.guard.retry import counts_as_outage
+from engine.guard.shares import KnownConsent, KnownToken, Reason, Verdict
 from engine.guard.verdicts import Verdicts
 from engine.pusher import attempt
 from engine.pusher.lease import Tenure
@@ -57,6 +62,18 @@ async def _soon(self: Intake, of: Any = Intake.apply_due) -> None:
 def _applied_later(stack: ExitStack) -> None:
     replaced(Intake, "_apply_up_to", _not_yet)(stack)
     replaced(Intake, "apply_due", _soon)(stack)
+
+
+def _left_undone(self: EventStore, path: Path, of: Any = EventStore.__init__) -> None:
+    of(self, path)
+    with self._transaction():
+        self._db.execute("UPDATE events SET compact = NULL")
+
+
+def _noted_first(self: EventStore, limit: int = 1_000, of: Any = EventStore.due) -> list[VerifiedEvent]:
+    due: list[VerifiedEvent] = of(self, limit)
+    self.applied([event.jti for event in due])
+    return due
 
 
 async def _ack_first(self: Polling, poll_url: str) -> int:
@@ -112,8 +129,6 @@ def _one_off_too(stack: ExitStack) -> None:
         found: tuple[KnownConsent, ...] = of(answer)
         return tuple(msgspec.structs.replace(one, one_off=False) for one in found)
 
-    from engine.guard import verdicts
-
     before = verdicts._consents
     replaced(verdicts, "_consents", lambda answer: shown(answer, before))(stack)
 
@@ -150,6 +165,22 @@ async def _signed_anew(self: Signing, delivery: Delivery) -> bytes:
 def _listing_wins(self: Healing, consents: Any, parties: Any, of: Any = Healing._apply) -> None:
     with mock.patch.object(rules, "changed", _as_listed):
         of(self, consents, parties)
+
+
+async def _whole_snapshot(self: Healing) -> int:
+    pages = [await self._transmitter.snapshot(None)]
+    while pages[-1].cursor is not None:
+        pages.append(await self._transmitter.snapshot(pages[-1].cursor))
+    await anyio.sleep(5 * LATER)
+    for page in pages:
+        self._apply(page.consents, page.parties)
+    await self._intake.on_disk(self._store.known_to, pages[-1].as_of_seq, pages[-1].incarnation)
+    return pages[-1].as_of_seq
+
+
+def _listing_replaces(stack: ExitStack) -> None:
+    replaced(Healing, "_apply", _listing_wins)(stack)
+    replaced(Healing, "_read_pages", _whole_snapshot)(stack)
 
 
 def _as_listed(
@@ -190,6 +221,26 @@ def _evidence_later(self: Verdicts, asked: Any, of: Any = Verdicts.in_outage) ->
     return verdicts
 
 
+def _any_failure(stack: ExitStack) -> None:
+    for module in (verdicts, joining):
+        replaced(module, "verdict_on_run", lambda *_: None)(stack)
+
+
+def _one_is_enough(stack: ExitStack) -> None:
+    def verdict_on_run(failures: Iterable[Failure], by_address: Mapping[str, Failure | None]) -> Reason | None:
+        reason = fallback.verdict_on_run(failures, by_address)
+        counts = any(one is not None and counts_as_outage(one) for one in by_address.values())
+        return None if reason is Reason.UNANSWERED and counts else reason
+
+    for module in (verdicts, joining):
+        replaced(module, "verdict_on_run", verdict_on_run)(stack)
+
+
+async def _first_that_comes(_self: Client, _run: Any, answer: Any, _call: Any, _judge: Any) -> Any:
+    await trio.lowlevel.checkpoint()
+    return answer
+
+
 async def _any_reply(
     self: Client, run: Any, address: Any, call: Any, judge: Any, begun: Any, reply: Any, of: Any = Client._read
 ) -> Any:
@@ -201,6 +252,10 @@ _ALL: Final[Sequence[tuple[str, str, Patch]]] = (
     ("202 first", "a push is acknowledged, and stored two seconds later (`Intake.take`)",
      replaced(Intake, "take", _take_first)),
     ("applied later", "an event is acknowledged, and applied half a second later (`Intake.take`)", _applied_later),
+    ("left undone", "a start forgets what was stored and not applied before the process died (`EventStore`)",
+     replaced(EventStore, "__init__", _left_undone)),
+    ("noted first", "events are noted as applied before they are (`EventStore.due`)",
+     replaced(EventStore, "due", _noted_first)),
     ("ack first", "polled events are acknowledged before they are stored (`Polling.drain`)",
      replaced(Polling, "drain", _ack_first)),
     ("old end", "an end does not count against an answer that is newer (`rules.in_force`)",
@@ -213,10 +268,14 @@ _ALL: Final[Sequence[tuple[str, str, Patch]]] = (
      replaced(attempt, "judge", _done_anyway)),
     ("revived", "a grant or renewal revives what has ended (`rules.changed`)", replaced(rules, "changed", _revived)),
     ("one-off too", "a one-off counts as any other consent (`verdicts._consents`)", _one_off_too),
+    ("any failure", "any failure makes an outage (`verdict_on_run`)", _any_failure),
+    ("one is enough", "one node that has failed so makes an outage (`verdict_on_run`)", _one_is_enough),
+    ("no better", "a `last_known` answer is taken without asking other nodes (`Client._look_for_better`)",
+     replaced(Client, "_look_for_better", _first_that_comes)),
     ("no cap", "an outage has no end (`Outages.now`)", replaced(Outages, "now", _no_clock)),
     ("forgets", "a restart forgets that there is an outage (`Outages`)", replaced(Outages, "__init__", _forgetful)),
-    ("listing wins", "what a listing says replaces what is known (`Healing._apply`)",
-     replaced(Healing, "_apply", _listing_wins)),
+    ("listing wins", "what a listing says replaces what is known, a snapshot ten seconds later (`Healing`)",
+     _listing_replaces),
     ("suspended too", "that an ATP is stopped does not count in an outage (`rules.in_force`)",
      replaced(rules, "in_force", _no_party)),
     ("evidence later", "a share in an outage is written down two seconds after the verdict (`Verdicts.in_outage`)",

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 ADDRESSES: Final = (A, B)
 CURRENT: Final = 2.0  # seconds that a node may be behind and still say `current`
 SIGNING: Final = (ClientId("edp-2"),)  # EDPs that are registered for signed answers
+STATUSES: Final = {Failure.SERVER: 503, Failure.TOO_MANY: 429, Failure.REFUSED: 403}
 
 
 class Node:
@@ -59,20 +60,34 @@ class Nodes:
         if (down := node.down) is not None:
             if back:
                 await trio.sleep(back)
+            world.contacts.fails(self._client_id, address, down)
             return await self._fails(down, call)
         if world.chance("answer slow", 0.02):
+            world.contacts.fails(self._client_id, address, Failure.TIMEOUT)  # it may be too slow
             await trio.sleep(world.random.uniform(0.1, 3.0))
-        reply = self._decide(address, node, call) if call.path == EVALUATIONS else self._answer(node, call)
+        is_batch = call.path == EVALUATIONS
+        reply, is_current = self._decide(address, node, call) if is_batch else self._answer(node, call)
         if back:
             await trio.sleep(back)
-        if call.path == EVALUATIONS:
-            return reply
+        forged = None if is_batch else self._replaced(call)
+        if not is_batch and world.chance("answer lost", 0.02):
+            world.contacts.fails(self._client_id, address, Failure.RESET)
+            raise CallFailed(Failure.RESET)
+        if forged is not None:
+            world.contacts.fails(self._client_id, address, Failure.NO_ANSWER)
+        elif reply.status != 200:
+            world.contacts.fails(self._client_id, address, Failure.SERVER)
+        else:
+            world.contacts.answers(self._client_id, address, is_current=is_current)
+        return forged or reply
+
+    def _replaced(self, call: Call) -> Reply | None:
+        """What comes in an answer's place now and then."""
+        world = self._world
         is_worth_it = self._client_id in SIGNING and world.attacker.has_stale(self._client_id, _token(call))
         if world.chance("answer in another's place", 0.3 if is_worth_it else 0.03):
-            reply = self._forged(call) or reply
-        if world.chance("answer lost", 0.02):
-            raise CallFailed(Failure.RESET)
-        return reply
+            return self._forged(call)
+        return None
 
     async def _keys(self) -> Reply:
         await trio.sleep(self._world.latency)
@@ -95,15 +110,16 @@ class Nodes:
     async def _fails(self, how: Failure, call: Call) -> Reply:
         if how is Failure.TIMEOUT:
             await trio.sleep(30.0)
-        if how is Failure.SERVER:
-            return Reply(503, request_id=call.request_id)
+        if (status := STATUSES.get(how)) is not None:
+            return Reply(status, request_id=call.request_id)
         raise CallFailed(how)
 
-    def _answer(self, node: Node, call: Call) -> Reply:
+    def _answer(self, node: Node, call: Call) -> tuple[Reply, bool]:
+        """And whether it says what is true now: a no always counts as that."""
         world = self._world
         as_of, is_current = self._freshness(node)
         if world.now() - as_of >= world.node_cap:
-            return Reply(503, request_id=call.request_id)
+            return Reply(503, request_id=call.request_id), False
         form = {name: values[0] for name, values in parse_qs(call.body.decode()).items()}
         consent_id = world.consents_of.get(form["token"])
         body = INACTIVE
@@ -120,7 +136,7 @@ class Nodes:
             reply = Reply(200, PLAIN, body, call.request_id)
         if consent_id is not None:
             world.attacker.heard(self._client_id, form["token"], reply, is_yes=body is not INACTIVE)
-        return reply
+        return reply, is_current or body is INACTIVE
 
     def _freshness(self, node: Node) -> tuple[float, bool]:
         """As of when it answers, and whether that is `current`."""
@@ -128,12 +144,12 @@ class Nodes:
         as_of = now - self._world.random.uniform(0.1, 1.5) if node.behind_since is None else node.behind_since
         return as_of, now - as_of < CURRENT
 
-    def _decide(self, address: str, node: Node, call: Call) -> Reply:
+    def _decide(self, address: str, node: Node, call: Call) -> tuple[Reply, bool]:
         """A batch, whose tokens are named by their digests."""
         world = self._world
         as_of, is_current = self._freshness(node)
         if world.now() - as_of >= world.node_cap:
-            return Reply(503, request_id=call.request_id)
+            return Reply(503, request_id=call.request_id), False
         asked, name = json.loads(call.body), f"d_{call.request_id.decode()}"
         known = {_named(consent_id): consent_id for consent_id in world.ledger.consents}
         items: list[dict[str, Any]] = []
@@ -149,8 +165,8 @@ class Nodes:
             world.checker.said_current(self._client_id)
         body = json.dumps({"evaluations": items, "context": about}, separators=(",", ":")).encode()
         if self._client_id not in SIGNING:
-            return Reply(200, PLAIN, body, call.request_id)
-        return Reply(200, decisions.SIGNED, self._signed_decisions(address, call, body), call.request_id)
+            return Reply(200, PLAIN, body, call.request_id), is_current
+        return Reply(200, decisions.SIGNED, self._signed_decisions(address, call, body), call.request_id), is_current
 
     def _decision(
         self, consent_id: ConsentId | None, until: str, as_of: float, name: str, *, is_current: bool

@@ -24,11 +24,12 @@ from tests.support.guard_words import DAY, NOW, share
 from tests.support.push_service import push_stream_of
 from tests.world.pushing.attacker import Attacker
 from tests.world.pushing.checker import Checker
+from tests.world.pushing.contacts import Contacts
 from tests.world.pushing.faults import Faults
 from tests.world.pushing.guards import GuardMachine, in_memory
 from tests.world.pushing.keys import signers
 from tests.world.pushing.ledger import ATP, EDPS, Ledger, LedgerSide, digest_of, token_of
-from tests.world.pushing.nodes import ADDRESSES, Node
+from tests.world.pushing.nodes import ADDRESSES, SIGNING, Node
 from tests.world.pushing.pushers import PusherMachine
 from tests.world.simulation.machines import Process, _owner, in_steps, repeatable
 
@@ -69,6 +70,7 @@ class World:
         self.nodes = {address: Node() for address in ADDRESSES}
         self.consents_of: dict[str, ConsentId] = {}
         self.checker = Checker(self)
+        self.contacts = Contacts(self, SIGNING)
         self.attacker = Attacker(self)
         self.ledger = Ledger(self)
         self.side = LedgerSide(self)
@@ -183,6 +185,7 @@ class World:
             self.count(f"verdict: {verdict.reason}")
             self.tell(f"{machine.client_id} judges {consent_id[-4:]} {verdict.reason}")
             self.checker.judged(machine.client_id, consent_id, asked, verdict, began)
+            self.contacts.judged(machine.client_id, verdict, began)
 
     async def _keep_pusher(self, number: int) -> None:
         for life in range(10_000):
