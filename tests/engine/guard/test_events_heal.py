@@ -229,6 +229,20 @@ async def test_a_second_hole_moves_the_mark_though_the_first_is_still_open(path:
     assert guard.memory.missing_since() == second > first, "that one was known to be missing"
 
 
+async def test_a_heartbeat_that_comes_again_says_nothing_of_now(path: Path) -> None:
+    """Whoever plays one back could otherwise put off for minutes that silence is noticed."""
+    service = TellingService()
+    guard = EventGuard(path, service)
+    await guard.healing.heal(must_list=True)
+    beat = service.heartbeat(guard.clock.now())
+    assert await guard.push(beat)
+    guard.clock.forward(179)
+    assert await guard.push(beat)
+    assert guard.intake.standing() is Standing.WHOLE
+    guard.clock.forward(1)
+    assert guard.intake.standing() is Standing.UNHEARD
+
+
 async def test_first_start_knows_nothing_until_it_was_told(path: Path) -> None:
     service = TellingService()
     for number in range(7):
@@ -260,6 +274,70 @@ async def test_events_that_come_while_a_snapshot_is_read(path: Path) -> None:
     await guard.healing.heal(must_list=True)
     await guard.healing.heal(must_list=False)
     assert_agrees(guard, service)
+
+
+@pytest.mark.parametrize("way", ["changes", "snapshot"])
+async def test_what_was_listed_is_applied_before_it_counts_as_known(path: Path, way: str) -> None:
+    """The process dies between the two: else an end that no push and no poll brings any more were never known."""
+    service = listing_alone(way, 2)
+    guard = EventGuard(path, service)
+    guard.store.known_to = cut
+    with pytest.raises(PowerCut):
+        await guard.healing.heal(must_list=True)
+    assert known(guard.memory) == service.states()
+    guard.close()
+
+
+async def test_a_snapshot_that_breaks_off_counts_for_nothing(path: Path) -> None:
+    """It is as of one moment, and that is known once its last page is."""
+    service = listing_alone("snapshot")
+    guard = EventGuard(path, service)
+    page_of = service.snapshot
+
+    async def break_off(cursor: str | None) -> Any:
+        if cursor is not None:
+            raise Unreachable("gone")
+        return await page_of(cursor)
+
+    service.snapshot = break_off
+    with pytest.raises(Unreachable):
+        await guard.healing.heal(must_list=True)
+    assert (guard.store.chain.last_seq, guard.store.incarnation) == (0, "")
+    assert guard.memory.missing_since() is not None
+    service.snapshot = page_of
+    await guard.healing.heal(must_list=True)
+    assert_agrees(guard, service)
+
+
+@pytest.mark.parametrize("way", ["changes", "snapshot"])
+async def test_a_listing_tells_what_was_true_when_it_was_asked_for(path: Path, way: str) -> None:
+    """However long it takes to read: three minutes of silence are counted from there."""
+    service = listing_alone(way)
+    guard = EventGuard(path, service)
+    call = getattr(service, way)
+
+    async def slow(*asked: Any) -> Any:
+        guard.clock.forward(50)
+        return await call(*asked)
+
+    setattr(service, way, slow)
+    asked_at = guard.clock.boot()
+    await guard.healing.heal(must_list=True)
+    assert guard.clock.boot() == asked_at + 100, "two pages"
+    guard.clock.forward(79)
+    assert guard.intake.standing() is Standing.WHOLE
+    guard.clock.forward(1)
+    assert guard.intake.standing() is Standing.UNHEARD
+
+
+def listing_alone(way: str, count: int = 3) -> TellingService:
+    """What has happened is told by one kind of listing alone, in pages of two."""
+    service = TellingService(page=2)
+    for number in range(count):
+        service.change(number, Change.REVOKED)
+    service.unacknowledged.clear()
+    service.horizon = service.last_seq + 1 if way == "snapshot" else 0
+    return service
 
 
 async def test_poll_is_drained_after_a_snapshot(path: Path) -> None:

@@ -81,6 +81,20 @@ def test_a_clock_set_back_and_a_restart_together_lengthen_the_cap_by_a_minute_at
         assert judge_in_outage(share(), known(), third.outages.now()).reason is Reason.OUTAGE_TOO_LONG
 
 
+def test_a_clock_that_is_put_right_counts_the_time_for_which_nothing_ran(tmp_path: Path) -> None:
+    """The machine is off for three hours, and does not know it when it comes up."""
+    clock = HandClock()
+    with life(tmp_path, clock) as first:
+        first.outages.begin([])
+        first.pass_by(1)
+    clock.forward(3 * HOUR)
+    reboot(clock, 3 * HOUR)
+    with life(tmp_path, clock) as second:
+        assert second.lasts == pytest.approx(HOUR, abs=1)
+        clock.wall += 3 * HOUR
+        assert second.lasts == pytest.approx(4 * HOUR, abs=1)
+
+
 def test_a_share_that_was_made_says_the_time_too(tmp_path: Path) -> None:
     clock = HandClock()
     with life(tmp_path, clock) as first:
