@@ -77,8 +77,8 @@ class Healing:
 
     async def _read_changes(self) -> int:
         after = self._store.chain.last_seq
-        if not self._store.incarnation and self._store.chain.has_hole:
-            raise TooOld("whether what was heard behind the hole is of this ledger cannot be told by its place")
+        if not self._store.incarnation and self._store.chain.newest:
+            raise TooOld("whether what was heard before is of this ledger cannot be told by its place")
         while True:
             changes = await self._transmitter.changes(after, self._store.incarnation)
             self._apply(changes.consents, changes.parties)

@@ -77,6 +77,7 @@ class Play:
 @example([("heartbeat", 1), ("suspended", 1), ("reinstated", 1), ("restore", 2), ("suspended", 1)])
 @example([("heartbeat", 1), ("suspended", 1), ("reinstated", 1), ("restore", 1)])
 @example([("heartbeat", 1), ("suspended", 1), ("restore", 1), ("granted", 1)])
+@example([("suspended", 1), ("restore", 1), ("granted", 1)])  # all of it before the guard's first listing
 @settings(max_examples=150, deadline=None)
 def test_after_any_restores_the_guard_knows_of_a_party_what_the_ledger_knows(steps: list[Step]) -> None:
     async def play(path: Path) -> None:
