@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 COUNTING: Final = frozenset({Failure.CONNECT, Failure.TIMEOUT, Failure.RESET, Failure.SERVER})
 LATELY: Final = 63.0  # seconds: a failure counts for a minute, and a call that hangs is given up after two seconds
 READ: Final = 1.0  # seconds after which a guard has read what was answered
+SLOW: Final = 3.0  # seconds after which a guard has given up a call that is slow
 NEVER: Final = float("-inf")
 
 
@@ -27,17 +28,21 @@ class Contacts:
         self._signing = signing
         self._failed_at: dict[tuple[ClientId, str], float] = {}  # the last time that counts
         self._well_since: dict[tuple[ClientId, str], float] = {}  # it has said what is true, and not failed since
+        self._unsure_until: dict[tuple[ClientId, str], float] = {}  # a call that began before may fail yet
 
     def fails(self, client_id: ClientId, address: str, failure: Failure) -> None:
         """A guard's call fails, or may."""
         self._well_since.pop((client_id, address), None)
+        if failure is Failure.TIMEOUT:
+            self._unsure_until[client_id, address] = self._world.now() + SLOW
         if failure in COUNTING:
             self._failed_at[client_id, address] = self._world.now()
 
     def answers(self, client_id: ClientId, address: str, *, is_current: bool) -> None:
         """A guard hears a sound answer."""
-        if is_current:
-            self._well_since.setdefault((client_id, address), self._world.now())
+        now = self._world.now()
+        if is_current and now >= self._unsure_until.get((client_id, address), NEVER):
+            self._well_since.setdefault((client_id, address), now)
         else:
             self._well_since.pop((client_id, address), None)
 
