@@ -45,6 +45,7 @@ class Outages:
         self._opened, self._began = anyio.Event(), anyio.Event()
         self._shares = 0
         self._untold: OutageEvidence | None = None  # an end that the evidence had no room for
+        self._is_on_record = True  # that there is an outage, where there is one
         self.attempts: tuple[Attempt, ...] = ()
         self.since: float | None = evidence.open_outage()
         self._since_boot = float(clock.boot()) - self._passed()
@@ -66,7 +67,7 @@ class Outages:
             self.since, self._since_boot, self._shares = float(self._clock.now()), float(now), 0
             self._noted_at, self._known_to_be = now, (float(self._memory.newest()), float(now))
             before = () if self._untold is None else (self._untold,)
-            self._record(*before, OutageEvidence(self.since, 0.0, self.attempts))
+            self._is_on_record = self._record(*before, OutageEvidence(self.since, 0.0, self.attempts))
             self._untold = None
             self._began.set()
         self._opened.set()
@@ -93,6 +94,8 @@ class Outages:
 
     def now(self) -> Outage:
         """What shares are judged under at this moment."""
+        if self.since is not None and not self._is_on_record:  # before a share is: a restart must not forget it
+            self._is_on_record = self._record(OutageEvidence(self.since, 0.0, self.attempts))
         wall, lasts = self._clock.now(), 0.0
         if self.since is not None:
             lasts = self._lasts(self.since)

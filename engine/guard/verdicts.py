@@ -176,6 +176,8 @@ class Verdicts:
         self.heed_rest(members.ccs_last_known_until, members.ccs_as_of)
         shown = _consents(answer)
         before = self._memory.look(digest)
+        if before is not None and self._is_before_a_no(share, digest, before.as_of):
+            before = None  # a no that the disk had no room for
         is_kept = self._remember(digest, answer, shown, before)
         if not is_bound_to(members.cnf, share.thumbprint, share.dpop_jkt):
             return self.refusal(Reason.WRONG_CERTIFICATE, evidence_id)

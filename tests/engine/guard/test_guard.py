@@ -222,6 +222,20 @@ async def test_a_no_that_the_disk_had_no_room_for_is_known_in_an_outage(autojump
         assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
 
 
+async def test_a_no_that_the_disk_had_no_room_for_wins_over_a_last_known_yes_of_before_it(
+    autojump_clock: MockClock,
+) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        stand.memory.is_full = True
+        stand.nodes.all(says(INACTIVE))
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+        as_of = stand.clock.now()
+        stand.nodes.all(answers(ccs_freshness="last_known", ccs_as_of=as_of))
+        assert (await stand.guard.check(share())).reason is Reason.NOT_ACTIVE
+
+
 async def test_a_stopped_atp_is_a_known_no_in_an_outage(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:
@@ -705,6 +719,21 @@ async def test_an_outage_of_before_the_restart_ends_although_no_share_comes(auto
         await trio.sleep(1)
         assert stand.guard.status().outage_since is None
     assert [entry.began_at for entry in stand.evidence.outages] == [NOW - 3599]
+
+
+async def test_a_begin_that_found_no_room_is_recorded_before_any_share(autojump_clock: MockClock) -> None:
+    """Else a restart would count the cap anew."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        stand.evidence.is_full = True
+        stand.nodes.all(fails(Failure.CONNECT))
+        assert (await stand.guard.check(share())).reason is Reason.DEGRADED
+        assert stand.evidence.outages == []
+        stand.evidence.is_full = False
+        await trio.sleep(5)
+        assert (await stand.guard.check(share())).reason is Reason.LAST_KNOWN
+        assert [(one.began_at, one.ended_at) for one in stand.evidence.outages] == [(float(NOW), 0.0)]
 
 
 async def test_an_end_that_found_no_room_is_recorded_when_there_is_some(autojump_clock: MockClock) -> None:
