@@ -335,6 +335,17 @@ class Intake:
             self._hear(event)
             self._heed(event)
             self._say(event)
+        else:
+            self._hear_again(event)
+
+    def _hear_again(self, event: VerifiedEvent) -> None:
+        """An earlier life may have kept it and died before it was heard. Only what takes away counts: whoever plays one
+        back could otherwise say that all is well.
+        """
+        if event.last_seq is not None:
+            self._watch.told(event.last_seq, BootTime(float("-inf")))
+        if isinstance(event.payload, StreamPayload) and event.payload.status != "enabled":
+            self._heed(event)
 
     def _heed(self, event: VerifiedEvent) -> None:
         """How our push stream stands: said, or told by a heartbeat, which comes on an enabled one alone.

@@ -243,6 +243,30 @@ async def test_a_heartbeat_that_comes_again_says_nothing_of_now(path: Path) -> N
     assert guard.intake.standing() is Standing.UNHEARD
 
 
+@pytest.mark.parametrize("word", ["heartbeat", "paused", "disabled"])
+async def test_a_word_that_a_dead_process_had_kept_is_heard_when_it_comes_again(path: Path, word: str) -> None:
+    """That something is missing, or that nothing is pushed for now; what such a word may give is not taken twice."""
+    service = TellingService()
+    guard = EventGuard(path, service)
+    await guard.healing.heal(must_list=True)
+    await guard.intake.note_sound()
+    service.change(1, Change.REVOKED)
+    now = guard.clock.now()
+    said = service.heartbeat(now) if word == "heartbeat" else service.stream_updated(word, now)
+    guard.intake._hear = cut  # it is on the disk by then
+    with pytest.raises(PowerCut):
+        await guard.push(said)
+    guard.close()
+    guard = EventGuard(path, service, memory=guard.memory, clock=guard.clock)
+    assert guard.intake.standing() is not Standing.MISSING
+    assert await guard.push(said)
+    assert guard.intake.standing() is Standing.MISSING
+    guard.clock.forward(179)
+    assert await guard.push(said)
+    guard.clock.forward(1)
+    assert guard.intake.heartbeat_at is None, "it was made before this life began"
+
+
 async def test_first_start_knows_nothing_until_it_was_told(path: Path) -> None:
     service = TellingService()
     for number in range(7):
