@@ -20,7 +20,7 @@ from admin.pki.key_files import write_private
 from tests.support.mutual_tls import Authority
 
 ROOT = Path(__file__).parents[2]
-WITHIN = 20.0
+WITHIN = 45.0
 SECRET = bytes(range(32))
 TRIVIAL = ("tests.support.node_children", "tests.support.node_children")
 MAIN = """
