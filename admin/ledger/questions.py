@@ -130,7 +130,8 @@ class Questions:
 
     async def _read_questions(self) -> tuple[list[Question], RedisFault | None]:
         """The questions of this round; a lost Redis must not keep silent instances in the table."""
-        hinted, self._hinted = self._hinted, {}
+        hinted = {instance: one for instance, one in self._hinted.items() if not self._is_answered(one)}
+        self._hinted = {}  # one may have been read while the round before was answering it
         if trio.current_time() < self._read_all_at:
             return list(hinted.values()), None
         try:
@@ -160,10 +161,13 @@ class Questions:
 
     def _is_new(self, question: Question) -> bool:
         """What was answered is heard no more: the last question of a node that died admits it to nothing."""
-        if self._answered.get(question.instance) == question.nonce:
+        if self._is_answered(question):
             return False
         self._register.hear(question)
         return True
+
+    def _is_answered(self, question: Question) -> bool:
+        return self._answered.get(question.instance) == question.nonce
 
     async def _answer(self, view: View, questions: Sequence[Question]) -> None:
         admitted = [question for question in questions if view.admits(question) and not self._is_ahead(question, view)]

@@ -120,6 +120,18 @@ async def test_each_question_is_answered_once_and_anew(questions: Questions, val
     await until(lambda: questions.statistics().answered == 3)
 
 
+async def test_a_question_that_was_read_while_it_was_being_answered_is_not_answered_again(
+    questions: Questions, valkey: Valkey
+) -> None:
+    asked = question()
+    ask(valkey, asked)
+    await answer_to(valkey, asked)
+    await until(lambda: questions.statistics().answered == 1)
+    questions._hinted[asked.instance] = asked
+    await questions.tick()
+    assert questions.statistics().answered == 1
+
+
 async def test_an_answer_never_says_more_than_the_stream_holds(
     ledger: SqlLedger, questions: Questions, valkey: Valkey
 ) -> None:
