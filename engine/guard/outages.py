@@ -44,8 +44,7 @@ class Outages:
         self._circuit = Circuit()
         self._opened, self._began = anyio.Event(), anyio.Event()
         self._shares = 0
-        self._untold: OutageEvidence | None = None  # an end that the evidence had no room for
-        self._is_on_record = True  # that there is an outage, where there is one
+        self._unrecorded: list[OutageEvidence] = []  # begins and ends that the evidence had no room for, in order
         self.attempts: tuple[Attempt, ...] = ()
         self.since: float | None = evidence.open_outage()
         self._since_boot = float(clock.boot()) - self._passed()
@@ -66,9 +65,7 @@ class Outages:
         if self.since is None:
             self.since, self._since_boot, self._shares = float(self._clock.now()), float(now), 0
             self._noted_at, self._known_to_be = now, (float(self._memory.newest()), float(now))
-            before = () if self._untold is None else (self._untold,)
-            self._is_on_record = self._record(*before, OutageEvidence(self.since, 0.0, self.attempts))
-            self._untold = None
+            self._record(OutageEvidence(self.since, 0.0, self.attempts))
             self._began.set()
         self._opened.set()
 
@@ -77,10 +74,11 @@ class Outages:
         if current:
             self.current_at = self._clock.boot()
         if self.since is not None and current and self.is_closed:
-            self._untold = OutageEvidence(self.since, float(self._clock.now()), self.attempts, self._shares)
+            end = OutageEvidence(self.since, float(self._clock.now()), self.attempts, self._shares)
             self.since, self.attempts = None, ()
-        if self._untold is not None and self._record(self._untold):
-            self._untold = None
+            self._record(end)
+        elif self._unrecorded:
+            self._record()
 
     @property
     def is_closed(self) -> bool:
@@ -94,8 +92,8 @@ class Outages:
 
     def now(self) -> Outage:
         """What shares are judged under at this moment."""
-        if self.since is not None and not self._is_on_record:  # before a share is: a restart must not forget it
-            self._is_on_record = self._record(OutageEvidence(self.since, 0.0, self.attempts))
+        if self._unrecorded:
+            self._record()  # before a share is: a restart must not forget the outage
         wall, lasts = self._clock.now(), 0.0
         if self.since is not None:
             lasts = self._lasts(self.since)
@@ -148,7 +146,7 @@ class Outages:
 
         Or when its end is not on record yet, for want of room.
         """
-        while self._untold is None and (self.since is None or not self.is_closed):
+        while not (self._unrecorded if self.since is None else self.is_closed):
             if self.since is None:
                 self._began = anyio.Event()
                 await self._began.wait()
@@ -159,10 +157,9 @@ class Outages:
         """What came of it."""
         self._circuit.probed(self._clock.boot(), self._draw(), good=good)
 
-    def _record(self, *entries: OutageEvidence) -> bool:
-        """A full disk neither begins nor ends an outage: it only allows no share in it. Returns whether it had room."""
-        try:
-            self._evidence.record_all(entries)
-        except MemoryFull:
-            return False
-        return True
+    def _record(self, *entries: OutageEvidence) -> None:
+        """A full disk neither begins nor ends an outage: it only allows no share in it. What waits goes first."""
+        self._unrecorded.extend(entries)
+        with contextlib.suppress(MemoryFull):
+            self._evidence.record_all(tuple(self._unrecorded))
+            self._unrecorded.clear()

@@ -768,6 +768,22 @@ async def test_an_end_that_found_no_room_does_not_end_the_outage_after_it(autoju
         assert stand.evidence.outages[1].began_at == first.began_at < stand.evidence.outages[2].began_at
 
 
+async def test_an_end_and_the_begin_after_it_that_found_no_room_are_both_recorded(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await ramps(stand)
+        stand.evidence.is_full = True
+        await trio.sleep(110)
+        assert stand.guard.status().outage_since is None
+        stand.nodes.all(fails(Failure.CONNECT))
+        assert (await stand.guard.check(share())).reason is Reason.DEGRADED
+        assert len(stand.evidence.outages) == 1
+        stand.evidence.is_full = False
+        await trio.sleep(5)
+        await stand.guard.check(share())
+        assert [entry.ended_at == 0 for entry in stand.evidence.outages] == [True, False, True]
+
+
 async def test_nobody_is_asked_of_our_own_while_the_circuit_is_open(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:
