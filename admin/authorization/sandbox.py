@@ -4,7 +4,7 @@ Consents go to the ledger in batches of one append each; tokens are signed in th
 streams out as it comes, so that a million tokens need no more memory than a thousand.
 """
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import ClassVar, Final, TypeVar
 
 import msgspec
@@ -73,7 +73,7 @@ class Sandbox:
         _, _, receipt = await self._grant(first, pairs, act, key)
         return receipt
 
-    async def mint(self, count: int, consents: int, first: int, pair: Pair, act: Act) -> AsyncIterator[bytes]:
+    async def mint(self, count: int, consents: int, first: int, pair: Pair, act: Act) -> AsyncGenerator[bytes, None]:
         """JSON lines of `count` tokens over `consents` new consents; raises where `grant` does, at the first step."""
         done = 0
         while done < consents:

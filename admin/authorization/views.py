@@ -1,7 +1,8 @@
 """The issuer's web face: metadata and keys for everybody, and in a sandbox consents and tokens by the thousand."""
 
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Annotated, Any, Final
 
@@ -150,10 +151,11 @@ def _pairs(form: PeopleForm) -> list[Pair]:
     ]
 
 
-async def _chained(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for lines in rest:
-        yield lines
+async def _chained(first: bytes, rest: AsyncGenerator[bytes, None]) -> AsyncIterator[bytes]:
+    async with aclosing(rest):  # whoever stops reading before the end stops the minting, here and now
+        yield first
+        async for lines in rest:
+            yield lines
 
 
 def _cached(body: bytes, content_type: str) -> Response:

@@ -25,6 +25,6 @@ def certificate_of(encoded: str) -> Certificate:
     try:
         der = base64.b64decode(encoded, validate=True)
         not_after = x509.load_der_x509_certificate(der).not_valid_after_utc
-    except ValueError as error:
+    except (ValueError, x509.InvalidVersion) as error:
         raise InvalidCertificate("certificates: not a certificate in base64 of DER") from error
     return Certificate(Thumbprint(hashlib.sha256(der).digest()), UnixTime(int(not_after.timestamp())))

@@ -1,6 +1,5 @@
 """Reading a recovery from the ledger: whether it is under way, and where it stands."""
 
-from collections.abc import AsyncIterator
 from typing import Final
 
 import msgspec
@@ -91,7 +90,7 @@ class RecoveryReader:
         assert newest is not None  # noqa: S101 - `restored` has looked
         ended_under = next(name for name, found in restored.past.restores.items() if found == newest)
         parties = [await self._party(record, restored) for record in await self._participants()]
-        told = [told async for told in self._told(restored.since)]
+        told = await self._told(restored.since)
         return Standing(restored.recovery, newest[1], ended_under, tuple(parties), tuple(told))
 
     async def _read_past(self) -> Past:
@@ -113,19 +112,18 @@ class RecoveryReader:
             return Restored(past, None, newest[0], newest[1].gap_from)
         return Restored(past, recovery, recovery.since, recovery.gap_from)
 
-    async def _records(self, kind: EntryKind) -> AsyncIterator[tuple[int, FeedRecord]]:
-        after = (int(kind), b"")
+    async def _records(self, kind: EntryKind) -> list[tuple[int, FeedRecord]]:
+        records, after = list[tuple[int, FeedRecord]](), (int(kind), b"")
         while True:
             page = [found for found in await self._ledger.records(after, PAGE) if found[1].kind == kind]
-            for found in page:
-                yield found
+            records += page
             if len(page) < PAGE:
-                return
+                return records
             after = (int(kind), page[-1][1].key)
 
     async def _participants(self) -> list[ParticipantRecord]:
         """Whoever must report, as far as the restored ledger knows them."""
-        found = [_participant.decode(one.record) async for _, one in self._records(EntryKind.PARTICIPANT)]
+        found = [_participant.decode(one.record) for _, one in await self._records(EntryKind.PARTICIPANT)]
         return [one for one in found if one.role in REPORTERS and not one.suspended]
 
     async def _party(self, record: ParticipantRecord, restored: Restored) -> Party:
@@ -134,13 +132,14 @@ class RecoveryReader:
         is_there = isinstance(event, RecoveryReported) and is_whole(event, restored.covers_from)
         return Party(record.client_id, record.role, event if is_there and isinstance(event, RecoveryReported) else None)
 
-    async def _told(self, since: int) -> AsyncIterator[Told]:
-        async for seq, _ in self._records(EntryKind.DOUBT):
-            if seq > since:
-                (stored,) = await self._ledger.events(seq - 1, 1)
-                event = event_of(stored)
-                if isinstance(event, RecoveryTold):
-                    yield await self._with_consent(event, seq)
+    async def _told(self, since: int) -> list[Told]:
+        told = list[Told]()
+        for seq in [seq for seq, _ in await self._records(EntryKind.DOUBT) if seq > since]:
+            (stored,) = await self._ledger.events(seq - 1, 1)
+            event = event_of(stored)
+            if isinstance(event, RecoveryTold):
+                told.append(await self._with_consent(event, seq))
+        return told
 
     async def _with_consent(self, event: RecoveryTold, seq: int) -> Told:
         state = await self._ledger.subject(f"consent:{event.consent_id}")

@@ -144,8 +144,9 @@ class FeedClient:
         """
         asked: dict[str, str | int | float] = {"incarnation": after.incarnation, "after": after.seq, "wait": wait}
         timeout = httpx2.Timeout(READ, connect=CONNECT, pool=POOL, read=READ + wait)
-        async with self._answer("GET", "/entries", params=asked, timeout=timeout) as response:
-            return [sealed async for sealed in _frames_of(response)]
+        answer = self._answer("GET", "/entries", params=asked, timeout=timeout)
+        async with answer as response, aclosing(_frames_of(response)) as frames:
+            return [sealed async for sealed in frames]
 
     async def check(self, question: Question) -> Answer:
         """The ledger's position, read while we wait; also says what we have applied."""

@@ -7,6 +7,7 @@ nothing of it is ever thrown away. Runs on trio and on asyncio.
 
 import ssl
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing
 from http import HTTPStatus
 from typing import Any, Final, Protocol
 
@@ -195,13 +196,14 @@ def _client_with(tls: ssl.SSLContext) -> httpx2.AsyncClient:
 
 async def _read(response: httpx2.Response) -> bytes:
     pieces, size, deadline = list[bytes](), 0, anyio.current_time() + READ
-    async for piece in response.aiter_raw():
-        pieces.append(piece)
-        size += len(piece)
-        if size > _MAX_ANSWER:
-            raise NotReported("the service's answer is too long", again=False)
-        if anyio.current_time() > deadline:  # each piece came in time, and all of them did not
-            raise NotReported("the service's answer took too long")
+    async with aclosing(response.aiter_raw()) as arriving:
+        async for piece in arriving:
+            pieces.append(piece)
+            size += len(piece)
+            if size > _MAX_ANSWER:
+                raise NotReported("the service's answer is too long", again=False)
+            if anyio.current_time() > deadline:  # each piece came in time, and all of them did not
+                raise NotReported("the service's answer took too long")
     return b"".join(pieces)
 
 

@@ -10,6 +10,7 @@ import base64
 import binascii
 import datetime
 import hashlib
+import operator
 from collections.abc import Awaitable, Iterable
 from pathlib import Path
 from typing import ClassVar, Final
@@ -35,6 +36,17 @@ CLIENT_CERT_CHAIN: Final = b"client-cert-chain"
 MAX_DER: Final = 8_192  # bytes of one certificate
 MAX_CHAIN: Final = 8  # certificates
 _KEPT: Final = 4_096  # participants' certificates remembered as verified
+_BROKEN: Final = (  # whatever `cryptography` raises for bytes that are no certificate, or one that breaks its own rules
+    ValueError,
+    TypeError,  # a name's part of a kind that its type may not have
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+    x509.DuplicateExtension,
+)
+
+_READ_LATE: Final = tuple(  # parts that are read only when asked for, and may be broken
+    map(operator.attrgetter, ("extensions", "subject", "issuer", "not_valid_before_utc", "not_valid_after_utc"))
+)
 
 NO_CLIENT: Final = Response(400, b'{"error":"invalid_client"}')
 WRONG_CLIENT: Final = Response(401, INVALID_CLIENT)
@@ -179,8 +191,9 @@ def read_certificate(der: bytes) -> x509.Certificate:
     """Raises BadForwarded."""
     try:
         certificate = x509.load_der_x509_certificate(der)
-        _ = certificate.extensions  # read only when asked for, and may be broken
-    except (ValueError, x509.UnsupportedGeneralNameType, x509.DuplicateExtension) as error:
+        for read in _READ_LATE:
+            read(certificate)
+    except _BROKEN as error:
         raise BadForwarded("a forwarded certificate is no certificate") from error
     return certificate
 

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 import pytest
+import trio
 
 from admin.ledger.events import ConsentGranted, event_of
 from admin.pki.keys import FileTokenSigner
@@ -55,6 +56,20 @@ async def test_many_tokens_come_in_batches(site: Site, monkeypatch: pytest.Monke
     monkeypatch.setattr("admin.authorization.sandbox.FIRST_LINES", 5)
     lines = await minted(site, count=66)
     assert len({line["consent_id"] for line in lines}) == len(lines) == 66
+
+
+async def test_whoever_leaves_stops_the_minting(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("admin.authorization.sandbox.FIRST_LINES", 1)
+    monkeypatch.setattr("admin.authorization.sandbox.MAX_BATCH", 1)
+    before = (await site.ledger.head()).position.seq
+    body = {**TOKENS, "count": 5_000}
+    async with site.client("operator-1") as http, http.stream("POST", "/sandbox/tokens", json=body) as response:
+        assert response.status_code == 200
+    granted = 0
+    while granted != (now := (await site.ledger.head()).position.seq - before):
+        granted = now
+        await trio.sleep(0.5)
+    assert 0 < granted < 5_000
 
 
 @pytest.mark.parametrize(

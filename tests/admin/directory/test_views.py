@@ -1,6 +1,6 @@
 """The directory's API over real mutual TLS: operators write, participants see themselves."""
 
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from typing import Any
 
 import msgspec
@@ -195,6 +195,13 @@ async def test_values_are_updated(site: Site) -> None:
 async def test_a_bad_registration_is_refused(site: Site, members: dict[str, Any], status: int, code: str) -> None:
     got, problem = await site.call("operator-1", "POST", "/participants", registration(site, **members))
     assert (got, problem["code"]) == (status, code)
+
+
+async def test_a_certificate_of_a_version_that_nobody_knows_is_refused(site: Site) -> None:
+    der = b64decode(encoded(site, "edp-1")).replace(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x1a", 1)
+    body = registration(site, certificates=[b64encode(der).decode()])
+    status, problem = await site.call("operator-1", "POST", "/participants", body)
+    assert (status, problem["code"]) == (400, "invalid_certificate")
 
 
 async def test_a_certificate_of_somebody_else_is_refused(site: Site) -> None:

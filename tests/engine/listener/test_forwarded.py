@@ -339,9 +339,22 @@ def test_a_certificate_beyond_the_size_is_not_even_decoded() -> None:
         read_byte_sequence(sequence(b"a" * (MAX_DER + 6)))
 
 
-def test_bytes_that_are_no_certificate_are_named_as_such() -> None:
+@pytest.mark.parametrize(
+    ("good", "bad"),
+    [
+        pytest.param(b"\x30", b"\x31", id="another structure"),
+        pytest.param(b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x1a", id="an unknown version"),
+        pytest.param(b"\x55\x04\x03\x0c", b"\x55\x04\x03\x03", id="a name that is no text"),
+        pytest.param(b"\x55\x04\x03\x0c\x03edp", b"\x55\x04\x03\x03\x03\x00dp", id="a name of bits"),
+        pytest.param(b"\x17\x0d", b"\x17\x0c", id="a time that is none"),
+        pytest.param(b"\x55\x1d\x25", b"\x55\x1d\x11", id="an extension twice"),
+    ],
+)
+def test_bytes_that_are_no_certificate_are_named_as_such(leaf: bytes, good: bytes, bad: bytes) -> None:
+    spoiled = leaf.replace(good, bad, 1)
+    assert spoiled != leaf
     with pytest.raises(BadForwarded, match="no certificate"):
-        read_certificate(b"0" * 40)
+        read_certificate(spoiled)
 
 
 def test_a_head_without_these_fields_forwards_nothing() -> None:
