@@ -58,7 +58,7 @@ from admin.ledger.pace import Pace
 from admin.ledger.pusher_calls import pusher_blueprint
 from admin.ledger.reports import Reports
 from admin.ledger.sql import SqlLedger, open_ledger
-from admin.listeners import listen, port_of, tls_context
+from admin.listeners import CannotListen, listen, port_of, renew_certificate, tls_context
 from admin.measured import MeasuredBarrier, MeasuredLedger
 from admin.metrics import FEED_CALLS
 from admin.openapi import describe
@@ -359,11 +359,9 @@ async def _serve_until_stopped(
 
 def _reload(sockets: Sequence[Listening], config: AdminConfig) -> None:
     """Take the certificate files as they are now; a bad one leaves the old in place."""
-    tls = config.web.tls
-    for on in sockets:
-        try:
-            on.tls.load_cert_chain(tls.certificate_file, tls.key_file)
-        except (OSError, ssl.SSLError) as error:
-            _log.error("reload_failed", error=str(error))
-            return
-    _log.info("reloaded")
+    try:
+        renew_certificate([on.tls for on in sockets], config.web.tls)
+    except CannotListen as fault:
+        _log.error("reload_failed", text=fault.text, taken=[])
+    else:
+        _log.info("reloaded")

@@ -5,6 +5,7 @@ Which listener asks for a client certificate is settled by the context it is giv
 
 import errno
 import ssl
+from collections.abc import Iterable
 from typing import Final
 
 import trio
@@ -58,6 +59,21 @@ def tls_context(tls: Tls, *, client_certificates: bool) -> ssl.SSLContext:
     except (OSError, ssl.SSLError) as error:
         raise CannotListen(f"{tls.certificate_file} and its key cannot be used: {error}") from error
     return context
+
+
+def renew_certificate(contexts: Iterable[ssl.SSLContext], tls: Tls) -> None:
+    """Take the certificate and its key as the files are now, for connections to come.
+
+    Raises CannotListen: then all have what they had.
+    """
+    files = tls.certificate_file, tls.key_file
+    try:
+        # One that is not in use first: a certificate whose key does not fit would take the key from a context.
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(*files)
+        for context in contexts:
+            context.load_cert_chain(*files)
+    except (OSError, ssl.SSLError) as error:
+        raise CannotListen(f"{tls.certificate_file} and its key cannot be used: {error}") from error
 
 
 def _require_client_certificates(context: ssl.SSLContext, tls: Tls) -> None:
