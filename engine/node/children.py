@@ -42,6 +42,7 @@ class Child:
         self._process: ChildProcess | None = None
         self._others: list[ChildProcess] = []  # not in place yet, or no more
         self._watching = trio.CancelScope()
+        self._starting: trio.Event | None = None  # set once the process in place serves, or cannot
         self._renewed: trio.Event | None = None  # somebody waits until the process in place has been replaced
         self.head = -1
 
@@ -75,7 +76,12 @@ class Child:
                 self._settle()
 
     async def renew(self) -> None:
-        """Replace the process in place; none needs no renewal. Raises ChildEnded: the old one goes on."""
+        """Replace the process in place; none needs no renewal. Raises ChildEnded: the old one goes on.
+
+        One that is still starting is awaited first: it has an older order, and whoever starts it sees to nothing else.
+        """
+        while self._starting is not None:
+            await self._starting.wait()
         if self._process is None:
             return
         if self._beside:
@@ -102,9 +108,14 @@ class Child:
 
     async def _begin(self) -> None:
         self._process = ChildProcess(self._module, self._order())
-        self._changed()
-        await self._process.wait_ready()
-        self._changed()
+        self._starting = starting = trio.Event()
+        try:
+            self._changed()
+            await self._process.wait_ready()
+            self._changed()
+        finally:
+            self._starting = None
+            starting.set()
 
     async def _watch(self) -> None:
         """Until the process in place ends, or another one has taken it."""

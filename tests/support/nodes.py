@@ -153,7 +153,8 @@ issuer = "https://localhost:8450"
         return found
 
     def wait_ready(self, workers: int = 2) -> "Running":
-        eventually(lambda: self.process.poll() is not None or self.workers_run(workers))
+        """All its children serve; the feeder too, which would read at its start what a test changes after this."""
+        eventually(lambda: self.process.poll() is not None or (self.workers_run(workers) and self.feeder_runs()))
         assert self.process.poll() is None, self.said()
         return self
 
@@ -162,8 +163,14 @@ issuer = "https://localhost:8450"
         eventually(lambda: victim not in self.pids() and self.workers_run(workers))
 
     def workers_run(self, count: int) -> bool:
+        return sum(name.startswith("worker") for name in self._running()) == count
+
+    def feeder_runs(self) -> bool:
+        return "feeder" in self._running()
+
+    def _running(self) -> list[str]:
         children = self.status("/statusz")[1].get("children", []) if self.described() else []
-        return bool(sum(c["life"] == "running" and c["name"].startswith("worker") for c in children) == count)
+        return [child["name"] for child in children if child["life"] == "running"]
 
     def pids(self) -> list[int]:
         pids = self.described()["pids"]
