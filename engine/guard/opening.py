@@ -77,7 +77,10 @@ class Reports:
 
 
 class Parts:
-    """An open guard. services: what must run for it, by name. reloads: read files anew; each may raise a Fault."""
+    """An open guard. services: what must run for it, by name.
+
+    reloads: read files anew, by part; each may raise a Fault.
+    """
 
     def __init__(
         self,
@@ -105,7 +108,11 @@ class Parts:
                 in_outage=lambda: guard.status().outage_since is not None,
             ).run,
         }
-        self.reloads: list[Callable[[], None]] = [guard.renew, events.reload, reports.reload]
+        self.reloads: dict[str, Callable[[], None]] = {
+            "introspection": guard.renew,
+            "events": events.reload,
+            "reports": reports.reload,
+        }
 
     def find_evidence(self, evidence_id: str) -> bytes | None:
         """What was recorded under an id, as JSON; None: nothing, or not any more. Raises MemoryFull."""

@@ -29,6 +29,7 @@ from engine.listener.sockets import listen, port_of
 from engine.telemetry import logs
 from engine.telemetry.guard_health import GuardHealth, PartHealth
 from engine.telemetry.host import SystemClock
+from engine.telemetry.reloads import reload_each
 
 DRAIN: Final = Seconds(12.0)  # a question takes 9.4 seconds at most
 # What cannot begin is told at the start; after that a guard goes on: there is nobody above it that could do better.
@@ -138,13 +139,7 @@ class _Process:
     def _reload(self) -> None:
         """Take in place what can be. What cannot be used is said, and changes nothing."""
         assert self._parts is not None  # noqa: S101 - it runs
-        reloads: list[Callable[[], None]] = [*self._parts.reloads, self._reload_secret]
-        for reload in reloads:
-            try:
-                reload()
-            except Fault as fault:
-                _log.error("reload_failed", text=fault.text, detail=fault.detail)
-        _log.info("reloaded")
+        reload_each({**self._parts.reloads, "secret": self._reload_secret}, _log)
 
     def _reload_secret(self) -> None:
         sidecar = self._config.sidecar

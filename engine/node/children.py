@@ -12,9 +12,6 @@ import trio
 from engine.config import NodeConfig
 from engine.node.child_process import ChildEnded, ChildProcess
 from engine.node.orders import Order, Report
-from engine.telemetry import logs
-
-_log = logs.logger("node")
 
 
 class Child:
@@ -56,11 +53,13 @@ class Child:
         """Of processes that are about to take the place, or drain."""
         return [other.pid for other in self._others]
 
-    def tell(self, config: NodeConfig) -> None:
-        """Tell every process of new settings; they also read their certificates anew."""
-        for process in [*self._others, *([self._process] if self._process else [])]:
-            if not process.tell(config):
-                _log.error("child_does_not_listen", pid=process.pid, child=process.order.name)
+    def tell(self, config: NodeConfig) -> list[int]:
+        """Tell every process of new settings; they also read their certificates anew.
+
+        Returns the pids of those that do not listen, and go on with what they have.
+        """
+        processes = [*self._others, *([self._process] if self._process else [])]
+        return [process.pid for process in processes if not process.tell(config)]
 
     async def run(self, *, task_status: trio.TaskStatus[Any]) -> None:
         """Until a process ends that was not asked to. Raises ChildEnded; when cancelled, drains first."""

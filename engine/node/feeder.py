@@ -40,7 +40,7 @@ async def work(process: Process) -> None:
     mac_keys = read_keys(config.feed.mac_key_files)
     links = _links(config)
     feed = FeedAccess(config.feed)
-    process.on_reload(feed.reload)
+    process.on_reload("feed", feed.reload)
     store = ReplicaStore(config.replica.directory, map_size=config.replica.map_size, boot_id=place)
     if store.discarded:
         _log.warning("replica_discarded", reason=store.discarded)

@@ -22,6 +22,7 @@ from engine.node.balance import Balance
 from engine.node.orders import Lifeline, NoOrder, Order, Report, write_report
 from engine.telemetry import logs
 from engine.telemetry.late import load_telemetry
+from engine.telemetry.reloads import reload_each
 
 MEASURE_EVERY: Final = Seconds(1.0)
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -40,7 +41,7 @@ class Process:
         self.telemetry_loaded = trio.Event()  # `engine.telemetry.metrics` may be imported; some time after `ready`
         self._serving = trio.Event()
         self._reports = reports
-        self._on_reload: list[Callable[[], None]] = []
+        self._on_reload: dict[str, Callable[[], None]] = {}
 
     def ready(self) -> None:
         """Tell the supervisor, and take what was made so far out of the garbage collector's rounds."""
@@ -77,18 +78,16 @@ class Process:
         self.order = order
         self.reload()
 
-    def on_reload(self, reload: Callable[[], None]) -> None:
-        """Call this when `order` has changed, and at SIGHUP. A Fault it raises is logged; things stay as they were."""
-        self._on_reload.append(reload)
+    def on_reload(self, part: str, reload: Callable[[], None]) -> None:
+        """Call this when `order` has changed, and at SIGHUP. A Fault it raises is logged; things stay as they were.
+
+        part: what reads anew, in the words of the settings; for the log.
+        """
+        self._on_reload[part] = reload
 
     def reload(self) -> None:
         """Take in place what can be."""
-        for reload in self._on_reload:
-            try:
-                reload()
-            except Fault as fault:
-                _log.error("reload_failed", text=fault.text, detail=fault.detail)
-        _log.info("reloaded")
+        reload_each(self._on_reload, _log)
 
 
 Work = Callable[[Process], Awaitable[None]]

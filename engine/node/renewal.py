@@ -11,7 +11,7 @@ import trio
 from engine.config import NodeConfig, load_node_config
 from engine.errors import Fault
 from engine.node.children import Child
-from engine.node.reloading import Standing, changes, check, possible, standing
+from engine.node.reloading import Changes, Standing, changes, check, possible, standing
 from engine.telemetry import logs
 
 _log = logs.logger("node")
@@ -62,7 +62,7 @@ class Renewal:
             check(config)
             self._put_in_force(standing(config))
         except Fault as fault:
-            _log.error("reload_failed", text=fault.text, detail=fault.detail)
+            _log.error("reload_failed", text=fault.text, detail=fault.detail, taken=[])
             return
         found = changes(before, Standing(asked, self._standing.files))
         if found.full_restart:
@@ -71,9 +71,8 @@ class Renewal:
             return
         if found.feeder:
             await self._renew([feeder])
-        for child in (*workers, feeder):
-            child.tell(config)
-        _log.info("reloaded", in_place=found.in_place, renewed=(*found.renewing, *found.contents))
+        deaf = [pid for child in (*workers, feeder) for pid in child.tell(config)]
+        _say(found, deaf)
 
     async def _renew_workers(self, workers: Sequence[Child], before: Standing) -> bool:
         done = await self._renew(workers)
@@ -98,3 +97,13 @@ class Renewal:
     def _put_in_force(self, found: Standing) -> None:
         self._adopt(found.config)
         self._standing, self.config = found, found.config
+
+
+def _say(found: Changes, deaf: Sequence[int]) -> None:
+    """deaf: pids of processes that could not be told."""
+    renewed = (*found.renewing, *found.contents)
+    if deaf:
+        text = f"it does not listen and goes on with what it has: {', '.join(f'process {pid}' for pid in deaf)}"
+        _log.error("reload_failed", text=text, taken=(*found.in_place, *renewed))
+    else:
+        _log.info("reloaded", in_place=found.in_place, renewed=renewed)

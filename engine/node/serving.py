@@ -40,7 +40,7 @@ async def serve_until_drained(
     """
     listener = process.order.config.listener
     credentials = Credentials(listener.tls.certificate_file, listener.tls.key_file, listener.tls.client_ca_file)
-    process.on_reload(credentials.reload)
+    process.on_reload("listener.tls", credentials.reload)
     sockets = [socket.socket(fileno=descriptor) for descriptor in process.order.sockets]
     limits = limits_of(listener, process.order.config.drain_timeout)
     run = partial(serve, handler, sockets, credentials, limits, clock=clock, balance=process.balance, gate=gate)
@@ -49,7 +49,7 @@ async def serve_until_drained(
             servers: list[Server] = [await serving.start(run)]
             if proxied is not None:
                 servers.append(await serving.start(_serving_proxies(process, proxied, clock)))
-            process.on_reload(partial(_take_limits, process, servers))
+            process.on_reload("listener", partial(_take_limits, process, servers))
             measuring.start_soon(_keep_flushing, process, servers)
             process.ready()
             await process.draining.wait()

@@ -65,7 +65,7 @@ async def work(process: Process) -> None:
     replica = Replica(config.replica.directory, map_size=config.replica.map_size)
     memo = VerifiedTokens(config.tokens.memo_size)
     feed = FeedAccess(config.feed)
-    process.on_reload(feed.reload)
+    process.on_reload("feed", feed.reload)
     security = SecurityLog(time.monotonic)
     answer_key = _answer_key(config)
     outcomes = {outcome: Tally() for outcome in Outcome}
@@ -123,7 +123,7 @@ def _behind_proxies(process: Process, handler: Handler, clock: Clock, security: 
     from engine.listener import forwarded  # noqa: PLC0415 - other workers do without X.509 in their memory
 
     authorities = forwarded.ClientAuthorities(config.listener.tls.client_ca_file)
-    process.on_reload(authorities.reload)
+    process.on_reload("proxy-listener", authorities.reload)
     return forwarded.ForwardedCertificates(
         handler,
         hops=forwarded.thumbprints(config.proxy_listener.pinned_thumbprints),

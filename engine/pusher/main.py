@@ -129,7 +129,7 @@ class _Process:
             outgoing, feed = client_tls(config.outgoing, "outgoing"), client_tls(config.feed, "feed")
             logs.configure(config.log_level, role="pusher", pusher_id=config.pusher_id)
         except (Fault, OSError, ssl.SSLError) as error:
-            _log.error("reload_failed", text=error.text if isinstance(error, Fault) else str(error))
+            _log.error("reload_failed", text=error.text if isinstance(error, Fault) else str(error), taken=[])
             return
         await self._service.renew(feed)
         self._egress.reload(outgoing)

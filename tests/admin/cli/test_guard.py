@@ -98,6 +98,12 @@ class Guard:
         finally:
             connection.close()
 
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """Lines of its log, each whole, that tell of this."""
+        whole, _, _ = self.log.read_text().rpartition("\n")
+        lines = (json.loads(line) for line in whole.splitlines() if line.startswith("{"))
+        return [line for line in lines if line["event"] == name]
+
     def another(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`ccs` with other words, to its end."""
         return subprocess.run(
@@ -138,12 +144,16 @@ def test_a_reload_takes_the_new_secret_and_keeps_what_it_has_when_that_is_none(g
     assert (guard.status_with(OLD), guard.status_with(NEW)) == (200, 401)
     (guard.folder / "secret").write_text("short")
     guard.signal(signal.SIGHUP)
-    eventually(lambda: "reload_failed" in guard.log.read_text())
+    eventually(lambda: bool(guard.events("reload_failed")))
+    (refused,) = guard.events("reload_failed")
+    assert (refused["kept"], refused["taken"]) == ("secret", ["introspection", "events", "reports"])
     assert guard.status_with(OLD) == 200
     (guard.folder / "secret").write_text(NEW)
     guard.signal(signal.SIGHUP)
     eventually(lambda: guard.status_with(NEW) == 200)
     assert guard.status_with(OLD) == 401
+    eventually(lambda: bool(guard.events("reloaded")))
+    assert len(guard.events("reloaded")) == 1, "the round before failed"
 
 
 def test_a_second_guard_beside_it_is_refused_in_one_sentence(guard: Guard) -> None:

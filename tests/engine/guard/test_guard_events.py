@@ -366,11 +366,11 @@ async def test_a_reload_takes_another_authority_for_events_and_reports_and_a_bro
             with pytest.raises(NotReported, match="does not answer"):
                 await parts._reports(Report((), b"{}", "key-1"))
             believed.write_bytes(stranger + authority.file.read_bytes())
-            for reload in parts.reloads:
+            for reload in parts.reloads.values():
                 reload()
             await assert_both_are_heard(parts)
             believed.write_bytes(b"no certificate")
-            for reload in parts.reloads:
+            for reload in parts.reloads.values():
                 with pytest.raises(BadConfig, match=believed.name):
                     reload()
             await assert_both_are_heard(parts)

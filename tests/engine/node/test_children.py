@@ -1,4 +1,4 @@
-"""Places and their processes: renewed while one is still starting."""
+"""Places and their processes: renewed while one is still starting, told of new settings while one does not listen."""
 
 import os
 import signal
@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import trio
 import trio.testing
+from structlog.testing import capture_logs
 
 from engine.config import load_node_config
 from engine.node.children import Child
 from engine.node.orders import Order
+from engine.node.renewal import Renewal
 from tests.support.mutual_tls import Authority
 from tests.support.nodes import ROOT, TRIVIAL, WITHIN, Running
 
@@ -64,3 +66,21 @@ async def test_a_process_that_is_still_starting_is_renewed_once_it_serves(settin
                 await ready.wait()
             assert child.pid not in (0, first)
             assert child.other_pids == []
+
+
+async def test_a_process_that_does_not_listen_is_named_and_nothing_is_reloaded(settings: Path) -> None:
+    child, absent = place(settings, beside=True), place(settings, beside=False)
+    renewal = Renewal(load_node_config(settings), settings, lambda _: None)
+    with trio.fail_after(WITHIN), capture_logs() as lines:
+        async with running(child) as ready, trio.open_nursery() as renewing:
+            await ready.wait()
+            os.kill(child.pid, signal.SIGSTOP)
+            while not child.tell(renewal.config):
+                pass
+            renewing.start_soon(renewal.run, [child], absent)
+            renewal.reload()
+            await trio.testing.wait_all_tasks_blocked()
+            os.kill(child.pid, signal.SIGCONT)
+            said = f"it does not listen and goes on with what it has: process {child.pid}"
+            renewing.cancel_scope.cancel()
+    assert [(line["event"], line["text"], line["taken"]) for line in lines] == [("reload_failed", said, ())]

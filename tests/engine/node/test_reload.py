@@ -82,6 +82,18 @@ def test_a_mended_file_is_taken_after_a_refusal(start: Start) -> None:
     assert before.isdisjoint(running.described()["pids"]["workers"])
 
 
+def test_a_process_that_cannot_take_one_file_says_what_it_took_and_not_that_it_reloaded(start: Start) -> None:
+    running = start().wait_ready()
+    worker = running.described()["pids"]["workers"][0]
+    running.files[0].write_text("no certificate")
+    running.kill(worker, signal.SIGHUP)
+    (refused,) = eventually(lambda: running.events("reload_failed"))
+    assert (refused["kept"], refused["taken"]) == ("listener.tls", ["listener"])
+    running.authority.issue("server")
+    running.kill(worker, signal.SIGHUP)
+    assert len(eventually(lambda: running.events("reloaded"))) == 1, "the round before failed"
+
+
 def test_limits_and_log_level_are_taken_by_the_same_processes(start: Start, callers: Connect) -> None:
     running = start().wait_ready()
     kept, before = callers(running), running.pids()
