@@ -7,6 +7,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import aclosing
 from pathlib import Path
 
 import structlog
@@ -111,8 +112,9 @@ def service_of(ledger: SqlLedger) -> FeedService:
 
 async def snapshot(ledger: SqlLedger) -> None:
     watch, count, size, reader = Watch(), 0, 0, FrameReader()
-    async for chunk in service_of(ledger).snapshot():
-        count, size = count + len(reader.feed(chunk)), size + len(chunk)
+    async with aclosing(service_of(ledger).snapshot()) as chunks:
+        async for chunk in chunks:
+            count, size = count + len(reader.feed(chunk)), size + len(chunk)
     watch.say(f"snapshot, framed, sealed and read again ({size / count:.0f} B each)", count)
 
 

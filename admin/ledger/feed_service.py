@@ -6,7 +6,7 @@ order of their keys, page by page: one that changed meanwhile is newer than S, o
 comes with the entries after S.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from typing import Annotated, Final, TypeVar
 
 import msgspec
@@ -137,7 +137,7 @@ class FeedService:
         self._ledger = ledger
         self._sealer = sealer
 
-    async def snapshot(self) -> AsyncIterator[bytes]:
+    async def snapshot(self) -> AsyncGenerator[bytes, None]:
         """The body of a snapshot, in chunks of at least CHUNK bytes but for the last."""
         position = (await self._ledger.head()).position
         held = bytearray(frame(self._sealer.entry(begin_mark(position)).sealed))

@@ -8,7 +8,8 @@ half of which come to the guard as batches. Nodes are asked about each share by 
 
 import json
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from random import Random
 from typing import Any
 from urllib.parse import quote
@@ -74,21 +75,23 @@ class Load:
             await self._guarding.ask_many(self._standing.next(BATCH, time.time()))
 
     async def _ask_of_passing(self, nursery: trio.Nursery, began: float, seconds: float) -> None:
-        async for now in self._times(began, seconds, self._rate):
-            question = self._knowledge.next(time.time())
-            if question is not None and self._can_ask(now, 1):
-                nursery.start_soon(self._ask, question, trio.current_time() - began)
+        async with aclosing(self._times(began, seconds, self._rate)) as times:
+            async for now in times:
+                question = self._knowledge.next(time.time())
+                if question is not None and self._can_ask(now, 1):
+                    nursery.start_soon(self._ask, question, trio.current_time() - began)
 
     async def _ask_of_lasting(self, nursery: trio.Nursery, began: float, seconds: float) -> None:
         """One call to a guard at a time of its own: a batch counts as so many checks."""
         single, batches = self._checks * (1 - BATCHED), self._checks * BATCHED / BATCH
-        async for now in self._times(began, seconds, single + batches):
-            count = 1 if self._random.random() < single / (single + batches) else BATCH
-            tokens = self._standing.next(count, time.time())
-            if tokens and self._can_ask(now, len(tokens)):
-                nursery.start_soon(self._ask_beside, tokens, trio.current_time() - began)
+        async with aclosing(self._times(began, seconds, single + batches)) as times:
+            async for now in times:
+                count = 1 if self._random.random() < single / (single + batches) else BATCH
+                tokens = self._standing.next(count, time.time())
+                if tokens and self._can_ask(now, len(tokens)):
+                    nursery.start_soon(self._ask_beside, tokens, trio.current_time() - began)
 
-    async def _times(self, began: float, seconds: float, rate: float) -> AsyncIterator[float]:
+    async def _times(self, began: float, seconds: float, rate: float) -> AsyncGenerator[float, None]:
         """When to ask, whoever waits for answers."""
         due = began + self._random.expovariate(rate)
         while due < began + seconds:

@@ -4,8 +4,8 @@ The service speaks by method call, the projector writes to a real Redis; both ca
 """
 
 import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
 
 import msgspec
 import trio
@@ -111,9 +111,10 @@ class MadeLedger:
     async def snapshot(self) -> AsyncIterator[AsyncIterator[bytes]]:
         self._answer_call("snapshot")
         await self.snapshots_allowed.wait()
-        yield self._pieces()
+        async with aclosing(self._pieces()) as pieces:
+            yield pieces
 
-    async def _pieces(self) -> AsyncIterator[bytes]:
+    async def _pieces(self) -> AsyncGenerator[bytes, None]:
         for sealed in snapshot_of(self.position, self.entries_):
             await trio.lowlevel.checkpoint()
             yield sealed

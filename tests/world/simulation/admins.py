@@ -1,5 +1,6 @@
 """An admin process: everything of the ledger's side that the freshness promise rests on, on a database and a Redis."""
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
@@ -137,7 +138,8 @@ class Admin:
         return Done((await write(self.ledger, append.subject, lambda _: append, key)).receipt)
 
     async def snapshot(self) -> list[bytes]:
-        return [chunk async for chunk in self.feed.snapshot()]
+        async with aclosing(self.feed.snapshot()) as chunks:
+            return [chunk async for chunk in chunks]
 
     async def check(self, question: Question) -> tuple[str, int]:
         position = await self.register.check(question)

@@ -1,7 +1,7 @@
 """The feed over HTTPS as a node sees it: `engine.feed.https.FeedClient` without sockets, to whichever admin answers."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import aclosing, asynccontextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, TypeVar
 
@@ -32,9 +32,10 @@ class MadeFeedClient:
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncIterator[bytes]]:
         chunks = await self._call(lambda admin: admin.snapshot)
-        yield self._pieces(chunks)
+        async with aclosing(self._pieces(chunks)) as pieces:
+            yield pieces
 
-    async def _pieces(self, chunks: list[bytes]) -> AsyncIterator[bytes]:
+    async def _pieces(self, chunks: list[bytes]) -> AsyncGenerator[bytes, None]:
         for number, payload in enumerate(_payloads(chunks)):
             if number % 50 == 0:
                 try:
