@@ -59,6 +59,7 @@ from tests.support.restored import say_restored
 
 ROOT = Path(__file__).parents[2]
 ISSUER = "https://localhost:8450"
+WITHIN = 60.0  # seconds: against hanging only
 
 
 @pytest.fixture
@@ -93,7 +94,8 @@ async def running(config: AdminConfig) -> AsyncIterator[Ports]:
 
 
 def http(pki: Pki, port: int, client_id: str | None = None) -> httpx2.AsyncClient:
-    return httpx2.AsyncClient(base_url=f"https://localhost:{port}", verify=pki.client_context(client_id), timeout=20)
+    verify = pki.client_context(client_id)
+    return httpx2.AsyncClient(base_url=f"https://localhost:{port}", verify=verify, timeout=WITHIN)
 
 
 def changed(config: Any, **members: Any) -> Any:
@@ -507,7 +509,7 @@ def process(settings: Path, runtime: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def wait_for(path: Path, started: subprocess.Popen[bytes]) -> dict[str, Any]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + WITHIN
     while not path.exists():
         assert started.poll() is None, started.stderr and started.stderr.read().decode()
         assert time.monotonic() < deadline
@@ -522,9 +524,9 @@ def test_a_process_says_where_it_is_reloads_and_stops_in_order(config: AdminConf
         told = wait_for(runtime, started)
         assert told["pid"] == started.pid
         os.kill(started.pid, signal.SIGHUP)
-        with httpx2.Client(verify=pki.client_context()) as client:
+        with httpx2.Client(verify=pki.client_context(), timeout=WITHIN) as client:
             assert client.get(f"https://localhost:{told['ports']['public']}/jwks").status_code == 200
-        with httpx2.Client(verify=pki.client_context("operator-1")) as client:
+        with httpx2.Client(verify=pki.client_context("operator-1"), timeout=WITHIN) as client:
             suspended = client.post(
                 f"https://localhost:{told['ports']['machine']}/participants/node-1/suspend",
                 json={"reason": "a test"},
@@ -532,7 +534,7 @@ def test_a_process_says_where_it_is_reloads_and_stops_in_order(config: AdminConf
             )
             assert suspended.status_code == 200, suspended.text
         started.send_signal(signal.SIGTERM)
-        assert started.wait(30) == 0
+        assert started.wait(WITHIN) == 0
     trio.run(check_vouched_for, config.ledger, suspended.json()["position"]["seq"])
 
 
@@ -547,7 +549,7 @@ def test_a_process_with_bad_settings_says_one_sentence(config: AdminConfig, tmp_
     settings = settings_file(config, tmp_path)
     settings.write_text(settings.read_text().replace("token-1.pem", "absent.pem"))
     with process(settings, tmp_path / "admin.json") as started:
-        _, said = started.communicate(timeout=60)
+        _, said = started.communicate(timeout=WITHIN)
     assert started.returncode == 2
     assert said.decode().startswith("ccs: ")
     assert len(said.decode().splitlines()) == 1

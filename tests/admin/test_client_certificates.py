@@ -59,6 +59,7 @@ async def serving(app: Any, pki: Pki, *, client_certificates: bool = True) -> As
 
 
 def client(pki: Pki, client_id: str | None, *, http2: bool = False, **settings: Any) -> httpx2.AsyncClient:
+    settings.setdefault("timeout", 30.0)
     return httpx2.AsyncClient(verify=pki.client_context(client_id), http2=http2, http1=not http2, **settings)
 
 
@@ -110,7 +111,7 @@ async def test_tls_1_2_is_told_with_its_suite(pki: Pki) -> None:
     scopes: Scopes = []
     context = pki.client_context("atp-1")
     context.maximum_version = ssl.TLSVersion.TLSv1_2
-    async with serving(recording(scopes), pki) as (port, _), httpx2.AsyncClient(verify=context) as http:
+    async with serving(recording(scopes), pki) as (port, _), httpx2.AsyncClient(verify=context, timeout=30.0) as http:
         await http.get(f"https://localhost:{port}/")
     tls = scopes[0]["extensions"]["tls"]
     assert tls["tls_version"] == 0x0303
@@ -140,7 +141,7 @@ async def test_a_foreign_authoritys_certificate_is_refused(pki: Pki, tmp_path_fa
     foreign = Pki(tmp_path_factory.mktemp("foreign")).client("atp-1")
     context = pki.client_context()
     context.load_cert_chain(foreign.certificate_file, foreign.key_file)
-    async with serving(recording(scopes), pki) as (port, _), httpx2.AsyncClient(verify=context) as http:
+    async with serving(recording(scopes), pki) as (port, _), httpx2.AsyncClient(verify=context, timeout=30.0) as http:
         with pytest.raises(httpx2.TransportError):
             await http.get(f"https://localhost:{port}/")
     assert scopes == []

@@ -21,7 +21,7 @@ from schemathesis.checks import (
 )
 
 from admin.pki.keys import FileTokenSigner
-from tests.support.admin_service import Site, grant_form, machine_site
+from tests.support.admin_service import PATIENCE, Site, grant_form, machine_site
 from tests.support.pki import Pki
 
 CHECKS = [
@@ -62,7 +62,7 @@ class Running:
 
     def start(self) -> "Running":
         self._thread.start()
-        assert self._ready.wait(30)
+        assert self._ready.wait(PATIENCE)
         return self
 
     def stop(self) -> None:
@@ -70,7 +70,7 @@ class Running:
         self.receiver.close()
         assert self._token is not None
         self._token.run_sync_soon(self._stop.set)
-        self._thread.join(30)
+        self._thread.join(PATIENCE)
 
 
 def _session(pki: Pki, client_id: str) -> requests.Session:
@@ -91,7 +91,7 @@ def running(pki: Pki, token_signer: FileTokenSigner, tmp_path_factory: pytest.Te
 
 @pytest.fixture(scope="module")
 def document(running: Running) -> dict[str, Any]:
-    response = running.session.get(f"{running.url}/openapi.json", timeout=10)
+    response = running.session.get(f"{running.url}/openapi.json", timeout=PATIENCE)
     assert response.status_code == 200
     read: dict[str, Any] = response.json()
     return read
@@ -128,7 +128,7 @@ def test_what_is_sent_may_never_be_null(document: dict[str, Any]) -> None:
 
 def test_documentation_pages_that_load_scripts_from_elsewhere_are_off(running: Running) -> None:
     for path in ("/docs", "/redocs", "/scalar"):
-        assert running.session.get(running.url + path, timeout=10).status_code == 404
+        assert running.session.get(running.url + path, timeout=PATIENCE).status_code == 404
 
 
 @pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
@@ -158,7 +158,7 @@ def test_generated_calls_get_documented_answers(
                 case.body["count"] = min(case.body["count"], 3)  # a million tokens would be right, and slow
             session = running.session_for(case.path)
             response = case.call(
-                base_url=running.url, session=session, verify=session.verify, cert=session.cert, timeout=20
+                base_url=running.url, session=session, verify=session.verify, cert=session.cert, timeout=PATIENCE
             )
             case.validate_response(response, checks=CHECKS)
 
@@ -168,5 +168,5 @@ def test_generated_calls_get_documented_answers(
 
 def test_right_calls_on_what_exists_succeed(running: Running) -> None:
     """Generated ids name nothing: so that success is seen too, one consent is really read."""
-    shown = running.session.get(f"{running.url}/consents/{running.consent_id}", timeout=10)
+    shown = running.session.get(f"{running.url}/consents/{running.consent_id}", timeout=PATIENCE)
     assert (shown.status_code, shown.json()["edps"]) == (200, grant_form()["edps"])

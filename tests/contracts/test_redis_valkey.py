@@ -14,7 +14,7 @@ from engine.feed.redis_faults import RedisRefused, RedisUnavailable
 from engine.feed.redis_link import Credentials
 from engine.feed.topology import topology_of
 from tests.contracts.redis_link import RedisContract
-from tests.support.valkey import QUICK, Valkey, client_of, wait_until
+from tests.support.valkey import PATIENCE, QUICK, Valkey, client_of, wait_until
 
 STREAM = b"{ccs}:feed"
 
@@ -52,9 +52,9 @@ class TestBlockingReads:
         got: list[object] = []
 
         async def read() -> None:
-            got.append(await reader.xread_blocking({STREAM: b"0-0"}, block_ms=10_000))
+            got.append(await reader.xread_blocking({STREAM: b"0-0"}, block_ms=60_000))
 
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as reading:
                 reading.start_soon(read)
                 while reader.statistics().waiting == 0:
@@ -69,7 +69,7 @@ class TestBlockingReads:
         self, valkey: Valkey, nursery: trio.Nursery
     ) -> None:
         reader = await linked(nursery, valkey.url, silence=Seconds(0.1))
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             for _ in range(4):
                 assert await reader.xread_blocking({STREAM: b"0-0"}, block_ms=60_000) == {}
         assert reader.statistics().losses == 0
@@ -80,7 +80,7 @@ class TestBlockingReads:
         reader = await linked(nursery, valkey.url)
         with trio.move_on_after(0.05):
             await reader.xread_blocking({STREAM: b"0-0"}, block_ms=60_000)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await reader.wait_down()
             await reader.wait_up()
             await ping(reader)
@@ -101,7 +101,7 @@ class TestLosingTheServer:
                 await reader.xread_blocking({STREAM: b"0-0"}, block_ms=60_000)
             faults.append(lost.value)
 
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             async with trio.open_nursery() as waiting:
                 waiting.start_soon(wait_for_news)
                 while reader.statistics().waiting == 0:
@@ -121,7 +121,7 @@ class TestLosingTheServer:
     ) -> None:
         client = await linked(nursery, doomed_valkey.url, silence=Seconds(0.1))
         doomed_valkey.pause()
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             with pytest.raises(RedisUnavailable):
                 await ping(client)
             doomed_valkey.resume()
@@ -133,7 +133,7 @@ class TestLosingTheServer:
     ) -> None:
         client = await linked(nursery, doomed_valkey.url, silence=Seconds(0.05))
         doomed_valkey.pause()
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             await client.wait_down()
         assert client.statistics().last_fault == "Redis has gone silent"
 
@@ -147,7 +147,7 @@ class TestLosingTheServer:
     ) -> None:
         doomed_valkey.kill()
         client = client_of(doomed_valkey.url)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await nursery.start(client.run)
             with pytest.raises(RedisUnavailable):
                 await ping(client)
@@ -155,7 +155,7 @@ class TestLosingTheServer:
 
     async def test_a_wrong_password_is_told_and_tried_again(self, valkey: Valkey, nursery: trio.Nursery) -> None:
         client = client_of(valkey.url, credentials=Credentials(username="nobody", password="wrong"))
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             await nursery.start(client.run)
         assert client.statistics().last_fault == "Redis refused the command: WRONGPASS"
         with pytest.raises(RedisUnavailable):
@@ -172,7 +172,7 @@ class TestLosingTheServer:
 
 
 def _wait_for_pings(valkey: Valkey) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE
     while time.monotonic() < deadline:
         stats = valkey.call("INFO", "commandstats")
         if stats.get("cmdstat_ping", {}).get("calls", 0) >= 4:
@@ -191,7 +191,7 @@ class TestSubscriptions:
     ) -> None:
         asked = subscription_of(valkey.url, b"{ccs}:asked")
         await nursery.start(asked.run)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             assert await asked.next_hint() == b""
             assert await publish(redis_client, b"{ccs}:asked", b"node-7") == 1
             assert await asked.next_hint() == b"node-7"
@@ -201,7 +201,7 @@ class TestSubscriptions:
     ) -> None:
         asked = subscription_of(valkey.url, b"{ccs}:asked")
         await nursery.start(asked.run)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             names = {b"node-%d" % number for number in range(20)}
             for name in names:
                 await publish(redis_client, b"{ccs}:asked", name)
@@ -215,7 +215,7 @@ class TestSubscriptions:
     ) -> None:
         asked = subscription_of(valkey.url, b"{ccs}:asked")
         await nursery.start(asked.run)
-        with trio.fail_after(5):
+        with trio.fail_after(PATIENCE):
             assert await asked.next_hint() == b""
             await redis_client.execute_many([("PUBLISH", b"{ccs}:asked", b"n")] * 3000)
             assert await asked.next_hint() == b"n"
@@ -225,7 +225,7 @@ class TestSubscriptions:
     async def test_a_subscription_comes_back_by_itself(self, doomed_valkey: Valkey, nursery: trio.Nursery) -> None:
         asked = subscription_of(doomed_valkey.url, b"{ccs}:asked")
         await nursery.start(asked.run)
-        with trio.fail_after(10):
+        with trio.fail_after(PATIENCE):
             assert await asked.next_hint() == b""
             await trio.to_thread.run_sync(doomed_valkey.restart)
             assert await asked.next_hint() == b""

@@ -94,6 +94,9 @@ class ToldBarrier:
         return Effect(state, self.how, receipt.position, (node,), 12)
 
 
+PATIENCE = 30.0  # seconds: against hanging only
+
+
 class Site:
     """A running machine API and clients for it."""
 
@@ -101,6 +104,7 @@ class Site:
         self.pki, self.ledger, self.port, self.barrier, self.outbox = pki, ledger, port, barrier, outbox
 
     def client(self, client_id: str | None, **settings: Any) -> httpx2.AsyncClient:
+        settings.setdefault("timeout", PATIENCE)
         return httpx2.AsyncClient(
             base_url=f"https://localhost:{self.port}", verify=self.pki.client_context(client_id), **settings
         )

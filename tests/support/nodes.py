@@ -20,7 +20,7 @@ from admin.pki.key_files import write_private
 from tests.support.mutual_tls import Authority
 
 ROOT = Path(__file__).parents[2]
-WITHIN = 45.0
+WITHIN = 45.0  # seconds: against hanging only
 SECRET = bytes(range(32))
 TRIVIAL = ("tests.support.node_children", "tests.support.node_children")
 MAIN = """
@@ -195,7 +195,7 @@ issuer = "https://localhost:8450"
     def get(self, page: str) -> tuple[int, bytes]:
         url = f"http://127.0.0.1:{self.described()['ports']['status']}{page}"
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:
+            with urllib.request.urlopen(url, timeout=WITHIN) as answer:
                 return answer.status, answer.read()
         except urllib.error.HTTPError as error:
             with error:

@@ -28,7 +28,7 @@ from engine.feed.topology import Topology, topology_of
 
 LOOPBACK = "127.0.0.1"
 QUICK = Backoff(first=Seconds(0.01), limit=Seconds(0.05))
-PATIENCE = 20.0  # how long a group of servers may take to agree on a busy machine
+PATIENCE = 40.0  # how long a group of servers may take to agree on a busy machine
 
 
 class Valkey:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.sandbox import ROOT, Running, eventually, gone
+from tests.support.sandbox import ROOT, SOON, Running, eventually, gone
 
 DOCUMENTED = {"localhost:8440": "introspection_endpoint", "localhost:8451": "admin_mtls_url"}
 
@@ -131,7 +131,7 @@ def test_a_pusher_that_was_killed_is_started_again_and_works(sandbox: Running) -
 
     def works() -> bool:
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310 - our own address
+            with urllib.request.urlopen(url, timeout=SOON) as answer:  # noqa: S310 - our own address
                 return bool(json.load(answer)["state"] == "working")
         except OSError:
             return False

@@ -20,7 +20,7 @@ from engine.guard.event_store import StreamIds
 from engine.guard.transmitter_https import HttpsTransmitter
 from engine.guard.watch import Standing
 from engine.pusher.service import Signed
-from tests.support.admin_service import ISSUER, Site, site
+from tests.support.admin_service import ISSUER, PATIENCE, Site, site
 from tests.support.event_guards import EventGuard
 from tests.support.events import jwks, signer
 from tests.support.guard_memory import InMemory
@@ -110,7 +110,7 @@ async def sign(site: Site, count: int) -> None:
 
 
 async def until(ask: Callable[[], Any], enough: Callable[[Any], bool]) -> Any:
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while True:
             if enough(answer := await ask()):
                 return answer

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.support.sandbox import eventually
+from tests.support.sandbox import SOON, eventually
 from tests.support.services import Services
 from tests.world.test_front_door import run_as_written, shell_blocks
 
@@ -68,7 +68,7 @@ def item(consent_id: str, change: str = "revoked") -> dict[str, str]:
 def console_page(services: Services) -> str:
     url = urlsplit(services.sandbox.about["console_url"])
     context = ssl.create_default_context(cafile=services.sandbox.about["ca_file"])
-    connection = http.client.HTTPSConnection("localhost", url.port, context=context, timeout=20)
+    connection = http.client.HTTPSConnection("localhost", url.port, context=context, timeout=SOON)
     try:
         connection.request("GET", "/")
         return connection.getresponse().read().decode()
@@ -78,7 +78,7 @@ def console_page(services: Services) -> str:
 
 def ready_page(services: Services, page: str = "/readyz") -> tuple[int, dict[str, Any]]:
     url = urlsplit(services.sandbox.about["node_status_url"])
-    connection = http.client.HTTPConnection("127.0.0.1", url.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", url.port, timeout=SOON)
     try:
         connection.request("GET", page)
         answer = connection.getresponse()

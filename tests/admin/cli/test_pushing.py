@@ -4,7 +4,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
 import trio
 from rich.console import Console
@@ -123,8 +122,8 @@ async def test_an_operator_of_a_real_installation_asks_by_its_certificate(
 async def test_refusals_keep_the_service_s_sentence_and_have_their_exit_codes(
     site: Site, pki: Pki, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    async with httpx2.AsyncClient(verify=pki.client_context("edp-1")) as http:
-        problem = (await http.get(f"https://localhost:{site.port}/pushing")).json()
+    async with site.client("edp-1") as http:
+        problem = (await http.get("/pushing")).json()
     assert await called(f"https://localhost:{site.port}", pki, "edp-1") == 6
     assert capsys.readouterr().err == f"ccs: {problem['detail']}\n"
     assert await called("https://localhost:1", pki, "operator-1") == 3

@@ -3,12 +3,12 @@
 import trio
 
 from tests.admin.directory.test_stream_views import created, refused
-from tests.support.admin_service import Reply, Site
+from tests.support.admin_service import PATIENCE, Reply, Site
 
 
 async def changes(site: Site, client_id: str, after: int, lines: int) -> dict[str, object]:
     """The changes after a position, once there are so many."""
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while True:
             status, view = await site.call(client_id, "GET", f"/consents/changes?after_seq={after}")
             assert status == 200, view
@@ -69,7 +69,7 @@ async def test_a_query_that_cannot_be_is_refused(site: Site) -> None:
 async def test_what_is_too_old_is_gone(site: Site) -> None:
     await site.granted(1)  # no stream, so there is no line for it
     replies: list[Reply] = []
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while not replies or replies[-1][0] != 410:
             replies.append(await site.call("edp-1", "GET", "/consents/changes?after_seq=0"))
     assert replies[-1][1]["code"] == "too_old"

@@ -17,7 +17,7 @@ from engine.pusher.service import Delivery
 from engine.telemetry.host import SystemClock
 from tests.admin.consents.test_views import invalid
 from tests.admin.directory.test_stream_views import created
-from tests.support.admin_service import ISSUER, Site
+from tests.support.admin_service import ISSUER, PATIENCE, Site
 from tests.support.restored import say_restored
 
 CODES = {reason: "moved_out" if reason == "moved_out" else "atp_withdrew" for reason in get_args(InvalidReason)}
@@ -26,7 +26,7 @@ CODES = {reason: "moved_out" if reason == "moved_out" else "atp_withdrew" for re
 async def told(site: Site, consent_id: str, change: str) -> dict[ClientId, dict[str, Any]]:
     """What both receivers read of a change, once the outbox has it."""
     found: list[Delivery] = []
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while len(found) < 2:
             deliveries = await site.outbox.unsigned(0, 500, Seconds(0.1))
             found = [one for one in deliveries if (subject_of(one), change_of(one)) == (consent_id, change)]

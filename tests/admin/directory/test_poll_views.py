@@ -5,12 +5,14 @@ from typing import Any
 
 import trio
 
+from admin.directory import poll_views
 from engine.clock import Seconds
 from engine.consent.records import ClientId
 from engine.pusher.service import Delivery, Signed
-from tests.support.admin_service import Reply, Site
+from tests.support.admin_service import PATIENCE, Reply, Site
 
 NOW = {"returnImmediately": True}
+UNANSWERED = poll_views.CEILING - 5.0  # seconds: sooner than a poll that nothing comes to is answered
 
 
 class Signer:
@@ -37,7 +39,7 @@ class Signer:
 
 
 async def eventually(is_so: Callable[[], Awaitable[bool]]) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while True:
             if await is_so():
                 return
@@ -90,7 +92,7 @@ async def test_an_acknowledgement_alone_brings_nothing_and_does_not_wait(site: S
     path = await poll_stream(site)
     await site.granted(1)
     (jti,) = sets(await Signer(site).sign(1))
-    with trio.fail_after(10):
+    with trio.fail_after(UNANSWERED):
         assert await polled(site, path, {"maxEvents": 0, "ack": [jti]}) == (200, {"sets": {}, "moreAvailable": False})
     assert (await polled(site, path, NOW))[1]["sets"] == {}
 
@@ -125,7 +127,7 @@ async def test_a_waiting_poll_is_answered_as_soon_as_there_is_something(site: Si
     async def wait() -> None:
         replies.append(await long_poll(site, path))
 
-    with trio.fail_after(20):
+    with trio.fail_after(UNANSWERED):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await waiting(site, path)
@@ -222,7 +224,7 @@ async def test_a_stream_that_is_paused_while_a_poll_waits_gives_only_what_is_abo
     async def wait() -> None:
         replies.append(await long_poll(site, path))
 
-    with trio.fail_after(20):
+    with trio.fail_after(UNANSWERED):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await waiting(site, path)
@@ -242,7 +244,7 @@ async def test_a_receiver_that_is_suspended_while_its_poll_waits_gets_nothing(si
     async def wait() -> None:
         replies.append(await long_poll(site, path))
 
-    with trio.fail_after(20):
+    with trio.fail_after(UNANSWERED):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(wait)
             await waiting(site, path)

@@ -19,7 +19,7 @@ from engine.pusher.service import Fate, Lane, Outcome
 from engine.pusher.service_calls import holder_named, pusher_named
 from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
 from tests.admin.directory.test_stream_views import POLL, confirmed, created, refused, told
-from tests.support.admin_service import Site
+from tests.support.admin_service import PATIENCE, Site
 
 NOW = UnixTime(1_795_341_600)
 ENABLED, PAUSED, DISABLED = StreamStatus
@@ -108,7 +108,7 @@ async def test_an_operator_sees_a_pusher_take_the_lease_and_what_it_has_left(sit
     outcomes[0] = msgspec.structs.replace(outcomes[0], fate=Fate.PARKED, error="http_404")
     await site.outbox.tell(lease.epoch, outcomes)
     await site.granted(1)
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while True:
             status, shown = await site.call("operator-1", "GET", "/pushing")
             if shown["lanes"][1]["unsent"]:

@@ -9,12 +9,12 @@ from admin.cli.receivers import show
 from engine.events.facts import StreamFact
 from engine.pusher.service import Fate, Outcome
 from tests.admin.directory.test_stream_views import NOBODYS, POLL, confirmed, created, refused, told
-from tests.support.admin_service import Site
+from tests.support.admin_service import PATIENCE, Site
 
 
 async def receivers(site: Site, streams: int) -> list[dict[str, object]]:
     """All receivers, once the outbox knows so many streams."""
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while True:
             status, view = await site.call("operator-1", "GET", "/receivers")
             assert status == 200, view
@@ -33,7 +33,7 @@ async def test_operators_see_who_is_owed_what(site: Site) -> None:
     await site.outbox.tell(lease.epoch, [Outcome(one.number, Fate.DONE, 1, 0.0) for one in framework])
     await site.granted(1)
     await site.granted(2)
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while True:
             found = await site.outbox.unsigned(framework[-1].number, 10, 0)  # type: ignore[arg-type]  # seconds
             if len(found) == 2:

@@ -12,7 +12,7 @@ from engine.events.sets import SUPPORTED
 from engine.feed.entries import EntryKind
 from engine.pusher.service import Delivery
 from engine.pusher.streams import StreamRecord
-from tests.support.admin_service import ISSUER, MACHINE_URL, Reply, Site
+from tests.support.admin_service import ISSUER, MACHINE_URL, PATIENCE, Reply, Site
 
 PUSH = {"delivery": {"method": "urn:ietf:rfc:8935", "endpoint_url": "https://events.edp1.example/ccs"}}
 POLL = {"delivery": {"method": "urn:ietf:rfc:8936"}}
@@ -36,7 +36,7 @@ async def record(site: Site, stream_id: str) -> StreamRecord:
 
 async def told(site: Site, count: int) -> list[Delivery]:
     """The framework events in the outbox, once there are so many."""
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while True:
             found = [one for one in await site.outbox.unsigned(0, 500, 0) if one.seq == 0]  # type: ignore[arg-type]  # seconds
             if len(found) >= count:
@@ -362,7 +362,7 @@ async def test_the_outbox_knows_every_stream(site: Site) -> None:
     """So that what was made here is what the pusher sees."""
     await created(site, POLL)
     await created(site, PUSH)
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         while True:
             roster = await site.outbox.roster(0, 0)  # type: ignore[arg-type]  # seconds
             mine = [one for one in roster.receivers if one.client_id == ClientId("edp-1")] if roster else []

@@ -26,7 +26,8 @@ from engine.feed.questions import Question
 from tests.support.feed_services import question
 from tests.support.projection import new_consents, real_ledger
 
-LONG = Seconds(20.0)  # far above what any of these waits takes
+LONG = Seconds(60.0)  # far above what any of these waits takes
+PATIENCE = 30.0  # below it
 SHORT_WAIT_OUT = Seconds(0.3)
 
 
@@ -94,7 +95,7 @@ async def test_an_acknowledgement_ends_the_wait(
         await say(register, before, *name)
     receipt = await commit(ledger)
     effects: list[Effect] = []
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
 
             async def wait() -> None:
@@ -117,7 +118,7 @@ async def test_what_others_read_of_the_table_serves_as_well(
     await say(register, (await ledger.head()).position)
     receipt = await commit(ledger)
     effects: list[Effect] = []
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
 
             async def wait() -> None:
@@ -167,7 +168,7 @@ async def test_a_node_that_joins_after_the_commit_is_not_waited_for(
     await say(register, before)
     receipt = await commit(ledger)
     effects: list[Effect] = []
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         async with trio.open_nursery() as nursery:
 
             async def wait() -> None:

@@ -118,7 +118,7 @@ def crossing(first: str, second: str, both: threading.Barrier) -> Callable[[sa.C
         lock(connection, first)
         if not met.is_set():
             met.set()
-            both.wait(10)
+            both.wait(30)
         lock(connection, second)
 
     return work

@@ -129,7 +129,7 @@ async def test_a_long_poll_wakes_with_the_commit(
         await wait_beyond(seq)
 
     monkeypatch.setattr(ledger, "wait_beyond", wait)
-    with trio.fail_after(8):
+    with trio.fail_after(25):
         async with trio.open_nursery() as nursery:
 
             async def poll() -> None:
@@ -290,7 +290,7 @@ async def test_a_report_of_the_wrong_form_is_refused(node: FeedClient, key: str,
     ],
 )
 async def test_refusals_are_problem_json(service: RunningService, path: str, status: int) -> None:
-    async with httpx2.AsyncClient(verify=service.pki.client_context("node-1")) as client:
+    async with httpx2.AsyncClient(verify=service.pki.client_context("node-1"), timeout=30) as client:
         response = await client.get(service.url + path)
     assert (response.status_code, response.headers["content-type"]) == (status, "application/problem+json")
     assert msgspec.json.decode(response.content)["status"] == status

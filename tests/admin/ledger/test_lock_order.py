@@ -61,7 +61,7 @@ class Meeting:
             then(connection)
 
         def two(connection: sa.Connection) -> None:
-            assert self._begun.wait(10)
+            assert self._begun.wait(30)
             try:
                 self.brought = other(connection)
             finally:
@@ -75,7 +75,7 @@ class Meeting:
         query = sa.text(
             "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
         )
-        until = time.monotonic() + 10
+        until = time.monotonic() + 30
         while not self._over.is_set() and self._database.inspect(lambda one: one.execute(query).scalar_one()) == 0:
             assert time.monotonic() < until
             time.sleep(0.01)

@@ -175,7 +175,7 @@ async def test_who_acknowledges_while_outcomes_are_told_does_not_deadlock(tmp_pa
 
         def settle(connection: sa.Connection) -> None:
             ids = [f"j{9_000 - number}" for number in numbers]
-            assert begun.wait(10)
+            assert begun.wait(30)
             polling.settle(connection, ClientId("edp-1"), ids[:2], {ids[2]: "invalid_key"}, 1.0)
             acknowledged.set()
 
@@ -202,7 +202,7 @@ def wait_for_lock(database: Database) -> None:
     query = sa.text(
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
     )
-    until = time.monotonic() + 10
+    until = time.monotonic() + 30
     while database.inspect(lambda connection: connection.execute(query).scalar_one()) == 0:
         assert time.monotonic() < until
         time.sleep(0.01)

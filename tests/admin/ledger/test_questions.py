@@ -32,7 +32,7 @@ from tests.support.projection import (
 )
 from tests.support.valkey import Valkey, client_of
 
-PATIENCE = 15.0  # against hanging only
+PATIENCE = 30.0  # against hanging only
 
 
 @pytest.fixture

@@ -238,7 +238,7 @@ async def test_an_event_that_cannot_be_read_stops_it_loudly_and_loses_nothing(
     with capture_logs() as logs:
         async with trio.open_nursery() as nursery:
             await nursery.start(house.sequencer.run)
-            with trio.fail_after(10):
+            with trio.fail_after(30):
                 await reached(house.sequencer, SequencerState.STUCK)
             nursery.cancel_scope.cancel()
     assert [line["event"] for line in logs].count("sequencer_stopped") == 1

@@ -38,7 +38,7 @@ def handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str = "local
         with client.wrap_socket(ours, server_hostname=name) as stream:
             stream.recv(1)  # under TLS 1.3 the server judges the client's certificate after our part is done
     finally:
-        thread.join(10)
+        thread.join(60)
     if isinstance(seen[0], Exception):
         raise seen[0]
     return seen[0]

@@ -15,7 +15,7 @@ from engine.feed.redis_commands import get, put
 from engine.feed.redis_faults import RedisUnavailable
 from engine.feed.topology import BadRedisAddress
 from tests.support.pki import Pki
-from tests.support.valkey import Valkey
+from tests.support.valkey import PATIENCE, Valkey
 
 
 def access(**settings: object) -> RedisAccess:
@@ -59,7 +59,7 @@ async def tls_port(valkey: Valkey, server_context: ssl.SSLContext, nursery: trio
 
 
 async def started(client: RedisClient, nursery: trio.Nursery) -> RedisClient:
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         await nursery.start(client.run)
     return client
 
@@ -102,7 +102,7 @@ async def test_a_subscription_is_made_from_the_same_settings(valkey: Valkey, nur
     made = access(url=valkey.url)
     asked = made.subscription("hints", [b"{ccs}:asked"])
     await started(asked, nursery)
-    with trio.fail_after(5):
+    with trio.fail_after(PATIENCE):
         assert await asked.next_hint() == b""
         valkey.call("PUBLISH", "{ccs}:asked", "node-1")
         assert await asked.next_hint() == b"node-1"

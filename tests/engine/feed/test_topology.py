@@ -11,7 +11,7 @@ from engine.feed.redis_commands import get, put
 from engine.feed.redis_faults import RedisMoved, RedisReadOnly, RedisUnavailable
 from engine.feed.redis_link import Credentials, Endpoint
 from engine.feed.topology import BadRedisAddress, FixedAddress, is_over_tls, topology_of
-from tests.support.valkey import LOOPBACK, Cluster, SentinelGroup, client_of, free_ports
+from tests.support.valkey import LOOPBACK, PATIENCE, Cluster, SentinelGroup, client_of, free_ports
 
 KEY = b"{ccs}:topology"
 
@@ -94,14 +94,14 @@ def test_an_authority_without_tls_is_refused_rather_than_left_unused() -> None:
 async def test_unreachable_sentinels_are_a_fault_and_no_hang() -> None:
     (port,) = free_ports(1)
     topology = topology_of("sentinel://ccs", sentinels=[f"{LOOPBACK}:{port}"], credentials=Credentials())
-    with trio.fail_after(10), pytest.raises(RedisUnavailable):
+    with trio.fail_after(PATIENCE), pytest.raises(RedisUnavailable):
         await topology.find_primary()
 
 
 async def test_an_unreachable_cluster_is_a_fault_and_no_hang() -> None:
     (port,) = free_ports(1)
     topology = topology_of(f"cluster://{LOOPBACK}:{port}", credentials=Credentials())
-    with trio.fail_after(10), pytest.raises(RedisUnavailable):
+    with trio.fail_after(PATIENCE), pytest.raises(RedisUnavailable):
         await topology.find_primary()
 
 
@@ -120,7 +120,7 @@ async def test_a_failover_by_sentinel_is_followed(sentinel_group: SentinelGroup,
 
 async def test_a_replica_is_not_taken_for_a_primary(sentinel_group: SentinelGroup, nursery: trio.Nursery) -> None:
     client = client_of(f"redis://{LOOPBACK}:{sentinel_group.replica.port}")
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         await nursery.start(client.run)
     assert client.statistics().last_fault == "Redis is a read-only copy here"
     with pytest.raises(RedisUnavailable):
@@ -129,7 +129,7 @@ async def test_a_replica_is_not_taken_for_a_primary(sentinel_group: SentinelGrou
 
 async def test_a_demoted_primary_costs_its_link(sentinel_group: SentinelGroup, nursery: trio.Nursery) -> None:
     client = client_of(f"redis://{LOOPBACK}:{sentinel_group.primary.port}")
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         await nursery.start(client.run)
         await client.wait_up()
         for sentinel in sentinel_group.sentinels:
@@ -143,7 +143,7 @@ async def test_a_demoted_primary_costs_its_link(sentinel_group: SentinelGroup, n
 
 async def test_the_holder_of_our_slot_is_found_in_a_cluster(valkey_cluster: Cluster, nursery: trio.Nursery) -> None:
     client = client_of(valkey_cluster.topology())
-    with trio.fail_after(10):
+    with trio.fail_after(PATIENCE):
         await nursery.start(client.run)
         await put_until_taken(client, b"x")
     assert client.statistics().endpoint == f"redis://{LOOPBACK}:{valkey_cluster.holder(SLOT).port}"

@@ -168,14 +168,17 @@ def test_a_cancelled_call_takes_its_connection_with_it(
 
     def script(number: int, _request: bytes) -> bytes:
         if number == 1:
-            release.wait(10)
+            release.wait(30)
         return says(b"%d" % number)
 
     server, carrier = serve(script), transport(authority, size=1)
 
     async def ask() -> bytes:
-        with anyio.move_on_after(0.2):
-            await carrier.call(f"https://localhost:{server.port}", CALL)
+        async with anyio.create_task_group() as group:
+            group.start_soon(carrier.call, f"https://localhost:{server.port}", CALL)
+            while not server.requests:  # noqa: ASYNC110 - a thread rings no bell here
+                await anyio.sleep(0.01)
+            group.cancel_scope.cancel()
         release.set()
         return (await carrier.call(f"https://localhost:{server.port}", CALL)).body
 
@@ -187,7 +190,7 @@ def test_a_place_in_the_pool_is_waited_for_and_its_lack_is_our_own_fault(
     serve: Callable[[Script], Scripted], authority: Authority, backend: str
 ) -> None:
     release = threading.Event()
-    server = serve(lambda number, _request: (release.wait(10) if number == 1 else None, says())[1])
+    server = serve(lambda number, _request: (release.wait(30) if number == 1 else None, says())[1])
     carrier = transport(authority, size=1)
     found: list[object] = []
 

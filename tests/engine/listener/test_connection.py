@@ -60,7 +60,7 @@ async def test_a_record_that_is_cut_after_a_full_batch_is_waited_for(start: Star
     await below.send_all(b"".join(records)[:-10])
     for number in range(16):
         assert (await client.answer("GET"))[2] == b"/%d" % number
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         await trio.testing.wait_all_tasks_blocked(0.02)  # never, while a task spins
     await below.send_all(records[-1][-10:])
     assert (await client.answer("GET"))[2] == b"/16"
@@ -72,7 +72,7 @@ async def test_at_the_cap_nobody_spins(start: Start) -> None:
     server, client = await start(short, tls=True, limits=Limits(max_connections=1))
     await client.send(GET % b"hello")
     await client.answer("GET")
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         await trio.testing.wait_all_tasks_blocked(0.02)
     assert server.statistics().connections == 1
 
@@ -201,7 +201,7 @@ async def test_what_is_unsent_goes_out_while_a_handler_waits(start: Start, *, ov
     assert (await client.answer("GET"))[2] == MIDDLING
     connection = the_only(server)
     await until(lambda: not connection._unsent)
-    with trio.fail_after(5):
+    with trio.fail_after(20):
         await trio.testing.wait_all_tasks_blocked(0.02)  # never, while it spins on a socket that could take more
     assert connection.state is State.WAITING
     release.set()

@@ -113,7 +113,7 @@ async def test_the_bell_ends_the_waiting(line: Line) -> None:
         nursery.start_soon(line.readiness.run)
         await trio.testing.wait_all_tasks_blocked()
         line.readiness.again(Noting("woken", line.turns))
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             while not line.turns:  # noqa: ASYNC110 - the loop has no event for it
                 await trio.sleep(0.001)
             await trio.testing.wait_all_tasks_blocked(0.01)  # rung once, it is heard once
@@ -182,7 +182,7 @@ async def test_what_a_newcomer_has_to_send_does_not_wait_for_somebody_else(nurse
         nursery.start_soon(readiness.run)
         await trio.testing.wait_all_tasks_blocked()
         far.send(b"x")
-        with trio.fail_after(5):
+        with trio.fail_after(20):
             await member.posted.wait()
         nursery.cancel_scope.cancel()
     readiness.close()

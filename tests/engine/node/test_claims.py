@@ -120,6 +120,7 @@ async def test_a_real_port_that_never_speaks_tls_is_given_up(tmp_path: Path, nur
             )
         )
         claims = FeedClaims(feed, nursery)
+        await feed._loaded()  # httpx2, in a thread that nobody can break off
         with trio.fail_after(2.5):  # less than a connection's own limit
             assert await ask(claims) is ClaimResult.UNREACHABLE
         nursery.cancel_scope.cancel()

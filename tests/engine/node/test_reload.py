@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.support.nodes import Connect, Running, Start, eventually
+from tests.support.nodes import WITHIN, Connect, Running, Start, eventually
 
 HOPELESS = "the key file is not a key"
 
@@ -181,7 +181,7 @@ def test_a_drain_in_the_middle_of_a_renewal_leaves_nothing_behind(start: Start, 
     eventually(lambda: running.described()["pids"]["others"])
     running.process.send_signal(signal.SIGTERM)
     assert caller.receive()[0] == 200
-    assert running.process.wait(20) == 0
+    assert running.process.wait(WITHIN) == 0
 
 
 def test_signals_in_a_row_are_all_obeyed(start: Start) -> None:

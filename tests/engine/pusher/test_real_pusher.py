@@ -92,7 +92,7 @@ port = {self.port}
             return {"state": "away"}
 
     def _get(self, page: str) -> bytes:
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{page}", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{page}", timeout=SOON) as answer:
             content: bytes = answer.read()
             return content
 

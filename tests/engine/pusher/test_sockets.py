@@ -65,7 +65,7 @@ async def test_a_server_that_refuses_our_certificate_is_no_broken_connection(pki
 def refuse(listening: socket.socket, context: ssl.SSLContext) -> None:
     """One connection: its handshake fails, and what else comes is read to its end, so that the alert gets through."""
     accepted, _ = listening.accept()
-    accepted.settimeout(5)
+    accepted.settimeout(30)
     with context.wrap_socket(accepted, server_side=True, do_handshake_on_connect=False) as connection:
         with suppress(ssl.SSLError):
             connection.do_handshake()

@@ -41,7 +41,7 @@ from tests.support.replicas import (
 )
 from tests.support.valkey import Valkey, client_of
 
-PATIENCE = 10.0  # far above what anything here takes; only a failure waits so long
+PATIENCE = 30.0  # far above what anything here takes; only a failure waits so long
 CLOCK = SystemClock()
 
 
