@@ -1,6 +1,7 @@
 """Poll delivery (RFC 8936) over real mutual TLS, from the real outbox of a real ledger."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import trio
@@ -122,18 +123,10 @@ async def test_what_is_acknowledged_is_taken_whatever_is_said_of_an_event_that_i
 
 async def test_a_waiting_poll_is_answered_as_soon_as_there_is_something(site: Site) -> None:
     path = await poll_stream(site)
-    replies: list[Reply] = []
-
-    async def wait() -> None:
-        replies.append(await long_poll(site, path))
-
-    with trio.fail_after(UNANSWERED):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
-            await waiting(site, path)
-            assert not replies
-            await site.granted(1)
-            found = sets(await Signer(site).sign(1))
+    async with one_that_waits(site, path) as replies:
+        assert not replies
+        await site.granted(1)
+        found = sets(await Signer(site).sign(1))
     assert replies == [(200, {"sets": found, "moreAvailable": False})]
 
 
@@ -153,6 +146,21 @@ async def long_poll(site: Site, path: str) -> Reply:
         reply = await polled(site, path, {}, timeout=40)
         if reply[0] != 409:
             return reply
+
+
+@asynccontextmanager
+async def one_that_waits(site: Site, path: str) -> AsyncIterator[list[Reply]]:
+    """A poll that waits when the block begins; the reply to it, after the block. Fails where nothing came for it."""
+    replies: list[Reply] = []
+
+    async def wait() -> None:
+        replies.append(await long_poll(site, path))
+
+    with trio.fail_after(UNANSWERED):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            await waiting(site, path)
+            yield replies
 
 
 async def test_a_second_poll_is_refused_and_an_acknowledgement_beside_it_is_not(site: Site) -> None:
@@ -219,19 +227,11 @@ async def test_a_stream_that_is_paused_while_a_poll_waits_gives_only_what_is_abo
     """An event comes in the same moment as the word of the pause, which alone is handed out."""
     path = await poll_stream(site)
     stream_id, signer = path.removeprefix("/ssf/poll/"), Signer(site)
-    replies: list[Reply] = []
-
-    async def wait() -> None:
-        replies.append(await long_poll(site, path))
-
-    with trio.fail_after(UNANSWERED):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
-            await waiting(site, path)
-            await site.granted(1)
-            reason = {"reason": "flooding"}
-            assert (await site.call("operator-1", "POST", f"/receivers/streams/{stream_id}/pause", reason))[0] == 200
-            found = await signer.sign(2)
+    async with one_that_waits(site, path) as replies:
+        await site.granted(1)
+        reason = {"reason": "flooding"}
+        assert (await site.call("operator-1", "POST", f"/receivers/streams/{stream_id}/pause", reason))[0] == 200
+        found = await signer.sign(2)
     told = {one.jti: f"h.p.{one.jti}" for one in found if one.seq == 0}
     assert len(told) == 1
     assert replies == [(200, {"sets": told, "moreAvailable": False})]
@@ -239,18 +239,10 @@ async def test_a_stream_that_is_paused_while_a_poll_waits_gives_only_what_is_abo
 
 async def test_a_receiver_that_is_suspended_while_its_poll_waits_gets_nothing(site: Site) -> None:
     path = await poll_stream(site)
-    replies: list[Reply] = []
-
-    async def wait() -> None:
-        replies.append(await long_poll(site, path))
-
-    with trio.fail_after(UNANSWERED):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(wait)
-            await waiting(site, path)
-            await site.granted(1)
-            await site.call("operator-1", "POST", "/participants/edp-1/suspend")
-            held = sets(await Signer(site).sign(1))
+    async with one_that_waits(site, path) as replies:
+        await site.granted(1)
+        await site.call("operator-1", "POST", "/participants/edp-1/suspend")
+        held = sets(await Signer(site).sign(1))
     [(status, problem)] = replies
     assert (status, problem["code"]) == (403, "suspended_caller")
     await site.call("operator-1", "POST", "/participants/edp-1/reinstate")

@@ -3,7 +3,8 @@
 # ruff: noqa: ARG002 - a queue of one receiver
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from functools import partial
 
 import msgspec
 import pytest
@@ -36,6 +37,14 @@ class Queue:
         self.polled_by: dict[str, str] = {}
         self.looks = 0
         self.fault: Fault | None = None
+
+    async def bring_later(self, *, own: Iterable[tuple[str, str]] = (), ring: bool = True) -> None:
+        """In 7.5 seconds a set is there, with what is told of the stream itself. ring: whoever waits hears of it."""
+        await trio.sleep(7.5)
+        self.sets["c1.x"] = "h.p.s"
+        self.own |= own
+        if ring:
+            self.signed.ring()
 
     async def with_open(self, client_ids: Collection[ClientId]) -> Collection[ClientId]:
         await trio.lowlevel.checkpoint()
@@ -111,13 +120,8 @@ async def test_a_poll_that_is_to_return_at_once_does(polls: Unchanged, autojump_
 
 
 async def test_what_comes_meanwhile_ends_the_wait(polls: Unchanged, queue: Queue, autojump_clock: MockClock) -> None:
-    async def write() -> None:
-        await trio.sleep(7.5)
-        queue.sets["c1.x"] = "h.p.s"
-        queue.signed.ring()
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(write)
+        nursery.start_soon(queue.bring_later)
         begun = trio.current_time()
         assert await polls.poll(STREAM, PollForm()) == Polled({"c1.x": "h.p.s"}, more=False)
     assert trio.current_time() - begun == 7.5
@@ -126,12 +130,8 @@ async def test_what_comes_meanwhile_ends_the_wait(polls: Unchanged, queue: Queue
 async def test_what_another_instance_was_brought_is_seen_within_a_second(
     polls: Unchanged, queue: Queue, autojump_clock: MockClock
 ) -> None:
-    async def write() -> None:
-        await trio.sleep(7.5)
-        queue.sets["c1.x"] = "h.p.s"  # and nobody rings here
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(write)
+        nursery.start_soon(partial(queue.bring_later, ring=False))
         begun = trio.current_time()
         assert (await polls.poll(STREAM, PollForm())).sets
     assert trio.current_time() - begun == 8.0
@@ -292,16 +292,10 @@ async def test_who_waits_on_a_stream_that_is_put_on_hold_gets_only_what_is_about
     stopped = standing(msgspec.structs.replace(STREAM, status=status))
     given: list[tuple[dict[str, str], float]] = [({}, CEILING), ({"paused": "h.p.p"}, 7.5)]
 
-    async def write(own: dict[str, str]) -> None:
-        await trio.sleep(7.5)
-        queue.sets["c1.x"] = "h.p.s"
-        queue.own |= own
-        queue.signed.ring()
-
     for own, seconds in given:
         queue.sets.clear()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(write, own)
+            nursery.start_soon(partial(queue.bring_later, own=own.items()))
             begun = trio.current_time()
             assert await polls.poll(STREAM, PollForm(), stopped) == Polled(own, more=False)
         assert trio.current_time() - begun == seconds
@@ -316,13 +310,8 @@ async def test_who_may_not_poll_any_more_when_something_comes_is_told_so_and_get
         await trio.lowlevel.checkpoint()
         raise refusal
 
-    async def write() -> None:
-        await trio.sleep(7.5)
-        queue.sets["c1.x"] = "h.p.s"
-        queue.signed.ring()
-
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(write)
+        nursery.start_soon(queue.bring_later)
         begun = trio.current_time()
         with pytest.raises(type(refusal)):
             await polls.poll(STREAM, PollForm(), again)

@@ -736,13 +736,18 @@ async def test_a_begin_that_found_no_room_is_recorded_before_any_share(autojump_
         assert [(one.began_at, one.ended_at) for one in stand.evidence.outages] == [(float(NOW), 0.0)]
 
 
+async def ends_without_room(stand: Stand) -> None:
+    """An outage that is over, and whose end could not be recorded."""
+    await ramps(stand)
+    stand.evidence.is_full = True
+    await trio.sleep(110)
+    assert stand.guard.status().outage_since is None
+
+
 async def test_an_end_that_found_no_room_is_recorded_when_there_is_some(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:
-        await ramps(stand)
-        stand.evidence.is_full = True
-        await trio.sleep(110)
-        assert stand.guard.status().outage_since is None
+        await ends_without_room(stand)
         assert len(stand.evidence.outages) == 1
         stand.evidence.is_full = False
         await trio.sleep(75)
@@ -754,10 +759,7 @@ async def test_an_end_that_found_no_room_is_recorded_when_there_is_some(autojump
 async def test_an_end_that_found_no_room_does_not_end_the_outage_after_it(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:
-        await ramps(stand)
-        stand.evidence.is_full = True
-        await trio.sleep(110)
-        assert stand.guard.status().outage_since is None
+        await ends_without_room(stand)
         stand.nodes.all(fails(Failure.CONNECT))
         stand.evidence.is_full = False
         await stand.guard.check(share())
@@ -771,10 +773,7 @@ async def test_an_end_that_found_no_room_does_not_end_the_outage_after_it(autoju
 async def test_an_end_and_the_begin_after_it_that_found_no_room_are_both_recorded(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:
-        await ramps(stand)
-        stand.evidence.is_full = True
-        await trio.sleep(110)
-        assert stand.guard.status().outage_since is None
+        await ends_without_room(stand)
         stand.nodes.all(fails(Failure.CONNECT))
         assert (await stand.guard.check(share())).reason is Reason.DEGRADED
         assert len(stand.evidence.outages) == 1
