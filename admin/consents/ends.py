@@ -37,25 +37,35 @@ class WaitQuery(msgspec.Struct, frozen=True, omit_defaults=True):
     wait: Annotated[float, Meta(ge=0, le=float(MAX_WAIT))] = 0.0
 
 
-def add_end_views(views: Blueprint, consents: Consents, parties: Parties, barrier: Waits) -> None:
-    """Hang the calls on the consents' blueprint."""
-    party, act_of = parties.calling, parties.act_of
+class _Progress:
+    """How far an end has come."""
 
-    async def standing(consent_id: str, caller: Caller, wait: Seconds) -> RevocationView:
-        """How far a revocation has come that was written some time ago, perhaps before the ledger was restored."""
-        incarnation = await consents.incarnation()
-        event, state = await consents.find(consent_id_of(consent_id), act_of(caller))
+    def __init__(self, consents: Consents, parties: Parties, barrier: Waits) -> None:
+        self._consents = consents
+        self._act_of = parties.act_of
+        self._barrier = barrier
+
+    async def standing(self, consent_id: str, caller: Caller, wait: Seconds) -> RevocationView:
+        """Of a revocation that was written some time ago, perhaps before the ledger was restored. Raises NotRevoked."""
+        incarnation = await self._consents.incarnation()
+        event, state = await self._consents.find(consent_id_of(consent_id), self._act_of(caller))
         if not isinstance(event, ConsentRevoked):
             raise NotRevoked("the consent was not revoked")
         committed_at = float(state.event.recorded_at) + 1  # at the latest: the event knows whole seconds
         receipt = Receipt(Position(incarnation, state.event.position.seq), state.version, committed_at)
-        return view_of(event, await barrier.wait_effective(receipt, wait))
+        return view_of(event, await self._barrier.wait_effective(receipt, wait))
 
-    async def ended(consent_id: str, caller: Caller, wait: Seconds, written: Written) -> Response:
-        """The answer to an end: how far it has come."""
+    async def of(self, written: Written, consent_id: str, caller: Caller, wait: Seconds) -> RevocationView:
+        """Of what has just been written, or was before under the same key. Raises NotRevoked, LostWrite."""
         if written.receipt.replayed:
-            return answer(await standing(consent_id, caller, wait))
-        return answer(view_of(_revoked(written), await barrier.wait_effective(written.receipt, wait)))
+            return await self.standing(consent_id, caller, wait)
+        return view_of(_revoked(written), await self._barrier.wait_effective(written.receipt, wait))
+
+
+def add_end_views(views: Blueprint, consents: Consents, parties: Parties, barrier: Waits) -> None:
+    """Hang the calls on the consents' blueprint."""
+    party, act_of = parties.calling, parties.act_of
+    progress = _Progress(consents, parties, barrier)
 
     @views.post("/consents/<consent_id>/revoke")
     @operation(answers={200: RevocationView}, body=RevokeForm, query=WaitQuery, problems=(404, 409), keyed=True)
@@ -71,7 +81,7 @@ def add_end_views(views: Blueprint, consents: Consents, parties: Parties, barrie
         key = key_of(caller, body)
         form = read_revocation(body)
         written = await consents.revoke(consent_id_of(consent_id), form, act_of(caller), key)
-        return await ended(consent_id, caller, wait, written)
+        return answer(await progress.of(written, consent_id, caller, wait))
 
     @views.post("/consents/<consent_id>/invalid")
     @operation(answers={200: RevocationView}, body=InvalidForm, query=WaitQuery, problems=(404, 409), keyed=True)
@@ -86,7 +96,7 @@ def add_end_views(views: Blueprint, consents: Consents, parties: Parties, barrie
         key = key_of(caller, body)
         form = read_invalidity(body)
         written = await consents.invalidate(consent_id_of(consent_id), form, act_of(caller), key)
-        return await ended(consent_id, caller, wait, written)
+        return answer(await progress.of(written, consent_id, caller, wait))
 
     @views.get("/consents/<consent_id>/revocation")
     @operation(answers={200: RevocationView}, query=WaitQuery, problems=(400, 404, 409))
@@ -98,7 +108,7 @@ def add_end_views(views: Blueprint, consents: Consents, parties: Parties, barrie
         """
         caller = await party()
         wait = _wait(request.args.getlist("wait"))
-        return answer(await standing(consent_id, caller, wait))
+        return answer(await progress.standing(consent_id, caller, wait))
 
 
 def _wait(given: list[str]) -> Seconds:

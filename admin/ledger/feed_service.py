@@ -38,6 +38,7 @@ OCTETS: Final = "application/octet-stream"
 
 T = TypeVar("T")
 Authenticate = Callable[[Request], Awaitable[ParticipantRecord]]
+RequireNode = Callable[[], Awaitable[ParticipantRecord]]
 ReadKeys = Callable[[], Awaitable[bytes]]
 TakeReports = Callable[[ClientId, bytes], Awaitable[None]]  # may refuse by a Fault; then the node sends them again
 MayClaim = Callable[[], Awaitable[None]]  # raises a Fault while nothing can be claimed
@@ -189,6 +190,14 @@ def feed_blueprint(service: FeedService, authenticate: Authenticate) -> Blueprin
             raise NotANode("the feed is for nodes")
         return caller
 
+    _add_feed_calls(blueprint, service, require_node)
+    _add_telling_calls(blueprint, service, require_node)
+    return blueprint
+
+
+def _add_feed_calls(blueprint: Blueprint, service: FeedService, require_node: RequireNode) -> None:
+    """What a node reads, and asks to be current."""
+
     @blueprint.get("/snapshot")
     async def snapshot() -> Response:
         await require_node()
@@ -217,6 +226,10 @@ def feed_blueprint(service: FeedService, authenticate: Authenticate) -> Blueprin
         await require_node()
         return Response(await service.keys(), content_type="application/json")
 
+
+def _add_telling_calls(blueprint: Blueprint, service: FeedService, require_node: RequireNode) -> None:
+    """What a node has to tell."""
+
     @blueprint.put("/answer-keys")
     async def answer_keys() -> Response:
         caller = await require_node()
@@ -237,8 +250,6 @@ def feed_blueprint(service: FeedService, authenticate: Authenticate) -> Blueprin
         await require_node()
         await service.may_claim()
         return _json(Held(await service.claims.take(await _read(Claim))))
-
-    return blueprint
 
 
 async def _body() -> bytes:
