@@ -102,7 +102,9 @@ class _Lane:
         """Move heads whose time has come to those that are ready."""
         while self.waiting and self.waiting[0][0] <= now:
             _, number, row = heapq.heappop(self.waiting)
-            if self.head(number, row) is not None:
+            held = self.head(number, row)
+            if held is not None and held.next_at <= now:
+                held.next_at = 0.0  # its time has come for good: a clock that is set back does not take that away
                 heapq.heappush(self.ready, (number, row))
 
 

@@ -1,6 +1,7 @@
 """What a receiver's picture in memory promises: order per consent, one under way, bounded, and nothing forgotten."""
 
 import hypothesis.strategies as st
+import msgspec
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -155,6 +156,34 @@ def test_a_receiver_that_is_back_gets_at_once_what_waited() -> None:
     box.settle(2, Fate.AGAIN, attempts=3, next_at=NOW + 1_800)
     box.hasten()
     assert numbers(box) == [1, 2]
+
+
+def test_what_is_ready_and_finds_no_place_stays_so_when_the_clock_is_set_back() -> None:
+    box = outbox()
+    box.arrived([delivery(n) for n in range(1, CONCURRENCY + 2)])
+    for number in numbers(box):
+        box.settle(number, Fate.AGAIN, attempts=1, next_at=NOW + 5)
+    assert numbers(box) == [CONCURRENCY + 1]
+    box.settle(CONCURRENCY + 1, Fate.AGAIN, attempts=1, next_at=NOW + 5)
+    under_way = numbers(box, NOW + 5)
+    assert len(under_way) == CONCURRENCY, "one is left, whose time has come"
+    box.settle(under_way[0], Fate.DONE, attempts=2)
+    assert numbers(box, NOW + 4) == [CONCURRENCY + 1]
+
+
+def test_who_stands_in_line_twice_is_not_sent_before_its_time() -> None:
+    box = outbox()
+    box.arrived([msgspec.structs.replace(delivery(2, ended(7, "edp-1", 3)), attempts=1, next_at=NOW + 5)])
+    box.owe(Lane.ENDS)
+    assert box.next_reading() == (Lane.ENDS, 2)
+    box.read_again(Lane.ENDS, [delivery(1, ended(7, "edp-1", 2))], whole=True)
+    assert numbers(box) == [1]
+    box.settle(1, Fate.DONE, attempts=1)  # the other takes its place in line a second time
+    held = box.take(NOW + 5)
+    assert held is not None
+    box.settle(held.delivery.number, Fate.AGAIN, attempts=2, next_at=NOW + 20)
+    assert numbers(box, NOW + 19) == []
+    assert numbers(box, NOW + 20) == [2]
 
 
 def test_events_about_the_stream_itself_are_in_a_row_of_their_own() -> None:
