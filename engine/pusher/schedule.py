@@ -6,6 +6,7 @@ What is still not taken then is *parked*: the receiver gets it by poll. What onl
 
 import enum
 import re
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import Final
 
@@ -24,7 +25,7 @@ SPREAD: Final = 0.2  # a wait lies within so much of the table's, on either side
 PUSHED_FOR: Final = Seconds(7 * 86_400.0)
 LONGEST_RETRY_AFTER: Final = Seconds(_HOUR)
 _AGAIN: Final = frozenset((408, 425, 429))
-_SECONDS: Final = re.compile(r"[0-9]{1,9}")
+_SECONDS: Final = re.compile(r"[0-9]+")
 
 
 class Trouble(enum.StrEnum):
@@ -148,14 +149,15 @@ def _spread(wait: float, jitter: float) -> Seconds:
 
 
 def _retry_after(text: str, now: float) -> float:
-    """Seconds; RFC 9110 section 10.2.3. What cannot be read asks for nothing."""
+    """Seconds; RFC 9110 sections 10.2.3 and 5.6.7. What cannot be read asks for nothing."""
     if _SECONDS.fullmatch(text):
         return min(float(text), LONGEST_RETRY_AFTER)
     try:
-        at = parsedate_to_datetime(text).timestamp()
+        at = parsedate_to_datetime(text)
     except (ValueError, TypeError, OverflowError):
         return 0.0
-    return min(max(at - now, 0.0), LONGEST_RETRY_AFTER)
+    in_utc = at.replace(tzinfo=UTC) if at.tzinfo is None else at  # asctime's form names no zone
+    return min(max(in_utc.timestamp() - now, 0.0), LONGEST_RETRY_AFTER)
 
 
 _KNOWN: Final = frozenset(("invalid_request", "invalid_issuer", "invalid_audience", "invalid_state"))

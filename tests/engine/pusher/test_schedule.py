@@ -1,5 +1,9 @@
 """The transmitter's table, row by row (push profile sections 2 and 7, retry strategy section 8)."""
 
+import os
+import time
+from collections.abc import Iterator
+
 import pytest
 
 from engine.pusher.schedule import (
@@ -18,6 +22,19 @@ from engine.pusher.service import Fate, Lane
 
 AT = 1_795_341_600.0
 MIDDLE = 0.5  # no jitter
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[None]:
+    """On a machine whose local time is not UTC."""
+    before = os.environ.get("TZ")
+    os.environ["TZ"] = "JST-9"
+    time.tzset()
+    yield
+    os.environ.pop("TZ")
+    if before is not None:
+        os.environ["TZ"] = before
+    time.tzset()
 
 
 def tried(
@@ -120,6 +137,7 @@ def test_denied_access_is_tried_once_more() -> None:
     assert waits(Reply(400, "access_denied"), Lane.ENDS) == pytest.approx([15])
 
 
+@pytest.mark.usefixtures("elsewhere")
 @pytest.mark.parametrize(
     ("text", "wait"),
     [
@@ -127,8 +145,12 @@ def test_denied_access_is_tried_once_more() -> None:
         ("2", 5.0),  # not sooner than the table
         ("3600", 3_600.0),
         ("86400", 3_600.0),  # an hour at most
+        ("9" * 64, 3_600.0),
         ("Sun, 22 Nov 2026 10:01:00 GMT", 60.0),
+        ("Sunday, 22-Nov-26 10:01:00 GMT", 60.0),  # of RFC 850
+        ("Sun Nov 22 10:01:00 2026", 60.0),  # of C's asctime(): it is UTC, and does not say so
         ("Sun, 22 Nov 2026 09:00:00 GMT", 5.0),
+        ("Fri, 31 Dec 9999 23:59:59 GMT", 3_600.0),
         ("soon", 5.0),
         ("-5", 5.0),
     ],
