@@ -112,9 +112,8 @@ def create(
     if last is not None and not last.deleted:
         raise StreamExists("you have a stream of this kind already")
     _check(wanted, private_allowed=private_allowed)
-    called_at = UnixTime(0) if last is None else max(last.created_at, last.challenged_at)
-    if (wait := called_at + VERIFICATION_INTERVAL - now) > 0:
-        raise TooSoon(Seconds(wait))
+    if last is not None:
+        _refuse_too_soon(max(last.created_at, last.challenged_at), now)
     poll = wanted.delivery is DeliveryMethod.POLL
     return StreamRecord(
         stream_id=stream_id_of(client_id, wanted.delivery, before.count),
@@ -170,8 +169,7 @@ def change(
 
 def challenged(stream: StreamRecord, challenge: str, now: UnixTime) -> StreamRecord:
     """The stream with its address to be confirmed, by a new challenge. Raises TooSoon: each is a call to somebody."""
-    if (wait := stream.challenged_at + VERIFICATION_INTERVAL - now) > 0:
-        raise TooSoon(Seconds(wait))
+    _refuse_too_soon(stream.challenged_at, now)
     return msgspec.structs.replace(
         stream,
         status=StreamStatus.PAUSED,
@@ -248,8 +246,10 @@ def _is_counted_on(stream: StreamRecord) -> bool:
 
 
 def is_over(stream: StreamRecord, now: UnixTime) -> bool:
-    """Whether a receiver's own pause has lasted long enough."""
-    return not stream.deleted and stream.paused_until is not None and now >= stream.paused_until
+    """Whether a receiver's own pause has lasted long enough, or its end is where only a clock can be that was wrong."""
+    if stream.deleted or stream.paused_until is None:
+        return False
+    return not now < stream.paused_until <= now + 2 * LONGEST_PAUSE
 
 
 def resume(stream: StreamRecord) -> StreamRecord:
@@ -266,6 +266,13 @@ def let_go(stream: StreamRecord) -> StreamRecord:
     """An operator enables it; an address that is not confirmed still has to be."""
     free = msgspec.structs.replace(stream, held=False)
     return msgspec.structs.replace(free, reason=UNCONFIRMED) if stream.challenge else _enabled(free)
+
+
+def _refuse_too_soon(last: UnixTime, now: UnixTime) -> None:
+    """Raises TooSoon within the interval after `last`. What lies further ahead than that: the clock was set back."""
+    wait = last + VERIFICATION_INTERVAL - now
+    if 0 < wait <= 2 * VERIFICATION_INTERVAL:
+        raise TooSoon(Seconds(wait))
 
 
 def _enabled(stream: StreamRecord) -> StreamRecord:

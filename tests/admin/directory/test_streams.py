@@ -135,6 +135,18 @@ def test_another_address_within_a_minute_is_too_soon() -> None:
     assert changed(elsewhere, created(), now=later).challenge == "another"
 
 
+@pytest.mark.parametrize("set_back", [90, 86_400])
+def test_a_clock_that_was_set_back_puts_off_neither_a_challenge_nor_a_stream_nor_the_end_of_a_pause(
+    set_back: int,
+) -> None:
+    elsewhere, before = msgspec.structs.replace(PUSH, endpoint_url=URL + "/2"), UnixTime(NOW - set_back)
+    assert changed(elsewhere, created(), now=before).challenge == "another"
+    assert created(owned=(streams.delete(created(), [created(POLL)]),), now=before).challenge
+    paused = streams.set_status(created(POLL), PAUSED, "", [], NOW)
+    assert not streams.is_over(paused, UnixTime(NOW - 90)), "another instance's clock may be behind"
+    assert streams.is_over(paused, UnixTime(NOW - 86_400))
+
+
 def test_the_last_stream_that_works_keeps_its_address_until_another_works() -> None:
     """Else its receiver could be out of hearing for as long as it likes, by an address that it never confirms."""
     elsewhere = msgspec.structs.replace(PUSH, endpoint_url=URL + "/2")
