@@ -91,7 +91,7 @@ class SetErrorForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_o
 class PollForm(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True, rename="camel"):
     """RFC 8936 section 2.2. With `setErrs` send a Content-Language header."""
 
-    max_events: Annotated[int, Meta(ge=0, le=1_000_000)] = 100
+    max_events: Annotated[int, Meta(ge=0, le=2**63 - 1)] = 100  # who wants all there are names the largest it has
     return_immediately: bool = False
     ack: Annotated[tuple[Jti, ...], Meta(max_length=MAX_ACKS)] = ()
     set_errs: Annotated[dict[Jti, SetErrorForm], Meta(max_length=MAX_ACKS)] = {}
@@ -231,12 +231,21 @@ def status_view(stream: StreamRecord) -> StatusView:
 def read_poll(value: object) -> PollForm:
     """A poll from decoded JSON. Raises InvalidFields.
 
-    Descriptions are made plain: to refuse one would lose what is acknowledged beside it.
+    Descriptions are made plain, and ids that are acknowledged twice named once: to refuse either would lose what is
+    acknowledged beside it.
     """
-    match value:
-        case {"setErrs": dict(errors), **rest}:
-            value = {**rest, "setErrs": {jti: _in_plain_words(error) for jti, error in errors.items()}}
+    if isinstance(value, dict):
+        value = {name: _as_it_counts(name, member) for name, member in value.items()}
     return read_struct(value, PollForm)
+
+
+def _as_it_counts(name: str, member: object) -> object:
+    match name, member:
+        case "setErrs", dict(errors):
+            return {jti: _in_plain_words(error) for jti, error in errors.items()}
+        case "ack", list(jtis) if all(isinstance(jti, str) for jti in jtis):
+            return list(dict.fromkeys(jtis))
+    return member
 
 
 def _in_plain_words(error: object) -> object:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admin.directory.stream_forms import MAX_DESCRIPTION, read_poll
+from admin.directory.stream_forms import MAX_ACKS, MAX_DESCRIPTION, read_poll
 from engine.consent.reading import InvalidFields, strict_json
 
 
@@ -51,10 +51,29 @@ def test_any_words_are_taken_and_hold_no_control_characters(words: str) -> None:
     assert not any(unicodedata.category(one) in ("Cc", "Cs", "Zl", "Zp") for one in taken)
 
 
+def test_who_acknowledges_an_event_twice_has_acknowledged_it_and_what_is_beside_it() -> None:
+    """By push and by poll it came twice; RFC 8936 asks nobody to count."""
+    assert read_poll({"ack": ["c1.a", "c1.b", "c1.a"]}).ack == ("c1.a", "c1.b")
+    assert len(read_poll({"ack": ["c1.a"] * (MAX_ACKS + 1)}).ack) == 1
+
+
+@pytest.mark.parametrize("most", [0, 2**31 - 1, 2**53 - 1, 2**63 - 1])
+def test_any_number_of_events_may_be_wanted(most: int) -> None:
+    assert read_poll({"maxEvents": most}).max_events == most
+
+
 @pytest.mark.parametrize(
     "bad",
     [
         [],
+        {"ack": "c1.a"},
+        {"ack": [["c1.a"], ["c1.a"]]},
+        {"ack": [None]},
+        {"ack": [f"c1.{number}" for number in range(MAX_ACKS + 1)]},
+        {"maxEvents": -1},
+        {"maxEvents": 1.5},
+        {"maxEvents": True},
+        {"maxEvents": 2**63},
         {"setErrs": []},
         {"setErrs": {"c1.x": "bad"}},
         {"setErrs": {"c1.x": {"description": "no\ncode"}}},
@@ -65,7 +84,8 @@ def test_any_words_are_taken_and_hold_no_control_characters(words: str) -> None:
         refusing("x", jti="c1.\n"),
     ],
     ids=[
-        "no object", "a list", "an error in words alone", "no code", "a code of two lines", "an unknown member",
+        "no object", "no list", "lists", "null in it", "too many", "less than none", "half of one", "a truth",
+        "more than 64 bits", "a list", "an error in words alone", "no code", "a code of two lines", "an unknown member",
         "null", "no text", "a name of two lines",
     ],
 )  # fmt: skip

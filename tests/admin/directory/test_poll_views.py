@@ -262,7 +262,7 @@ BAD_POLLS: list[dict[str, Any]] = [
     {"returnImmediately": "yes"},
     {"ack": "c1.x"},
     {"ack": ["x" * 129]},
-    {"ack": ["c1.x"] * 1_001},
+    {"ack": [f"c1.{number}" for number in range(1_001)]},
     {"setErrs": ["c1.x"]},
     {"setErrs": {"c1.x": "bad"}},
     {"setErrs": {"c1.x": {"description": "no code"}}},
