@@ -11,7 +11,9 @@ from urllib.parse import urlsplit
 
 MAX_URL: Final = 500  # characters; nobody's needs more, and it stands in every event of the stream
 _ALLOWED: Final = re.compile(r"[A-Za-z0-9\-._~:/?@!$&'()*+,;=%\[\]]+")  # RFC 3986, without `#`
+_LITERAL: Final = re.compile(r"\[[0-9A-Fa-f:.]+\](?::[0-9]*)?")  # an IPv6 address, without a zone
 _NAME: Final = re.compile(r"(?=.{1,253}\Z)(?:[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_ORDINARY: Final = "must name a host by its full name, or by an ordinary IP address"
 _HERE: Final = ("localhost", "local", "internal", "localdomain", "home.arpa")  # last labels of names that stay inside
 
 
@@ -33,7 +35,8 @@ def push_url_problem(url: str, *, private_allowed: bool) -> str | None:
         return "must name no user"
     if port == 0:
         return "must name a port that exists"
-    return _host_problem(host, private_allowed=private_allowed)
+    other_brackets = "[" in parts.netloc and not _LITERAL.fullmatch(parts.netloc)  # RFC 3986 has some, we call none
+    return _ORDINARY if other_brackets else _host_problem(host, private_allowed=private_allowed)
 
 
 def _host_problem(host: str, *, private_allowed: bool) -> str | None:
@@ -49,7 +52,7 @@ def _host_problem(host: str, *, private_allowed: bool) -> str | None:
 def _name_problem(host: str, *, private_allowed: bool) -> str | None:
     """A name's last label begins with a letter: `0x7f000001`, `2130706433` and `127.1` are addresses in disguise."""
     if not _NAME.fullmatch(host):
-        return "must name a host by its full name, or by an ordinary IP address"
+        return _ORDINARY
     if private_allowed or ("." in host and not any(host == end or host.endswith(f".{end}") for end in _HERE)):
         return None
     return "must not be a name of a private network"

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from admin.directory.push_urls import MAX_URL, push_url_problem
+from engine.pusher.targets import target_of
 
 PUBLIC = [
     "https://events.edp7.example/ccs",
@@ -57,6 +58,10 @@ NEVER = [
     "https://edp7.example./",
     "https://-edp7.example/",
     "https://[::1/",
+    "https://[2606:4700:4700::1111%25eth0]/",
+    "https://[2606:4700:4700::1111%eth0]:8443/",
+    "https://[2606:4700:4700::1111]edp7.example/",
+    "https://[v1.edp7]/",
     "https://b\u00fccher.example/",
     "https://edp7.example/" + "x" * MAX_URL,
 ]
@@ -77,6 +82,13 @@ def test_a_private_address_is_taken_in_a_sandbox_only(url: str) -> None:
 def test_what_is_no_address_of_a_receiver_is_refused_everywhere(url: str) -> None:
     assert push_url_problem(url, private_allowed=False)
     assert push_url_problem(url, private_allowed=True)
+
+
+@given(st.text("[]:%.-/@?1av", max_size=20))
+def test_whatever_is_taken_can_be_called(text: str) -> None:
+    url = f"https://{text}"
+    if push_url_problem(url, private_allowed=True) is None:
+        target_of(url, frozenset())
 
 
 @given(st.text(max_size=60))
