@@ -84,6 +84,11 @@ class _Pool:
         self.looking = trio.Lock()
         self.opening = trio.CapacityLimiter(OPENING)
 
+    def close_idle(self, since: float) -> None:
+        """Close what has been idle from before that time on."""
+        while self.idle and self.idle[0].idle_since < since:
+            self.idle.popleft().close()
+
 
 class _Timing:
     """How long one attempt may still take, and whom it tells that it has begun."""
@@ -142,9 +147,11 @@ class Egress:
         readers = [ReplyReader()]
         request = b"%b%d\r\n\r\n%b" % (target.head, len(content), content)
         pool = self._pools.get(client_id) or self._pools.setdefault(client_id, _Pool())
+        since = self._now()
         with trio.move_on_after(self._config.whole) as whole:
             await self._exchange(pool, target, request, readers, _Timing(whole, begun))
         if not readers[-1].status:
+            pool.close_idle(since)  # whatever swallowed this may swallow all of before: the next one connects anew
             raise Unreached(Trouble.TIMEOUT)
         return readers[-1].reply()
 
@@ -256,8 +263,7 @@ class Egress:
             await trio.sleep(SWEEP)
             oldest = self._now() - self._config.idle
             for pool in self._pools.values():
-                while pool.idle and pool.idle[0].idle_since < oldest:
-                    pool.idle.popleft().close()
+                pool.close_idle(oldest)
 
     def close(self) -> None:
         """All idle connections."""

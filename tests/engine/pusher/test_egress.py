@@ -370,6 +370,31 @@ async def test_a_connection_that_the_server_has_closed_is_not_missed(pki: Pki, e
         egress.close()
 
 
+async def test_what_swallows_one_push_is_not_given_the_next(pki: Pki, egress: Egress) -> None:
+    """A firewall that has lost its state swallows what comes on every connection of before, and says nothing."""
+    both_there, swallows = trio.Event(), False
+
+    async def answer(_path: str, _content: bytes) -> bytes:
+        if len(running.requests) == 2:
+            both_there.set()
+        await both_there.wait()
+        if swallows:
+            await trio.sleep_forever()
+        return ACCEPTED
+
+    async with receiving(pki.server_context(), answer) as running:
+        async with trio.open_nursery() as nursery:
+            for _ in range(2):
+                nursery.start_soon(egress.push, EDP, target(pki, running), SET)
+        assert egress.idle == running.accepted == 2
+        swallows = True
+        assert await trouble(egress, target(pki, running)) is Trouble.TIMEOUT
+        swallows = False
+        assert await egress.push(EDP, target(pki, running), SET) == Reply(202)
+        assert running.accepted == 3
+        egress.close()
+
+
 async def test_new_credentials_are_shown_by_the_next_push(pki: Pki, egress: Egress) -> None:
     async with receiving(pki.server_context()) as running:
         await egress.push(EDP, target(pki, running), SET)
