@@ -108,9 +108,10 @@ def pusher(
     bulk_rate: float = 200.0,
     holder: str = "",
     wait: Seconds = WAIT,
+    clocks: Clocks | None = None,
 ) -> Pusher:
     settings = PusherSettings(issuer=ISSUER, heartbeat_every=heartbeat_every, bulk_rate=bulk_rate, wait=wait)
-    made = Pusher(service, receivers, lambda: SIGNER, settings, Clocks(), jitter=jitter, holder=holder)
+    made = Pusher(service, receivers, lambda: SIGNER, settings, clocks or Clocks(), jitter=jitter, holder=holder)
     made.begin()
     return made
 

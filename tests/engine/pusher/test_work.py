@@ -27,7 +27,7 @@ from engine.pusher.work import AHEAD, PusherState
 from engine.telemetry import pusher_metrics
 from tests.support.deliveries import AT, ended, granted
 from tests.support.push_service import CHECKPOINT, LEASE, MemoryPushService, push_stream_of
-from tests.support.pushers import TAKEN, Receivers, always, hanging, pusher, until
+from tests.support.pushers import TAKEN, Clocks, Receivers, always, hanging, pusher, until
 
 DAY = 86_400.0
 LONG = Seconds(3_000.0)  # a lease, where days pass and its renewals would take all of the test's time
@@ -673,6 +673,41 @@ async def test_everything_stops_when_the_lease_may_have_ended_and_begins_again_u
     assert len(receivers.pushed) == sent
     cut_off = False
     await until(lambda: not service.pending, within=300)
+
+
+async def test_a_machine_that_slept_sends_nothing_before_its_lease_is_renewed(
+    service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Another may have had the lease in the meantime. Timers do not count sleep, so only the boot clock tells."""
+    asleep_at: int | None = None
+
+    class Slept(Clocks):
+        def boot(self) -> float:
+            return super().boot() + (0.0 if asleep_at is None else 3_600.0)
+
+    def sleep_while_bytes_are_kept(call: str, when: str) -> bool:
+        nonlocal asleep_at
+        if call != "keep" or asleep_at is not None:
+            return False
+        if when == "before":
+            return trio.current_time() < 1.5  # until then the delivery has come to its receiver's actor too
+        asleep_at = service.calls["lease"]
+        return False
+
+    async def take(_content: bytes) -> Reply:
+        leases.append(service.calls["lease"])
+        await trio.lowlevel.checkpoint()
+        return TAKEN
+
+    leases: list[int] = []
+    service.fails = sleep_while_bytes_are_kept
+    receivers.behaviours["edp-1"] = take
+    service.enrol("edp-1")
+    service.commit(ended(1, "edp-1"), "edp-1")
+    nursery.start_soon(pusher(service, receivers, clocks=Slept()).run)
+    await until(lambda: not service.pending, within=120)
+    assert asleep_at is not None
+    assert leases[0] > asleep_at
 
 
 async def test_a_lease_that_another_has_taken_ends_the_work_at_once(
