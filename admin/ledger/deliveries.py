@@ -11,11 +11,12 @@ import msgspec
 import sqlalchemy as sa
 
 from admin.ledger.outbox import Push
-from admin.ledger.schema import deliveries, outbox, receivers
+from admin.ledger.schema import deliveries, outbox, receivers, streams
 from engine.clock import UnixTime
 from engine.consent.records import ClientId, Role
-from engine.events.facts import Fact
+from engine.events.facts import Fact, VerificationFact
 from engine.pusher.service import Delivery, Fate, Lane, Outcome, Signed
+from engine.pusher.streams import StreamRecord
 
 PENDING: Final = sa.text("push = 0")
 PARKED: Final = sa.text("push = 2")
@@ -29,6 +30,7 @@ _PUSH_OF: Final = {
     Fate.DONE: Push.DONE, Fate.AGAIN: Push.PENDING, Fate.PARKED: Push.PARKED, Fate.EXPIRED: Push.NONE
 }  # fmt: skip
 _facts: Final[msgspec.msgpack.Decoder[Fact]] = msgspec.msgpack.Decoder(Fact)
+_streams: Final = msgspec.msgpack.Decoder(StreamRecord)
 
 
 def read_fresh(connection: sa.Connection, lane: Lane, after: int, limit: int) -> list[Delivery]:
@@ -119,10 +121,38 @@ def tell(connection: sa.Connection, outcomes: Sequence[Outcome]) -> None:
 
 
 def unpark(connection: sa.Connection, client_id: ClientId, at: UnixTime, limit: int) -> int:
-    """Make parked deliveries of a receiver pending again, the oldest first; returns how many."""
+    """Make parked deliveries of a receiver pending again, the oldest first; returns how many were parked until now."""
     numbers = list(connection.execute(parked_query(client_id, limit).with_for_update()).scalars())
-    again = sa.update(deliveries).where(deliveries.c.number.in_(numbers))
-    return connection.execute(again.values(push=int(Push.PENDING), next_at=float(at), attempts=0)).rowcount
+    if numbers:
+        for_nobody(connection, of_no_use(connection, deliveries.c.number.in_(numbers)))
+        again = sa.update(deliveries).where(deliveries.c.number.in_(numbers), PARKED)
+        connection.execute(again.values(push=int(Push.PENDING), next_at=float(at), attempts=0))
+    return len(numbers)
+
+
+def of_no_use(connection: sa.Connection, which: sa.ColumnElement[bool]) -> list[int]:
+    """Of these deliveries the events about streams that go to no address any more: the stream's challenge is another
+    by now, or it is confirmed, or there is no such stream.
+    """
+    query = (
+        sa.select(deliveries.c.number, deliveries.c.fact, streams.c.record)
+        .select_from(deliveries.outerjoin(streams, streams.c.stream_id == deliveries.c.subject))
+        .where(which, deliveries.c.seq == 0, deliveries.c.fact.is_not(None))
+    )
+    return [row.number for row in connection.execute(query) if _is_of_no_use(_facts.decode(row.fact), row.record)]
+
+
+def _is_of_no_use(fact: Fact, record: bytes | None) -> bool:
+    if record is None:
+        return True
+    challenge = fact.challenge if isinstance(fact, VerificationFact) else None
+    return challenge is not None and challenge != _streams.decode(record).challenge
+
+
+def for_nobody(connection: sa.Connection, numbers: Collection[int]) -> None:
+    """Nobody pushes these any more. Rows that this transaction holds."""
+    if numbers:
+        connection.execute(sa.update(deliveries).where(deliveries.c.number.in_(numbers)).values(push=int(Push.NONE)))
 
 
 def parked_query(client_id: ClientId, limit: int) -> sa.Select[tuple[int]]:

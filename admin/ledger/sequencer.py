@@ -7,7 +7,7 @@ With more than a batch to go, what must be told now is written ahead (`admin.led
 """
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +16,7 @@ import trio
 from sqlalchemy.dialects.postgresql import insert as postgres_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-from admin.ledger.deliveries import FRAMEWORK, held
+from admin.ledger.deliveries import FRAMEWORK, held, of_no_use
 from admin.ledger.lookahead import Lookahead
 from admin.ledger.outbox import Book, Draft, Member, Poll, Push, is_pushable
 from admin.ledger.polling import numbers_about_stream
@@ -269,17 +269,21 @@ def _write_streams(connection: sa.Connection, book: Book) -> None:
         connection.execute(_upsert(connection, streams), rows)
     if gone:
         connection.execute(sa.delete(streams).where(streams.c.stream_id.in_(list(gone))))
-        drop_told_of(connection, gone)
+    if there or gone:
+        drop_told_of(connection, gone, [one.stream_id for one in there])
 
 
-def drop_told_of(connection: sa.Connection, gone: Mapping[str, ClientId]) -> None:
+def drop_told_of(connection: sa.Connection, gone: Mapping[str, ClientId], changed: Collection[str] = ()) -> None:
     """What a stream was told of itself has nowhere to go once it is deleted, by push or by poll. gone: ids, and whose.
 
-    Lanes are named, all of them, so that SQLite takes the index of framework events and not the whole table.
+    Nor has a challenge of a changed one that was replaced or answered: it would be owed for three months. Lanes are
+    named, all of them, so that SQLite takes the index of framework events and not the whole table. All rows are locked
+    in one order.
     """
     lanes = deliveries.c.lane.in_([int(lane) for lane in Lane])
     about = sa.select(deliveries.c.number).where(FRAMEWORK, lanes, deliveries.c.subject.in_(list(gone)))
     found = set(connection.execute(about).scalars())
+    found |= set(of_no_use(connection, sa.and_(FRAMEWORK, lanes, deliveries.c.subject.in_(list(changed)))))
     for stream_id, client_id in gone.items():
         found |= numbers_about_stream(connection, client_id, stream_id)
     numbers = held(connection, found, _UNDONE, skip=False)

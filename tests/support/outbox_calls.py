@@ -96,6 +96,7 @@ def _of_sequencer(of: Subject) -> list[Call]:
     return [
         Call("deliveries made", lambda c: insert_drafts(c, [_draft(of)], take_numbers(c, 1), of.now)),
         Call("stream deleted", lambda c: drop_told_of(c, {"s": of.client_id})),
+        Call("stream changed", lambda c: drop_told_of(c, {}, ["s"])),
     ]
 
 

@@ -105,7 +105,7 @@ async def test_an_operator_sees_a_pusher_take_the_lease_and_what_it_has_left(sit
     framework = await told(site, 2)
     lease = await site.outbox.lease(holder_named("pusher-7", b"12345678"), None)
     outcomes = [Outcome(one.number, Fate.DONE, 1, 0.0) for one in framework]
-    outcomes[0] = msgspec.structs.replace(outcomes[0], fate=Fate.PARKED, error="http_404")
+    outcomes[-1] = msgspec.structs.replace(outcomes[-1], fate=Fate.PARKED, error="http_404")
     await site.outbox.tell(lease.epoch, outcomes)
     await site.granted(1)
     with trio.fail_after(PATIENCE):

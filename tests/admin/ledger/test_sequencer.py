@@ -24,13 +24,15 @@ from admin.ledger.listings import read_changes
 from admin.ledger.lookahead import Lookahead
 from admin.ledger.outbox import SINGLE_ENDS, Poll, Push
 from admin.ledger.outbox_service import NoSuchStream
+from admin.ledger.receiver_standing import read_standings
 from admin.ledger.schema import deliveries, outbox, receivers, streams
 from admin.ledger.sequencer import Overtaken, Sequencer, SequencerState
 from admin.ledger.sql import open_ledger
 from admin.ledger.store import LedgerUnavailable
 from engine.clock import Seconds
 from engine.consent.records import ClientId, ConsentId, Role
-from engine.pusher.service import Lane, Signed
+from engine.pusher.service import Fate, Lane, Outcome, Signed
+from engine.pusher.streams import StreamStatus
 from tests.support.backups import elsewhere, place_in, restored
 from tests.support.ledger import HandClock, ledger_config
 from tests.support.outboxes import ISSUER, ROWS, House, house_in, make_anew, rows
@@ -397,6 +399,45 @@ async def test_a_deleted_stream_gets_nothing_more(small_house: House) -> None:
     assert "edp-4" not in {one.client_id for one in await house.outbox.fresh(Lane.ORDINARY, 0, 10, Seconds(0.0))}
     with pytest.raises(NoSuchStream):
         await house.outbox.ask_verification(stream.stream_id)
+
+
+@pytest.mark.parametrize("fate", [Fate.AGAIN, Fate.PARKED])
+async def test_a_challenge_that_was_replaced_and_one_of_a_deleted_stream_are_owed_to_nobody(
+    house: House, fate: Fate
+) -> None:
+    """Nothing sends them any more: their receiver would be behind, or have something parked, for three months."""
+    epoch, at = (await house.door.lease("holder-1", None)).epoch, house.clock.wall()
+
+    async def tell(told: Fate) -> None:
+        """Of the newest: whatever is older the pusher does not send."""
+        await house.settle()
+        fresh = [one for lane in Lane for one in await house.outbox.fresh(lane, 0, 100, Seconds(0.0))]
+        newest = max(one.number for one in fresh if one.client_id == "edp-4")
+        await house.outbox.tell(epoch, [Outcome(newest, told, 1, at, at + 5)])
+
+    async def left() -> tuple[int, int]:
+        await house.settle()
+        await house.door.unpark(epoch, ClientId("edp-4"), house.clock.now())
+        found = await house.ledger.database.read(read_standings)
+        [standing] = [one for one in found if one.client_id == "edp-4"]
+        return standing.unsent, standing.parked
+
+    await house.register("edp-4", Role.EDP)
+    gone = await house.push_stream("edp-4", Role.EDP, status=StreamStatus.PAUSED, challenge="one")
+    await tell(fate)
+    await house.change(gone, deleted=True)
+    stream = await house.push_stream("edp-4", Role.EDP, status=StreamStatus.PAUSED, challenge="two")
+    await tell(fate)
+    assert await left() == (1, 0)
+    stream = await house.change(stream, challenge="three")
+    await tell(Fate.DONE)
+    assert await left() == (0, 0)
+    await house.change(stream, challenge="four")
+    await tell(fate)
+    await house.change(stream, challenge="", status=StreamStatus.ENABLED)
+    await tell(Fate.DONE)  # that it is enabled
+    await house.grant(edps=("edp-4",))
+    assert await left() == (1, 0)
 
 
 @pytest.fixture
