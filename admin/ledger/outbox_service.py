@@ -235,7 +235,8 @@ def ask_verification(connection: sa.Connection, stream_id: str, state: str | Non
     """Write a verification event for a stream as the outbox knows it. Raises NoSuchStream.
 
     The outbox's row is locked before the stream is looked for: one that is deleted meanwhile would leave the event to
-    its successor.
+    its successor. Challenges follow from the ledger: to an address that is not confirmed, or of which the outbox does
+    not know yet that it is, this does not go before it is.
     """
     connection.execute(sa.select(outbox.c.id).with_for_update())
     row = connection.execute(
@@ -246,8 +247,7 @@ def ask_verification(connection: sa.Connection, stream_id: str, state: str | Non
     if row is None:
         raise NoSuchStream("there is no such stream")
     stream, receiver = _streams.decode(row.record), _records.decode(row.receiver)
-    challenge = stream.challenge or None
-    fact = VerificationFact(stream_id, UnixTime(int(now)), state, challenge)
+    fact = VerificationFact(stream_id, UnixTime(int(now)), state)
     jti, ways = sets.drawn_jti(secrets.token_bytes(32)), framework_ways(stream)
     draft = Draft(receiver.client_id, receiver.role, framework_lane(fact), 0, 0, jti, jti, stream_id, now, fact, *ways)
     insert_drafts(connection, [draft], take_numbers(connection, 1), now)

@@ -81,7 +81,7 @@ class MemoryHouse:
 
     async def ask_verification(self, stream_id: str, state: str | None = None) -> None:
         stream = self._book.streams[stream_id]
-        fact = VerificationFact(stream_id, UnixTime(int(self._house.clock.wall())), state, stream.challenge or None)
+        fact = VerificationFact(stream_id, UnixTime(int(self._house.clock.wall())), state)
         jti = drawn_jti(secrets.token_bytes(32))
         made = Delivery(
             self.memory.next_number, ClientId(stream.client_id), stream.role, framework_lane(fact), 0, 0,

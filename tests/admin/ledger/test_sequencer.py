@@ -31,6 +31,7 @@ from admin.ledger.sql import open_ledger
 from admin.ledger.store import LedgerUnavailable
 from engine.clock import Seconds
 from engine.consent.records import ClientId, ConsentId, Role
+from engine.events.facts import VerificationFact
 from engine.pusher.service import Fate, Lane, Outcome, Signed
 from engine.pusher.streams import StreamStatus
 from tests.support.backups import elsewhere, place_in, restored
@@ -399,6 +400,20 @@ async def test_a_deleted_stream_gets_nothing_more(small_house: House) -> None:
     assert "edp-4" not in {one.client_id for one in await house.outbox.fresh(Lane.ORDINARY, 0, 10, Seconds(0.0))}
     with pytest.raises(NoSuchStream):
         await house.outbox.ask_verification(stream.stream_id)
+
+
+async def test_a_verification_that_is_asked_for_right_after_its_address_was_confirmed_comes(small_house: House) -> None:
+    """The outbox is a moment behind the ledger: as a challenge it would go nowhere once the outbox knows better."""
+    house = small_house
+    await house.register("edp-4", Role.EDP)
+    stream = await house.push_stream("edp-4", Role.EDP, status=StreamStatus.PAUSED, challenge="prove it")
+    await house.settle()
+    await house.change(stream, challenge="", status=StreamStatus.ENABLED)
+    await house.outbox.ask_verification(stream.stream_id, "word")
+    await house.settle()
+    fresh = await house.outbox.fresh(Lane.ORDINARY, 0, 10, Seconds(0.0))
+    own = [one.fact for one in fresh if one.client_id == "edp-4"]
+    assert own == [VerificationFact(stream.stream_id, house.clock.now(), "word")]
 
 
 @pytest.mark.parametrize("fate", [Fate.AGAIN, Fate.PARKED])
