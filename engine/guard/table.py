@@ -185,6 +185,8 @@ def _row(found: Any) -> Row:  # noqa: ANN401 - sqlite3 has no types for rows
 def _translated() -> Iterator[None]:
     try:
         yield
+    except sqlite3.ProgrammingError as error:  # closed: a question that outlives its guard, and nothing of the file's
+        raise MemoryFull("the guard's store is closed", detail=str(error)) from error
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "") or ""
         if name.startswith(tuple(_DAMAGE)) or not isinstance(error, sqlite3.OperationalError):

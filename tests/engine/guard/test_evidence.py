@@ -293,6 +293,17 @@ class TestWhatCannotBeTrusted:
             log.record(share(2))
             assert len(log.unreported(9)) == 1
 
+    def test_what_comes_after_the_end_is_refused_and_is_no_damage(self, tmp_path: Path) -> None:
+        with opened(tmp_path) as log:
+            (made,) = log.record_all([share(1)])
+        with opened(tmp_path) as other:
+            with pytest.raises(MemoryFull, match="closed"):
+                log.record(share(2))
+            with pytest.raises(MemoryFull, match="closed"):
+                log.read(made)
+            assert [link.evidence_id for link in other.unreported(9)] == [made]
+        assert list((tmp_path / "store").glob("*.aside-*")) == []
+
 
 def harm(directory: Path, how: str) -> None:
     """What may become of a file."""

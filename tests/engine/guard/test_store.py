@@ -539,6 +539,21 @@ class TestWhatCannotBeTrusted:
             assert store.lost_until() == NOW - 3_600 + home.CLOCK_ERROR
         assert b"guard_store_began_anew" in log.getvalue()
 
+    def test_a_question_that_comes_after_the_end_is_no_damage(self, kept: Path, log: io.BytesIO) -> None:
+        """As of a share that is still being checked: the file is another process's by then, maybe."""
+        with opened(kept) as store:
+            pass
+        with opened(kept) as other:
+            assert store.look(known_token().digest) is None
+            assert not store.has_ended(OTHER_CONSENT)
+            with pytest.raises(MemoryFull, match="closed"):
+                store.end(CONSENT, 2, LATER)
+            assert other.look(known_token().digest) is not None
+        assert (aside_of(kept), log.getvalue()) == ([], b"")
+        with opened(kept) as store:
+            assert store.look(known_token().digest) is not None
+            assert store.has_ended(OTHER_CONSENT)
+
     def test_write_that_finds_damage_is_refused_and_then_taken(self, kept: Path) -> None:
         with opened(kept) as store:
             store._table.sealed.table._db.execute("UPDATE kept SET sealed = zeroblob(200) WHERE rank = 2")
