@@ -133,6 +133,8 @@ class EvidenceLog:
         with self._sealed.writing(durable=True):
             for link in links:
                 self._put(link, UNREPORTED)
+            # Before the first entry, too: a start that found no tip would give the numbers of these again.
+            self._put_tip(msgspec.structs.replace(self._tip, open_outage=since))
         self._counts[UNREPORTED] += len(links)
         if since is not None:
             self.record(OutageEvidence(since, 0.0, ()))

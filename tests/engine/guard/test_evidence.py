@@ -4,7 +4,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -370,6 +370,41 @@ class TestWhatDamageLeaves:
         assert (said["unreported"], said["outage_since"]) == (2, float(NOW))
         assert (tmp_path / "store" / said["aside"]).exists()
         assert list((tmp_path / "store").glob("reading-*")) == []
+
+    @pytest.mark.parametrize("stop", [EvidenceLog.close, crash])
+    def test_a_restart_before_the_next_entry_gives_no_number_of_theirs_again(
+        self, stop: Callable[[EvidenceLog], None], tmp_path: Path
+    ) -> None:
+        with opened(tmp_path) as log:
+            ids = log.record_all([share(1), share(2)])
+        harm(tmp_path, "without a head")
+        stop(EvidenceLog(config.Evidence(), store_settings(tmp_path), OWNER, Wall()))
+        with opened(tmp_path) as log:
+            later = log.record_all([share(3), share(4)])
+            assert [link.evidence_id for link in log.unreported(9)] == [*ids, *later]
+            assert None not in [log.read(one) for one in (*ids, *later)]
+            assert log.statistics().unreported == 4
+
+    def test_a_crash_as_they_are_taken_over_keeps_an_open_outage(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with opened(tmp_path) as log:
+            log.record(OutageEvidence(float(NOW), 0.0, (ATTEMPT,)))
+            ids = log.record_all([share(1), share(2)])
+        harm(tmp_path, "a row less")
+
+        def die(log: EvidenceLog, _: Any) -> None:
+            log._sealed.table._db.close()
+            raise KeyError
+
+        with monkeypatch.context() as patched:
+            patched.setattr(EvidenceLog, "record", die)
+            with pytest.raises(KeyError):
+                EvidenceLog(config.Evidence(), store_settings(tmp_path), OWNER, Wall())
+        with opened(tmp_path) as log:
+            assert log.open_outage() == float(NOW)
+            later = log.record(share(3))
+            assert [link.evidence_id for link in log.unreported(9)] == [*ids, later]
 
     def test_a_log_that_is_found_damaged_while_it_runs_carries_on_with_its_outage(self, tmp_path: Path) -> None:
         with opened(tmp_path) as log:
