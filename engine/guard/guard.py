@@ -86,6 +86,7 @@ class Guard:
         self._names = names
         self._stack = AsyncExitStack()
         self._client: Client | None = None
+        self._is_closed = False
 
     async def __aenter__(self) -> "Guard":
         """Read certificates and keys. Asks nobody yet. Raises BadConfig."""
@@ -102,7 +103,7 @@ class Guard:
             hedge=service.hedge,
             draw=self._draw,
             new_id=self._names.draw,
-            is_open=lambda: self._outages.is_open,
+            is_open=lambda: self._is_closed or self._outages.is_open,
         )
         self._asking = Asking(self._config, self._client, self._transport, clock, self._names.draw, self._shelf)
         group = await self._stack.enter_async_context(anyio.create_task_group())
@@ -121,7 +122,12 @@ class Guard:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop looking after anything and close all connections. What the block raised comes through as it is."""
+        """Stop looking after anything and close all connections. What the block raised comes through as it is.
+
+        Shares that other tasks are still asking about, or will ask about, are told no: `unanswered`.
+        """
+        self._is_closed = True
+        self._joining.close()
         self._group.cancel_scope.cancel()
         try:
             await self._stack.__aexit__(None, None, None)
@@ -138,8 +144,8 @@ class Guard:
         """
         verdict = await self._check(share)
         if verdict.reason is Reason.DEGRADED and await self._closing.wait():
-            return await self._check(share)
-        return verdict
+            verdict = await self._check(share)
+        return self._unless_closed(verdict) if self._is_closed else verdict
 
     async def check_many(self, shares: Sequence[Share]) -> list[Verdict]:
         """Many shares, each a question of its own, in calls of up to 500; verdicts in their order. Raises as `check`.
@@ -147,6 +153,8 @@ class Guard:
         The first share of a token that was never introspected here is asked with the token itself
         (`service.introspect-first`), and so is what could not be told from the token's digest.
         """
+        if self._is_closed:
+            return [self._verdicts.refusal(Reason.UNANSWERED) for _ in shares]
         heard = self._memory.heard
         verdicts = await self._batches.check(shares)
         degraded = [place for place, verdict in enumerate(verdicts) if verdict.reason is Reason.DEGRADED]
@@ -154,6 +162,8 @@ class Guard:
             anew = await self._batches.check([shares[place] for place in degraded])
             for place, verdict in zip(degraded, anew, strict=True):
                 verdicts[place] = verdict
+        if self._has_closed():
+            return [self._unless_closed(verdict) for verdict in verdicts]
         if self._memory.heard == heard:
             return verdicts
         # Something was, while others of these shares were still asked about, for seconds maybe.
@@ -188,7 +198,17 @@ class Guard:
         if isinstance(self._transport, Http1Transport):
             self._transport.renew(client_tls(service.ca_file, service.certificate_file, service.key_file))
 
+    def _has_closed(self) -> bool:
+        """Whether it was closed meanwhile."""
+        return self._is_closed
+
+    def _unless_closed(self, verdict: Verdict) -> Verdict:
+        """No yes any more: memory and evidence may be closed, too, so that nobody can tell what was heard."""
+        return self._verdicts.refusal(Reason.UNANSWERED, verdict.evidence_id) if verdict.allowed else verdict
+
     async def _check(self, share: Share) -> Verdict:
+        if self._is_closed:
+            return self._verdicts.refusal(Reason.UNANSWERED)
         try:
             digest = digest_of(share)
         except BadShare:

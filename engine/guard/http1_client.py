@@ -251,6 +251,7 @@ class _Pool:
         self._size = size
         self._idle: deque[_Connection] = deque()
         self._open = 0
+        self._is_closed = False
         self._waiting: deque[anyio.Event] = deque()
         self._host_field = parts.netloc.encode()
         self._heads: dict[tuple[bytes, bytes, bytes, bytes], bytes] = {}
@@ -284,7 +285,7 @@ class _Pool:
                     raise
                 self._drop_idle(_JUST_NOW)  # most likely it was not the only one
             finally:
-                if reply is None or connection.is_spent:
+                if reply is None or connection.is_spent or self._is_closed:
                     connection.close()
                 else:
                     connection.idle_since = anyio.current_time()
@@ -352,7 +353,8 @@ class _Pool:
             self._open -= 1
 
     def close(self) -> None:
-        """Close what stands idle; calls under way are their callers' to cancel."""
+        """Close what stands idle; calls under way are their callers' to cancel, and keep nothing open when they end."""
+        self._is_closed = True
         self._drop_idle(0.0)
 
 
@@ -363,6 +365,7 @@ class Http1Transport:
         self._tls = tls
         self._size = size
         self._pools: dict[str, _Pool] = {}
+        self._is_closed = False
 
     def renew(self, tls: ssl.SSLContext) -> None:
         """For connections to come: the certificate has been renewed."""
@@ -370,6 +373,8 @@ class Http1Transport:
 
     async def call(self, address: str, call: Call) -> Reply:
         """See Transport."""
+        if self._is_closed:
+            raise CallFailed(Failure.BUSY, "the client is closed")
         pool = self._pools.get(address)
         if pool is None:
             pool = self._pools[address] = _Pool(address, lambda: self._tls, self._size)
@@ -377,5 +382,6 @@ class Http1Transport:
 
     async def aclose(self) -> None:
         """See Transport."""
+        self._is_closed = True
         for pool in self._pools.values():
             pool.close()

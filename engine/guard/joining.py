@@ -87,7 +87,7 @@ class Joining:
         self._draw = draw
         self._waiting: dict[int, _Waiting] = {}
         self._count = 0
-        self._is_asking = False
+        self._is_asking = self._is_closed = False
         client.retrying.on_exhausted = self._exhausted
 
     async def settle(self, asked: Sequence[Asked], missed: Unanswered) -> list[Verdict]:
@@ -106,9 +106,15 @@ class Joining:
         found = waiting.found | dict(zip(left, judged, strict=True))
         return [found[place] for place in range(len(asked))]
 
+    def close(self) -> None:
+        """Nothing is found out any more: whoever waits need not."""
+        self._is_closed = True
+        for waiting in self._waiting.values():
+            waiting.changed.set()
+
     def _may_wait(self, count: int, missed: Unanswered) -> bool:
         """Not where others have found out already, or where the service asked us to slow down."""
-        if not missed.is_out_of_retries or not self._outages.is_closed or self._count + count > MOST:
+        if self._is_closed or not missed.is_out_of_retries or not self._outages.is_closed or self._count + count > MOST:
             return False
         return verdict_on_run(missed.kinds, missed.failing) is not Reason.SLOW_DOWN
 
@@ -144,7 +150,7 @@ class Joining:
 
     def _answered(self) -> None:
         """A node has answered somebody."""
-        if not self._is_asking:
+        if not self._is_asking and not self._is_closed:
             self._is_asking = True
             self._group.start_soon(self._ask_again)
 

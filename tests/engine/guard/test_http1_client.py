@@ -124,6 +124,36 @@ def test_what_is_no_whole_reply(authority: Authority, backend: str, said: bytes 
 
 
 @BACKENDS
+def test_a_call_that_ends_after_the_client_was_closed_leaves_no_connection(
+    serve: Callable[[Script], Scripted], authority: Authority, backend: str
+) -> None:
+    closed = threading.Event()
+
+    def script(_number: int, _request: bytes) -> bytes:
+        assert closed.wait(20)
+        return says()
+
+    server, carrier = serve(script), transport(authority)
+
+    async def ask() -> bytes:
+        async with anyio.create_task_group() as group:
+            group.start_soon(close_when_asked)
+            return (await carrier.call(f"https://localhost:{server.port}", CALL)).body
+
+    async def close_when_asked() -> None:
+        while not server.requests:  # noqa: ASYNC110 - a thread's, which rings no bell of ours
+            await anyio.sleep(0.01)
+        await carrier.aclose()
+        closed.set()
+
+    assert run(backend, carrier, ask) == b"yes"
+    (pool,) = carrier._pools.values()
+    assert (len(pool._idle), pool._open) == (0, 0)
+    assert failure(backend, carrier, server.port) is Failure.BUSY
+    assert len(server.requests) == 1
+
+
+@BACKENDS
 def test_a_kept_connection_that_has_died_is_replaced_within_the_call(
     serve: Callable[[Script], Scripted], authority: Authority, backend: str
 ) -> None:
