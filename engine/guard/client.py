@@ -63,6 +63,12 @@ class _Flight(Generic[V]):
         self.scope: anyio.CancelScope | None = None
         self.hedge: _Hedge[V] | None = None
 
+    @property
+    def is_overtaken(self) -> bool:
+        """Whether the hedge has brought what cuts this attempt short: by nothing less is it cut."""
+        judged = None if self.hedge is None else self.hedge.judged
+        return judged is not None and judged.worth is Worth.CURRENT
+
 
 class Client:
     """Asks. now: monotonic seconds; wall: seconds since 1970, for the attempts' times. new_id: names of calls.
@@ -218,7 +224,7 @@ class Client:
         if reply is not None:  # reading is not bounded by the deadline: what is no answer must not pass for a timeout
             return await self._read(run, address, call, judge, begun, reply)
         if scope.cancelled_caught:
-            if flight is not None and flight.hedge is not None and flight.hedge.judged is not None:
+            if flight is not None and flight.is_overtaken:
                 self.addresses.was_slow(address, self._now())  # cut short, because the other node has answered
             else:
                 self._failed(run, address, begun, Failure.TIMEOUT)
@@ -285,7 +291,7 @@ class Client:
             begun = self._now()
             call = self._anew(flight.call)
             hedge.judged = await self._one(flight.run, hedge.address, call, flight.judge, begun, None)
-            if hedge.judged is not None and hedge.judged.worth is Worth.CURRENT and flight.scope is not None:
+            if flight.is_overtaken and flight.scope is not None:
                 flight.scope.cancel()
         finally:
             hedge.done.set()

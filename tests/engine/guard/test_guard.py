@@ -849,6 +849,26 @@ async def test_a_black_hole_costs_fifty_milliseconds_where_another_node_answers(
         assert trio.current_time() == pytest.approx(0.05)
 
 
+async def test_a_black_hole_is_found_out_where_the_other_node_has_nothing_but_last_known(
+    autojump_clock: MockClock,
+) -> None:
+    """The hedge's answer cuts nothing short, so that the node has had its two seconds: once, and not for each share."""
+    stand = Stand(autojump_clock, A, B)
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        assert stand.nodes.asked == [B]  # the next one is A's
+        stand.nodes.behaviours = {A: black_hole, B: answers(ccs_freshness="last_known", ccs_as_of=NOW)}
+        took = []
+        for _ in range(6):
+            began = trio.current_time()
+            assert (await stand.guard.check(share())).freshness == "last_known"
+            took.append(trio.current_time() - began)
+        assert sorted(took) == pytest.approx([0, 0, 0, 0, 0, 2])
+        counts, (at_a, _) = stand.guard.status().calls, stand.guard.status().contacts
+        assert counts is not None
+        assert (counts.failures[Failure.TIMEOUT], at_a.how) == (1, "timeout")
+
+
 async def test_retries_of_many_shares_stay_within_their_budget(autojump_clock: MockClock) -> None:
     """100 shares at once, nobody answers: 3 whole runs, the first of which finds the outage; the others wait for it."""
     stand = Stand(autojump_clock)
