@@ -20,7 +20,7 @@ from engine.guard.addresses import Addresses, Pace
 from engine.guard.calls import Call, CallFailed, Judge, Judged, Reply, Transport, Worth
 from engine.guard.contacts import Contacts
 from engine.guard.evidence_words import Attempt, Failure
-from engine.guard.retry import TOTAL, RetryBudget, read_retry_after
+from engine.guard.retry import TOTAL, WORST_CASE, RetryBudget, read_retry_after
 from engine.guard.retrying import Retrying
 from engine.guard.runs import Answered, Run, Unanswered
 from engine.telemetry.guard_calls import ATTEMPTS_FAILED, CALLS, HEDGES, RETRIES
@@ -119,7 +119,10 @@ class Client:
         return CallCounts(self._calls, self._retries, self._hedged, self._hedges_won, dict(self._failures))
 
     async def ask(self, call: Call, judge: Judge[V]) -> Answered[V] | Unanswered:
-        """One question. judge: reads a reply of status 200. Takes 9.4 seconds at most, 429s apart."""
+        """One question. judge: reads a reply of status 200. Takes 9.4 seconds at most, 429s apart.
+
+        Two more where the last attempt brought an answer flagged `last_known`, and another node may have a better one.
+        """
         now = self._now()
         self._calls += 1
         CALLS.inc()
@@ -180,8 +183,11 @@ class Client:
         RETRIES.inc()
 
     async def _look_for_better(self, run: Run, answer: Answered[V], call: Call, judge: Judge[V]) -> Answered[V]:
-        """Ask the other nodes, once each, before a `last_known` answer is taken."""
+        """Ask the other nodes, once each, before a `last_known` answer is taken: one, and more while there is time."""
+        until = max(self._now(), run.began + WORST_CASE - TOTAL)
         for address in self.addresses.better(self._now(), run.asked):
+            if self._now() > until:
+                break
             other = await self._attempt(run, address, self._anew(call), judge, hedged=False)
             if other is not None and other.worth is Worth.CURRENT:
                 return other

@@ -576,6 +576,32 @@ async def test_other_nodes_are_asked_before_a_last_known_answer_is_taken(autojum
         assert stand.nodes.asked.count(A) == 1  # then the other is preferred
 
 
+async def test_nobody_waits_for_a_better_answer_for_longer_than_for_any(autojump_clock: MockClock) -> None:
+    """Nine of ten nodes say nothing: after 9.4 seconds the answer that is at hand is the answer."""
+    nodes = [f"https://n{number}" for number in range(10)]
+    stand = Stand(autojump_clock, *nodes)
+    async with stand.guard:
+        stand.nodes.behaviours = dict.fromkeys(nodes, black_hole)
+        stand.nodes.behaviours[nodes[1]] = answers(ccs_freshness="last_known", ccs_as_of=NOW)
+        assert (await stand.guard.check(share())).freshness == "last_known"
+        assert stand.nodes.asked[0] == nodes[1]
+        assert stand.nodes.times == pytest.approx([0, 0, 2, 4, 6])
+        assert trio.current_time() == pytest.approx(8)
+
+
+async def test_one_better_answer_is_looked_for_however_long_the_first_one_took(autojump_clock: MockClock) -> None:
+    """Three nodes say nothing, the fourth says `last_known` at the end of its time, and the fifth knows."""
+    nodes = [f"https://n{number}" for number in range(5)]
+    stand = Stand(autojump_clock, *nodes, hedge=False)
+    stand.draw = 1 - 1e-12
+    stale = slowly(1.9, answers(ccs_freshness="last_known", ccs_as_of=NOW))
+    stand.nodes.all(in_turn(black_hole, black_hole, black_hole, stale, answers()))
+    async with stand.guard:
+        assert (await stand.guard.check(share())).freshness == "current"
+        assert trio.current_time() == pytest.approx(9.3)
+        assert sorted(stand.nodes.asked) == nodes
+
+
 async def test_a_last_known_answer_is_taken_where_no_node_has_a_better_one(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock, A, B)
     async with stand.guard:
