@@ -118,9 +118,9 @@ class Outages:
     def _lasts(self, since: float) -> float:
         return max(self._clock.boot() - self._since_boot, self._clock.now() - since)
 
-    def shared(self) -> None:
-        """A share is being made on what was known."""
-        self._shares += 1
+    def shared(self, count: int) -> None:
+        """So many shares are being made on what was known: their evidence is on disk."""
+        self._shares += count
 
     def status(self) -> CircuitStatus:
         """The circuit's, its times on the boot clock."""

@@ -131,6 +131,7 @@ class Verdicts:
                 self._fallen_back(known or no, Fallback(_without_evidence(fallback)), "")
                 for *_, known, no, fallback in judged
             ]
+        self._outages.shared(sum(entry.allowed for entry in entries))
         return [
             self._fallen_back(known or no, fallback, "" if known is None else next(ids))
             for *_, known, no, fallback in judged
@@ -302,8 +303,6 @@ class Verdicts:
         self, share: Share, digest: bytes, known: KnownToken | None, fallback: Fallback, now: UnixTime
     ) -> ShareEvidence:
         consent = fallback.consent
-        if fallback.allowed:
-            self._outages.shared()
         return ShareEvidence(
             at=float(now),
             digest=digest,

@@ -403,6 +403,21 @@ async def test_no_share_without_evidence(autojump_clock: MockClock) -> None:
         assert (verdict.allowed, verdict.reason) == (False, Reason.DEGRADED)
 
 
+async def test_an_outage_counts_no_share_that_was_not_made_for_want_of_room(autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        await ramps(stand)
+        made = len(stand.evidence.shares)
+        stand.draw = 0.9  # by what is known
+        for is_full in (True, False, True):
+            stand.evidence.is_full = is_full
+            assert (await stand.guard.check(share())).allowed is not is_full
+        stand.evidence.is_full = False
+        await trio.sleep(200)
+        assert stand.guard.status().outage_since is None
+        assert stand.evidence.outages[-1].shares == made + 1
+
+
 async def test_every_share_in_an_outage_is_evidenced_before_it_is_made(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:
