@@ -90,6 +90,11 @@ class Outages:
         """Whether no call is to be made but probes."""
         return self.status().state not in (State.CLOSED, State.RAMPING)
 
+    @property
+    def is_on_record(self) -> bool:
+        """Whether the evidence knows of all begins and ends: a share on what was known comes after them."""
+        return not self._unrecorded
+
     def now(self) -> Outage:
         """What shares are judged under at this moment."""
         if self._unrecorded:

@@ -125,6 +125,8 @@ class Verdicts:
             if known is not None
         ]
         try:
+            if entries and not self._outages.is_on_record:
+                raise MemoryFull("that there is an outage found no room")
             ids = iter(self._evidence.record_all(entries) if entries else [])
         except MemoryFull:  # what cannot be shown later is not done
             return [

@@ -1,12 +1,15 @@
 """A guard among nodes that fail in every way, in simulated time: how often it asks, how far apart, and what it says."""
 
+from collections.abc import Sequence
+
 import pytest
 import trio
 from trio.testing import MockClock
 
 from engine.clock import Seconds, UnixTime, format_utc
 from engine.guard.config import AnswerForm, OnOutage, Policy
-from engine.guard.evidence_words import Failure
+from engine.guard.evidence_words import Entry, Failure, OutageEvidence, ShareEvidence
+from engine.guard.memory import MemoryFull
 from engine.guard.questions import EVALUATIONS, INTROSPECT, digest_of
 from engine.guard.shares import Reason, Share, Verdict
 from tests.support.guard_answers import x5t
@@ -783,6 +786,29 @@ async def ends_without_room(stand: Stand) -> None:
     stand.evidence.is_full = True
     await trio.sleep(110)
     assert stand.guard.status().outage_since is None
+
+
+async def test_no_share_is_made_in_an_outage_whose_begin_finds_no_room_although_the_share_would(
+    autojump_clock: MockClock,
+) -> None:
+    """A disk on the brink of being full takes one write and not the other: a restart must not forget the outage."""
+    stand = Stand(autojump_clock)
+    record_all = stand.evidence.record_all
+
+    def on_the_brink(entries: Sequence[Entry]) -> list[str]:
+        if any(isinstance(entry, OutageEvidence) for entry in entries):
+            raise MemoryFull("full")
+        return record_all(entries)
+
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        stand.evidence.record_all = on_the_brink  # type: ignore[method-assign] # for a while
+        stand.nodes.all(fails(Failure.CONNECT))
+        for _ in range(2):
+            assert (await stand.guard.check(share())).reason is Reason.DEGRADED
+        stand.evidence.record_all = record_all  # type: ignore[method-assign] # as it was
+        assert (await stand.guard.check(share())).reason is Reason.LAST_KNOWN
+        assert [type(entry) for entry in stand.evidence.entries] == [OutageEvidence, ShareEvidence]
 
 
 async def test_an_end_that_found_no_room_is_recorded_when_there_is_some(autojump_clock: MockClock) -> None:
