@@ -69,6 +69,8 @@ class OutageEvidence(msgspec.Struct, frozen=True, array_like=True, tag="outage")
     ended_at: float
     attempts: tuple[Attempt, ...]
     shares: int = 0  # made on what was known
+    # Outages told as one, for want of room, from the begin of the first to the end of the last; 0: it is one
+    folded: int = 0
 
 
 Entry = ShareEvidence | OutageEvidence

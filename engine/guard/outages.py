@@ -23,6 +23,7 @@ NOTE_EVERY: Final = Seconds(60.0)  # how long an outage has lasted is on record
 LOOK_EVERY: Final = Seconds(1.0)  # while an outage lasts: whether the circuit has closed
 
 _KEPT: Final = 16  # attempts of the run that shares in an outage are recorded with
+_MOST_UNRECORDED: Final = 64  # begins and ends that wait for room, each by itself
 
 
 class Outages:
@@ -165,6 +166,18 @@ class Outages:
     def _record(self, *entries: OutageEvidence) -> None:
         """A full disk neither begins nor ends an outage: it only allows no share in it. What waits goes first."""
         self._unrecorded.extend(entries)
+        if len(self._unrecorded) > _MOST_UNRECORDED and self._unrecorded[-1].ended_at:
+            self._fold()
         with contextlib.suppress(MemoryFull):
             self._evidence.record_all(tuple(self._unrecorded))
             self._unrecorded.clear()
+
+    def _fold(self) -> None:
+        """The two newest of the outages that wait are told as one from now on; the first ones stay.
+
+        Each begin stands before its end, so that the last four are two outages.
+        """
+        begin, first, _, last = self._unrecorded[-4:]
+        count = max(first.folded, 1) + 1
+        end = OutageEvidence(begin.began_at, last.ended_at, last.attempts, first.shares + last.shares, count)
+        self._unrecorded[-4:] = [begin, end]

@@ -78,6 +78,7 @@ def exported(log: EvidenceLog) -> list[bytes]:
         ShareEvidence(at=1.5, digest=b"", allowed=False, reason=Reason.ONE_OFF, outage_since=1.0),
         OutageEvidence(began_at=1.5, ended_at=0.0, attempts=(ATTEMPT,)),
         OutageEvidence(began_at=1.5, ended_at=2.5, attempts=(), shares=7),
+        OutageEvidence(began_at=1.5, ended_at=2.5, attempts=(), folded=9),
     ],
 )
 def test_entry_comes_back_from_its_text(entry: ShareEvidence | OutageEvidence) -> None:

@@ -850,6 +850,52 @@ async def test_an_end_and_the_begin_after_it_that_found_no_room_are_both_recorde
         assert [entry.ended_at == 0 for entry in stand.evidence.outages] == [True, False, True]
 
 
+@pytest.mark.parametrize("lasts", [False, True])
+async def test_outages_without_end_that_find_no_room_are_told_as_one(lasts: bool, autojump_clock: MockClock) -> None:
+    """A disk that is full for days, and a service that comes and goes; a cap counts from the begin of the last one."""
+    stand = Stand(autojump_clock)
+    async with stand.guard:
+        assert (await stand.guard.check(share())).allowed
+        stand.evidence.is_full = True
+        begins, ends = list[float](), list[float]()
+        for _ in range(40):
+            begins.append(await fails_without_room(stand))
+            ends.append(await recovers(stand))
+        if lasts:
+            begins.append(await fails_without_room(stand))
+        stand.evidence.is_full = False
+        await trio.sleep(100)  # a probe, or a question of its own
+        await stand.guard.check(share())
+        assert stand.guard.status().outage_since == (begins[40] if lasts else None)
+
+    told = stand.evidence.outages
+    over, last = told[:64], told[-1]
+    assert [one.began_at for one in over] == [at for at in begins[:32] for _ in range(2)]
+    assert [one.ended_at for one in over[::2]] == [0.0] * 32
+    assert [one.ended_at for one in over[1::2]] == pytest.approx([*ends[:31], ends[39]], abs=1)
+    assert [one.folded for one in over[1::2]] == [0] * 31 + [9]
+    assert len(told) == (65 if lasts else 64)
+    if lasts:
+        assert (last.began_at, last.ended_at, last.folded) == (begins[40], 0.0, 0)
+
+
+async def fails_without_room(stand: Stand) -> float:
+    """When the outage began."""
+    stand.nodes.all(fails(Failure.CONNECT))
+    assert (await stand.guard.check(share())).reason is Reason.DEGRADED
+    since = stand.guard.status().outage_since
+    assert since is not None
+    return since
+
+
+async def recovers(stand: Stand) -> float:
+    """When the outage had ended."""
+    stand.nodes.all(answers())
+    while stand.guard.status().outage_since is not None:  # noqa: ASYNC110 - simulated time, and nothing rings
+        await trio.sleep(1)
+    return float(stand.clock.now())
+
+
 async def test_nobody_is_asked_of_our_own_while_the_circuit_is_open(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:
