@@ -62,7 +62,10 @@ class _Round:
 
 
 class Batches:
-    """ask_singly: with the token itself. on_unanswered: what becomes of shares whose call was not answered."""
+    """ask_singly: with the token itself; ask: the same, without a verdict where nobody answers.
+
+    on_unanswered: what becomes of shares whose call was not answered.
+    """
 
     def __init__(
         self,
@@ -72,6 +75,7 @@ class Batches:
         outages: Outages,
         memory: Memory,
         ask_singly: Callable[[Share, bytes], Awaitable[Verdict]],
+        ask: Callable[[Share, bytes], Awaitable[Verdict | Unanswered]],
         on_unanswered: Callable[[Sequence[tuple[Share, bytes]], Unanswered], Awaitable[list[Verdict]]],
     ) -> None:
         self._introspects_first = config.service.introspect_first
@@ -80,6 +84,7 @@ class Batches:
         self._outages = outages
         self._memory = memory
         self._ask_singly = ask_singly
+        self._ask = ask
         self._on_unanswered = on_unanswered
         self._learnt: set[tuple[bytes, str]] = set()  # consents that were introspected for, or are about to be
 
@@ -178,11 +183,17 @@ class Batches:
 
     async def _learn(self, each: _Asked, found: dict[int, Verdict]) -> None:
         """A token has several consents, and a decision is no last-known one: ask once so that an outage finds it."""
-        if self._outages.is_open:
-            return
-        verdict = await self._ask_singly(each.share, each.digest)
-        if verdict.reason in _SAYS:
-            found[each.place] = verdict
+        name, was_asked = (each.digest, found[each.place].consent_id or ""), False
+        try:
+            if self._outages.is_open:
+                return
+            verdict = await self._ask(each.share, each.digest)
+            was_asked = isinstance(verdict, Verdict) or not self._outages.is_open
+            if isinstance(verdict, Verdict) and verdict.reason in _SAYS:
+                found[each.place] = verdict
+        finally:
+            if not was_asked:  # for an outage, or because whoever waited has gone: the next batch asks
+                self._learnt.discard(name)
 
     async def _chunk(self, chunk: list[_Asked], now: _Round) -> None:
         """One call; all of it is asked singly where the service takes no batches."""

@@ -109,7 +109,14 @@ class Guard:
         group = await self._stack.enter_async_context(anyio.create_task_group())
         self._group = group
         self._batches = Batches(
-            self._config, self._asking, self._verdicts, self._outages, self._memory, self._one, self._unanswered
+            self._config,
+            self._asking,
+            self._verdicts,
+            self._outages,
+            self._memory,
+            self._one,
+            self._ask,
+            self._unanswered,
         )
         again = Again(self._batches.again, self._one_again, lambda: self._asking.takes_batches)
         self._joining = Joining(self._client, self._verdicts, self._outages, again, group, clock.boot, self._draw)
@@ -219,14 +226,17 @@ class Guard:
 
     async def _one(self, share: Share, digest: bytes) -> Verdict:
         """Ask with the token itself, whatever the circuit says."""
+        result = await self._ask(share, digest)
+        return result if isinstance(result, Verdict) else (await self._unanswered([(share, digest)], result))[0]
+
+    async def _ask(self, share: Share, digest: bytes) -> Verdict | Unanswered:
+        """The same, without a verdict where nobody answers."""
         at = self._clock.now()
         try:
             result = await self._asking.introspect(share, digest)
         except BadShare:
             return self._verdicts.bad()
-        if not isinstance(result, Answered):
-            return (await self._unanswered([(share, digest)], result))[0]
-        return self._on_answer(share, digest, result.value, at)
+        return self._on_answer(share, digest, result.value, at) if isinstance(result, Answered) else result
 
     async def _one_again(self, share: Share, digest: bytes) -> Verdict | Unanswered:
         """One attempt more with the token itself."""

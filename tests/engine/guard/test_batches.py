@@ -408,6 +408,33 @@ async def test_what_cannot_be_learnt_takes_no_yes_away(autojump_clock: MockClock
         assert (await stand.guard.check_many(some(1)))[0].reason is Reason.CONSENTED
 
 
+@pytest.mark.parametrize("why", ["an outage", "cancelled"])
+async def test_what_was_not_learnt_is_learnt_later(why: str, autojump_clock: MockClock) -> None:
+    stand = Stand(autojump_clock)
+    other = "00000000-0000-4000-8000-000000000009"
+    gas = [share(token=jwt_like(0), dataset_id="hh-gas")]
+    decided, single = decides(YES, consent_id=other), answers(entry(consent_id=other, dataset_id="hh-gas"))
+    async with stand.guard:
+        assert (await stand.guard.check(some(1)[0])).allowed
+        never = fails(Failure.CONNECT) if why == "an outage" else black_hole
+        stand.nodes.all(lambda call: (decided if call.path == EVALUATIONS else never)(call))
+        if why == "an outage":
+            await trio.sleep(1)
+            assert (await stand.guard.check_many(gas))[0].reason is Reason.CONSENTED
+            assert stand.guard.status().circuit == "buffering"
+        else:
+            with trio.move_on_after(1):
+                await stand.guard.check_many(gas)
+        stand.nodes.all(lambda call: (decided if call.path == EVALUATIONS else single)(call))
+        await trio.sleep(400)
+        for _ in range(2):
+            stand.nodes.calls.clear()
+            assert (await stand.guard.check_many(gas))[0].reason is Reason.CONSENTED
+        assert singles(stand) == []
+        stand.nodes.all(fails(Failure.CONNECT))
+        assert (await stand.guard.check_many(gas))[0].reason is Reason.LAST_KNOWN
+
+
 async def test_an_outage_is_judged_share_by_share(autojump_clock: MockClock) -> None:
     stand = Stand(autojump_clock)
     async with stand.guard:
