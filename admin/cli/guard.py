@@ -95,8 +95,8 @@ def status(
 
 def problem(told: dict[str, Any]) -> str:
     """Why the guard does not serve as it should, in one sentence; "" = it does."""
-    if told["memory"]["full"]:
-        return "the disk takes no more: pushed ends cannot be kept, and nothing is shared in an outage"
+    if full := _full(told):
+        return full
     if told["draining"]:
         return "the guard is stopping"
     waiting = [part["name"] for part in told["parts"] if part["life"] != "running"]
@@ -106,6 +106,14 @@ def problem(told: dict[str, Any]) -> str:
         return f"events are missing since {told['events']['missing_since']}: nothing would be shared in an outage"
     if told["outage_since"]:
         return f"nobody can be asked since {told['outage_since']}"
+    return ""
+
+
+def _full(told: dict[str, Any]) -> str:
+    if told["memory"]["full"]:
+        return "the disk takes no more: pushed ends cannot be kept, and nothing is shared in an outage"
+    if told["evidence"].get("full"):  # a guard of before the update does not say
+        return "the evidence takes no more: nothing is shared in an outage until what was shared is reported"
     return ""
 
 

@@ -68,12 +68,16 @@ class _Dated(msgspec.Struct, frozen=True):
 
 
 class EvidenceStatistics(msgspec.Struct, frozen=True):
-    """unreported_since: when the oldest share that was not reported was judged; None: all were, or it does not say."""
+    """unreported_since: when the oldest share that was not reported was judged; None: all were, or it does not say.
+
+    full: the newest share found no room, and none was made since.
+    """
 
     settled: int
     unreported: int
     unreported_since: float | None
     free_bytes: int
+    full: bool = False
 
 
 _tips: Final = msgspec.msgpack.Decoder(Tip)
@@ -99,6 +103,7 @@ class EvidenceLog:
         anchor = beside.with_name(beside.name + ".evidence")
         self._home = StoreHome(store.directory / FILE, anchor, habits, wall)
         self._max_bytes = settings.max_bytes
+        self._is_full = False
         self._keys = [self._key] if old is None else [self._key, old]
         self._outage = OpenOutage(store, owner)
         try:
@@ -148,6 +153,7 @@ class EvidenceLog:
     def record_all(self, entries: Sequence[Entry]) -> list[str]:
         """See `Evidence.record_all`: all of them or none, with one wait for the disk."""
         durable = any(isinstance(entry, OutageEvidence) or entry.allowed for entry in entries)
+        has_shares = any(isinstance(entry, ShareEvidence) for entry in entries)
         with self._trusting():
             self._make_room()
             tip, links = self._tip, []
@@ -157,14 +163,18 @@ class EvidenceLog:
                 links.append((link, UNREPORTED if _is_to_report(entry) else SETTLED))
             if tip.open_outage not in (None, self._tip.open_outage):
                 self._outage.keep(tip.open_outage)
-            with self._sealed.writing(durable=durable):
-                for link, rank in links:
-                    self._put(link, rank)
-                self._put_tip(tip)
-                self._refuse_the_last_pages(entries)
+            try:
+                with self._sealed.writing(durable=durable):
+                    for link, rank in links:
+                        self._put(link, rank)
+                    self._put_tip(tip)
+                    self._refuse_the_last_pages(has_shares=has_shares)
+            except MemoryFull:
+                self._is_full = self._is_full or has_shares
+                raise
             if tip.open_outage is None and self._tip.open_outage is not None:
                 self._outage.keep(None)
-            self._tip = tip
+            self._tip, self._is_full = tip, self._is_full and not has_shares
             for _, rank in links:
                 self._counts[rank] += 1
             return [link.evidence_id for link, _ in links]
@@ -215,6 +225,7 @@ class EvidenceLog:
                     if not self._holds(link):
                         continue
                     moved += self._put(msgspec.structs.replace(link, reported_at=now), SETTLED) == UNREPORTED
+            self._is_full = False
             self._counts[UNREPORTED] -= moved
             self._counts[SETTLED] += moved
 
@@ -229,7 +240,7 @@ class EvidenceLog:
             oldest = self.unreported(1)
             free = max(0, self._sealed.table.free_pages()) * 4_096
             at = _when(oldest[0]) if oldest else None
-            return EvidenceStatistics(self._counts[SETTLED], self._counts[UNREPORTED], at, free)
+            return EvidenceStatistics(self._counts[SETTLED], self._counts[UNREPORTED], at, free, self._is_full)
 
     def close(self) -> None:
         """Mark the log, so that copies made before now are known as old."""
@@ -278,8 +289,7 @@ class EvidenceLog:
                 self._sealed.take_away(row)
         self._counts[SETTLED] -= len(over)
 
-    def _refuse_the_last_pages(self, entries: Sequence[Entry]) -> None:
-        has_shares = any(isinstance(entry, ShareEvidence) for entry in entries)
+    def _refuse_the_last_pages(self, *, has_shares: bool) -> None:
         if has_shares and self._sealed.table.free_pages() < self._reserve:
             raise MemoryFull("the evidence log is full of shares that were not reported yet")
 

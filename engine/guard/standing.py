@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from engine.guard.config import GuardConfig
+from engine.guard.config import GuardConfig, OnOutage
 from engine.guard.contacts import Contact
 from engine.guard.events import EventsStatus
 from engine.guard.evidence import EvidenceLog
@@ -91,12 +91,14 @@ def health_of(
             refused=evidence.refused,
             unreported=kept.unreported,
             last_report_at=reported_at,
+            full=kept.full,
         ),
         parts=parts,
         draining=draining,
         outage_since=guard.outage_since,
         outage_ends_at=guard.outage_ends_at,
         next_probe_at=guard.next_probe_at,
+        halts=config.policy.on_outage is OnOutage.HALT or config.policy.outage_cap <= 0,
     )
 
 

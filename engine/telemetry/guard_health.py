@@ -60,12 +60,16 @@ class EventsHealth(msgspec.Struct, frozen=True):
 
 
 class EvidenceHealth(msgspec.Struct, frozen=True):
-    """Shares judged in outages, and what of that the service does not have yet."""
+    """Shares judged in outages, and what of that the service does not have yet.
+
+    full: the newest one found no room, so that none is made.
+    """
 
     allowed: int = 0
     refused: int = 0
     unreported: int = 0
     last_report_at: float | None = None
+    full: bool = False
 
 
 class PartHealth(msgspec.Struct, frozen=True):
@@ -91,6 +95,7 @@ class GuardHealth(msgspec.Struct, frozen=True):
     outage_since: float | None = None
     outage_ends_at: float | None = None  # the cap: from then on nothing is shared
     next_probe_at: float | None = None
+    halts: bool = False  # by its policy it shares nothing in an outage
 
     @property
     def ready(self) -> bool:
@@ -100,7 +105,7 @@ class GuardHealth(msgspec.Struct, frozen=True):
     @property
     def falls_back(self) -> bool:
         """Whether a share could be made now although nobody can be asked."""
-        return self.ready and self.events.missing_since is None
+        return self.ready and self.events.missing_since is None and not self.evidence.full and not self.halts
 
 
 def healthz(health: GuardHealth) -> Said:

@@ -126,6 +126,8 @@ def told(**changes: object) -> dict[str, Any]:
         ({"draining": True}, "stopping"),
         ({"parts": (PartHealth("events", "waiting"),)}, "events"),
         ({"events": EventsHealth(missing_since=1.0)}, "missing since 1970"),
+        ({"evidence": EvidenceHealth(full=True)}, "evidence"),
+        ({"halts": True}, ""),
         ({"outage_since": 1.0}, "nobody can be asked"),
     ],
 )

@@ -155,6 +155,22 @@ class TestLog:
             assert [link.evidence_id for link in log.unreported(10_000)] == ids[50:] + more
             check_lines(exported(log))
 
+    def test_a_log_that_took_no_share_for_want_of_room_is_full_until_it_may(self, tmp_path: Path) -> None:
+        with opened(tmp_path, max_bytes=SMALL) as log:
+            log.record(share())
+            assert not log.statistics().full
+            with pytest.raises(MemoryFull):
+                record_until_full(log, [])
+            assert log.statistics().full
+            log.record(OutageEvidence(float(NOW), 0.0, ()))
+            assert log.statistics().full, "of shares, though not of outages"
+            log.mark_reported(log.unreported(50))
+            assert not log.statistics().full
+            with pytest.raises(MemoryFull):
+                log.record_all([share(number) for number in range(10_000)])
+            log.record(share())
+            assert not log.statistics().full, "there is room for less"
+
     def test_reported_entries_go_when_their_time_is_over(self, tmp_path: Path) -> None:
         wall = Wall()
         wall.at = NOW

@@ -22,7 +22,7 @@ from engine.listener.http1 import HeadLimits, Request, Response
 from engine.listener.serve import Limits, Server, serve
 from engine.listener.sockets import CannotListen
 from engine.listener.tls import Peer
-from engine.telemetry.guard_health import EventsHealth, MemoryHealth
+from engine.telemetry.guard_health import EventsHealth, EvidenceHealth, MemoryHealth
 from engine.telemetry.host import SystemClock
 from tests.engine.guard.test_requests import ASKED
 from tests.support.guards import ToldHealth, ToldJudge, refusing
@@ -211,6 +211,26 @@ async def test_readiness_ends_with_drain_and_full_disk_but_not_with_an_outage(do
     doors.health.change(memory=MemoryHealth(), draining=True)
     assert (await by_socket("GET", "/readyz"))[0] == 503
     assert (await by_socket("GET", "/healthz"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"events": EventsHealth(missing_since=1.0)},
+        {"memory": MemoryHealth(full=True)},
+        {"evidence": EvidenceHealth(full=True)},
+        {"halts": True},
+        {"draining": True},
+    ],
+)
+async def test_each_thing_that_keeps_shares_from_being_made_in_an_outage_is_told(
+    changes: dict[str, object], doors: Doors, by_socket: Ask
+) -> None:
+    for change, figure in (({}, b"1.0"), (changes, b"0.0")):
+        doors.health.change(**change)
+        _, _, told = await by_socket("GET", "/v1/status")
+        assert told["falls_back"] is not bool(change)
+        assert b"\nccs_guard_falls_back %b\n" % figure in (await by_socket("GET", "/metrics"))[2]
 
 
 async def test_metrics_count_by_reason(doors: Doors, by_socket: Ask) -> None:
