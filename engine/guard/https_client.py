@@ -67,6 +67,23 @@ class HttpsClient:
             await _close(left)
 
 
+def is_tls_failure(error: BaseException) -> bool:
+    """A certificate that does not hold, an alert, or what is no TLS at all: somebody was there, and it is no outage.
+
+    Not a connection that ended in the middle: so does whoever stands before a service that is away.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLError) and not _is_end(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
+
+
+def _is_end(error: ssl.SSLError) -> bool:
+    return isinstance(error, ssl.SSLEOFError) or error.reason == "UNEXPECTED_EOF_WHILE_READING"
+
+
 async def _close(lease: _Lease) -> None:
     with anyio.move_on_after(CLOSING, shield=True):
         await lease.client.aclose()

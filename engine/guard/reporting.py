@@ -21,7 +21,7 @@ from engine.errors import Fault, Kind
 from engine.guard.evidence import EvidenceLog
 from engine.guard.evidence_chain import BrokenChain, Link
 from engine.guard.fallback_report import MAX_SHARES, Report, report_of
-from engine.guard.https_client import HttpsClient
+from engine.guard.https_client import HttpsClient, is_tls_failure
 from engine.guard.memory import MemoryFull
 from engine.guard.retry import LONGEST_RETRY_AFTER, NOT_SAID, read_retry_after
 from engine.telemetry.logs import logger
@@ -97,7 +97,7 @@ class HttpsPost:
             async with self._client.stream("POST", self._url, report.body, headers) as response:
                 body = await _read(response)
         except httpx2.HTTPError as error:
-            again = isinstance(error, httpx2.TransportError) and not _is_tls(error)
+            again = isinstance(error, httpx2.TransportError) and not is_tls_failure(error)
             raise NotReported("the service does not answer", detail=repr(error), again=again) from error
         if response.is_success:
             return _decode(body)
@@ -220,13 +220,3 @@ def _refusal(status: int, retry_after: str, body: bytes) -> Fault:
         return RefusedReport("the service cannot read the report", detail=detail)
     wait = read_retry_after(retry_after.encode()) if retry_after.isascii() else NOT_SAID
     return NotReported("the service does not take the report", detail=detail, retry_after=wait, again=status in RETRIED)
-
-
-def _is_tls(error: BaseException) -> bool:
-    """A certificate that does not hold: another attempt does not mend it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False

@@ -18,7 +18,7 @@ from msgspec import Meta
 from engine.clock import Seconds
 from engine.errors import Fault
 from engine.events.verification import RefusedEvent
-from engine.guard.https_client import HttpsClient
+from engine.guard.https_client import HttpsClient, is_tls_failure
 from engine.guard.retry import LONGEST_RETRY_AFTER, read_retry_after
 from engine.guard.transmitter import (
     Changes,
@@ -215,11 +215,8 @@ async def _read(response: httpx2.Response) -> bytes:
 
 def _broken(error: httpx2.HTTPError) -> Fault:
     """A certificate that does not hold is no outage, and neither is what is no HTTP."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLError):
-            return NotTold("TLS with the service failed", detail=repr(error))
-        cause = cause.__cause__ or cause.__context__
+    if is_tls_failure(error):
+        return NotTold("TLS with the service failed", detail=repr(error))
     if isinstance(error, httpx2.TransportError):
         return Unreachable("the service does not answer", detail=repr(error))
     return NotTold("the service's answer could not be read", detail=repr(error))

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+from anyio.abc import SocketAttribute, SocketStream
 
 from admin.pki.key_files import write_private
 from engine.config import BadConfig
@@ -16,7 +17,7 @@ from engine.guard.config import Events, GuardConfig, Receiver, Service, Store
 from engine.guard.events import EventsStatus, GuardEvents, push_url_of, service_tls
 from engine.guard.fallback_report import Report
 from engine.guard.opening import Parts, open_parts
-from engine.guard.reporting import NotReported
+from engine.guard.reporting import HttpsPost, NotReported
 from engine.guard.transmitter import NoSuchStream, NotTold, TooManyCalls, TooOld, Unreachable
 from engine.guard.transmitter_https import HttpsTransmitter
 from engine.guard.watch import Standing
@@ -315,6 +316,37 @@ def test_nobody_there_is_unreachable_and_a_wrong_certificate_is_not(
         with pytest.raises(Unreachable):
             await transmitter.event_keys()
         await transmitter.aclose()
+
+    anyio.run(run, backend=backend)
+
+
+@pytest.mark.parametrize("reads", [0, 65_536])
+def test_whoever_takes_a_connection_and_ends_it_is_an_outage_as_for_questions(
+    authority: Authority, tmp_path: Path, backend: str, reads: int
+) -> None:
+    """As a load balancer does before a service that is away: nobody has spoken, so that no event is missing by that."""
+
+    async def end(stream: SocketStream) -> None:
+        async with stream:
+            if reads:
+                await stream.receive(reads)
+
+    async def run() -> None:
+        async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener:
+            origin = f"https://127.0.0.1:{listener.extra(SocketAttribute.local_port)}"  # noqa: S610 - anyio's, not Django's
+            config = config_of(authority, tmp_path, origin)
+            transmitter = HttpsTransmitter(origin, origin, config.event_jwks_url, service_tls(config))
+            post = HttpsPost(origin, service_tls(config))
+            async with anyio.create_task_group() as group:
+                group.start_soon(listener.serve, end)
+                with pytest.raises(Unreachable):
+                    await transmitter.event_keys()
+                with pytest.raises(NotReported) as caught:
+                    await post(Report((), b"{}", "key-1"))
+                assert caught.value.again
+                group.cancel_scope.cancel()
+            await transmitter.aclose()
+            await post.aclose()
 
     anyio.run(run, backend=backend)
 
