@@ -8,8 +8,8 @@ runs the same parts as a program of their own. One process at a time has a store
 """
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -175,17 +175,27 @@ def _opened(config: GuardConfig, clock: Clock) -> Iterator[tuple[GuardStore, Cou
 async def open_guard(settings: str | PathLike[str] | GuardConfig) -> AsyncIterator[Guard]:
     """A guard inside your program, for its whole life. settings: a TOML file, or what was read from one.
 
-    Raises a Fault of one sentence where settings, files or the store cannot be used.
+    Raises a Fault of one sentence where settings, files or the store cannot be used. What the block raises comes
+    through as it is.
     """
     config = settings if isinstance(settings, GuardConfig) else load_guard_config(Path(settings))
     checking.check(msgspec.structs.replace(config, sidecar=None))
-    async with open_parts(config, SystemClock()) as parts, anyio.create_task_group() as tasks:
-        for name, service in parts.services.items():
-            tasks.start_soon(_keep, name, service)
-        try:
-            yield parts.guard
-        finally:
-            tasks.cancel_scope.cancel()
+    async with open_parts(config, SystemClock()) as parts, _running(parts.services):
+        yield parts.guard
+
+
+@asynccontextmanager
+async def _running(services: Mapping[str, Service]) -> AsyncIterator[None]:
+    """Closed by hand: a group of tasks would put what the block raises into an exception group."""
+    stack = AsyncExitStack()
+    tasks = await stack.enter_async_context(anyio.create_task_group())
+    for name, service in services.items():
+        tasks.start_soon(_keep, name, service)
+    try:
+        yield
+    finally:
+        tasks.cancel_scope.cancel()
+        await stack.aclose()
 
 
 async def _keep(name: str, service: Service) -> None:

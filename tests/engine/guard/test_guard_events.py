@@ -16,7 +16,7 @@ from engine.events.facts import Change
 from engine.guard.config import Events, GuardConfig, Receiver, Service, Store
 from engine.guard.events import EventsStatus, GuardEvents, push_url_of, service_tls
 from engine.guard.fallback_report import Report
-from engine.guard.opening import Parts, open_parts
+from engine.guard.opening import Parts, open_guard, open_parts
 from engine.guard.reporting import HttpsPost, NotReported
 from engine.guard.transmitter import NoSuchStream, NotTold, TooManyCalls, TooOld, Unreachable
 from engine.guard.transmitter_https import HttpsTransmitter
@@ -363,6 +363,29 @@ def test_settings_that_do_not_hold(authority: Authority, tmp_path: Path) -> None
 def test_address_by_itself_is_made_of_host_and_port() -> None:
     settings: dict[str, Any] = {name: Path("x") for name in ("certificate_file", "key_file", "client_ca_file")}
     assert push_url_of(Receiver(**settings, host="127.0.0.1", port=8460)) == "https://127.0.0.1:8460/events"
+
+
+def test_what_a_block_of_an_open_guard_raises_comes_through_as_it_is(
+    authority: Authority, tmp_path: Path, backend: str
+) -> None:
+    config = config_of(authority, tmp_path, "https://localhost:1")
+    write_private(config.store.key_file, bytes(32))
+
+    async def raises() -> None:
+        async with open_guard(config) as guard:
+            assert guard.status().circuit == "closed"
+            await anyio.sleep(0.01)  # its own tasks have begun
+            raise ZeroDivisionError
+
+    async def is_cancelled() -> bool:
+        with anyio.move_on_after(0.1) as scope:
+            async with open_guard(config):
+                await anyio.sleep_forever()
+        return scope.cancelled_caught
+
+    with pytest.raises(ZeroDivisionError):
+        anyio.run(raises, backend=backend)
+    assert anyio.run(is_cancelled, backend=backend), "the store is free again"
 
 
 async def test_an_open_guard_tells_its_events_part_when_the_service_answered(
