@@ -68,7 +68,7 @@ class OutageEvidence(msgspec.Struct, frozen=True, array_like=True, tag="outage")
     began_at: float  # seconds since 1970
     ended_at: float
     attempts: tuple[Attempt, ...]
-    shares: int = 0  # made on what was known
+    shares: int = 0  # made on what was known, since the start of the process that tells of the end
     # Outages told as one, for want of room, from the begin of the first to the end of the last; 0: it is one
     folded: int = 0
 
