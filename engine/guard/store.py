@@ -301,9 +301,17 @@ class GuardStore:
         now = self._wall()
         if not self._waiting:
             self._waiting_since = now
+        before = self._waiting.get(digest)
         self._waiting[digest] = after
         if len(self._waiting) >= LAZY_COUNT or not 0 <= now - self._waiting_since < LAZY_SECONDS:
-            self._flush()
+            try:
+                self._flush()
+            except MemoryFull:  # while the disk is full no more of them wait than else
+                if before is None:
+                    self._waiting.pop(digest, None)  # another store may have begun
+                else:
+                    self._waiting[digest] = before
+                raise
 
     def _flush(self) -> None:
         if self._waiting and not self._inside:

@@ -8,6 +8,7 @@ import stat
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -267,6 +268,28 @@ class TestBounds:
             assert store.look(known_token("free").digest) is not None, "the refused end was not half done"
             store.end(consent(len(ended)), 2, LATER)
 
+    def test_no_more_answers_wait_for_a_full_store_than_for_another(self, tmp_path: Path) -> None:
+        """For as long as it is full each answer is refused; what waited before waits on, and is written in the end."""
+        wall = Wall()
+        with opened(tmp_path, wall, max_bytes=SMALL) as store:
+            with pytest.raises(MemoryFull):
+                end_until_full(store, [])
+            taken = [number for number in range(3 * LAZY_COUNT) if takes(store, number)]
+            assert taken == list(range(LAZY_COUNT - 1))
+            assert store.statistics().waiting == len(taken)
+            assert store.look(digest(taken[-1])) is not None
+            assert store.look(digest(taken[-1] + 1)) is None
+            wall.forward(2)
+            assert not takes(store, 0, as_of=UnixTime(NOW + 5))
+            kept = store.look(digest(0))
+            assert kept is not None
+            assert kept.as_of == known_token().as_of, "a refused answer changes nothing"
+            store._table.sealed.table._db.execute("PRAGMA max_page_count = 100000")
+            store._table.sealed.table.max_pages = 100_000
+            assert takes(store, 3 * LAZY_COUNT)
+            store.flush()
+            assert (store.statistics().waiting, store.statistics().active) == (0, LAZY_COUNT)
+
     def test_full_store_takes_all_of_what_comes_together_or_nothing(self, tmp_path: Path) -> None:
         with opened(tmp_path, max_bytes=SMALL) as store:
             store.remember(known_token(consents=(known_consent(consent(0)),)))
@@ -283,6 +306,13 @@ class TestBounds:
                 swallow(store, goes_on=goes_on)
             assert store.statistics().guarding == 0
             assert store.statistics().active == 0
+
+
+def takes(store: GuardStore, number: int, **changes: Any) -> bool:
+    try:
+        return store.remember(known_token(str(number), **changes))
+    except MemoryFull:
+        return False
 
 
 def end_until_full(store: GuardStore, ended: list[int]) -> None:
