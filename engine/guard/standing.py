@@ -74,7 +74,7 @@ def health_of(
             ends=store.guarding,
             bytes_used=max(0, config.store.max_bytes - store.free_bytes),
             bytes_allowed=config.store.max_bytes,
-            full=store.free_bytes <= 0,
+            full=store.full or store.free_bytes <= 0,
         ),
         events=EventsHealth(
             last_seq=events.last_seq,

@@ -44,7 +44,10 @@ _log = logger("guard.store")
 
 
 class StoreStatistics(msgspec.Struct, frozen=True):
-    """What is kept. waiting: not written yet. anew: how often an empty store began while this process ran."""
+    """What is kept. waiting: not written yet. anew: how often an empty store began while this process ran.
+
+    full: the newest write found no room, by the bound of the store or on the disk itself.
+    """
 
     active: int
     guarding: int
@@ -52,6 +55,7 @@ class StoreStatistics(msgspec.Struct, frozen=True):
     waiting: int
     free_bytes: int
     anew: int
+    full: bool = False
 
 
 class GuardStore:
@@ -90,7 +94,7 @@ class GuardStore:
         self._newest, self._rested = self._table.head.newest, self._table.head.rested_at  # with what is not written yet
         self._may_be_used = True  # something may be kept that rests on a newer truth than the head's `rested_at`
         self._inside = False
-        self._failed = False
+        self._failed = self._is_full = False
 
     def close(self) -> None:
         """Write what waits, and mark the store, so that copies made before now are known as old."""
@@ -245,24 +249,31 @@ class GuardStore:
                     yield
                     if self._failed:
                         raise MemoryFull("the guard's store did not take all of it")
-            except BaseException:
+            except BaseException as error:
                 self._recall.clear()  # what was read inside may be what was taken back
+                self._is_full = self._is_full or isinstance(error, MemoryFull)
                 raise
             finally:
                 self._inside = False
+            self._is_full = False
             self._mark_if_due()
 
     def flush(self) -> None:
-        """Write the answers that wait. Called by whoever has a moment, each second or so."""
+        """Write the answers that wait. Called by whoever has a moment, each second or so.
+
+        Where there was no room: whether there is any now, though nothing waits.
+        """
         with self._trusting():
             self._flush()
+            if self._is_full:
+                self._write(lambda: None, durable=False)
 
     def statistics(self) -> StoreStatistics:
         """A frozen record of now."""
         with self._trusting():
             counts, free = self._table.counts, self._table.free_bytes()
             return StoreStatistics(
-                counts[ACTIVE], counts[GUARDING], counts[GARBAGE], len(self._waiting), free, self._anew
+                counts[ACTIVE], counts[GUARDING], counts[GARBAGE], len(self._waiting), free, self._anew, self._is_full
             )
 
     def _token(self, digest: bytes) -> KeptToken | None:
@@ -338,9 +349,11 @@ class GuardStore:
                     if kept.known is not None:
                         self._put_active(kept, kept.known)
                 put()
-        except BaseException:
+        except BaseException as error:
             self._recall.clear()
+            self._is_full = self._is_full or isinstance(error, MemoryFull)
             raise
+        self._is_full = False
         self._waiting.clear()
 
     def _put_inside(self, put: Callable[[], None]) -> None:

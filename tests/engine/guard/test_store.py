@@ -268,6 +268,25 @@ class TestBounds:
             assert store.look(known_token("free").digest) is not None, "the refused end was not half done"
             store.end(consent(len(ended)), 2, LATER)
 
+    def test_a_disk_that_is_full_before_the_store_is_told_until_it_takes_something(self, tmp_path: Path) -> None:
+        with opened(tmp_path) as store:
+            assert not store.statistics().full
+            database = store._table.sealed.table._db
+            (pages,) = database.execute("PRAGMA page_count").fetchone()
+            database.execute(f"PRAGMA max_page_count = {pages}")
+            with pytest.raises(MemoryFull):
+                end_until_full(store, [])
+            assert store.statistics().full
+            assert store.statistics().free_bytes > SMALL, "as far as it may grow"
+            database.execute("PRAGMA max_page_count = 100000")
+            store.flush()
+            assert not store.statistics().full, "though nobody has asked or told anything"
+            store.mark_whole()
+            database.execute(f"PRAGMA max_page_count = {pages}")
+            with pytest.raises(MemoryFull):
+                fill(store, 1_000)
+            assert store.statistics().full
+
     def test_no_more_answers_wait_for_a_full_store_than_for_another(self, tmp_path: Path) -> None:
         """For as long as it is full each answer is refused; what waited before waits on, and is written in the end."""
         wall = Wall()
