@@ -137,8 +137,8 @@ class Parts:
         task_status.started()
         while True:
             await anyio.sleep(FLUSH_EVERY)
+            self.guard.note_time()  # first: the evidence may have room where the memory has none
             self._store.flush()
-            self.guard.note_time()
 
 
 @asynccontextmanager

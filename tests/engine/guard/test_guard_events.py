@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import msgspec
 import pytest
+import trio
 from anyio.abc import SocketAttribute, SocketStream
 
 from admin.pki.key_files import write_private
@@ -16,6 +17,7 @@ from engine.events.facts import Change
 from engine.guard.config import Events, GuardConfig, Receiver, Service, Store
 from engine.guard.events import EventsStatus, GuardEvents, push_url_of, service_tls
 from engine.guard.fallback_report import Report
+from engine.guard.memory import MemoryFull
 from engine.guard.opening import Parts, open_guard, open_parts
 from engine.guard.reporting import HttpsPost, NotReported
 from engine.guard.transmitter import NoSuchStream, NotTold, TooManyCalls, TooOld, Unreachable
@@ -386,6 +388,25 @@ def test_what_a_block_of_an_open_guard_raises_comes_through_as_it_is(
     with pytest.raises(ZeroDivisionError):
         anyio.run(raises, backend=backend)
     assert anyio.run(is_cancelled, backend=backend), "the store is free again"
+
+
+async def test_how_long_an_outage_lasts_is_noted_where_the_memory_has_no_room(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = config_of(authority, tmp_path, "https://localhost:1")
+    write_private(config.store.key_file, bytes(32))
+    noted: list[bool] = []
+
+    def full() -> None:
+        raise MemoryFull("full")
+
+    monkeypatch.setattr("engine.guard.opening.FLUSH_EVERY", 0.0)
+    async with open_parts(config, SystemClock()) as parts:
+        monkeypatch.setattr(parts.guard, "note_time", lambda: noted.append(True))
+        monkeypatch.setattr(parts._store, "flush", full)
+        with pytest.raises(MemoryFull):
+            await parts.services["memory"](task_status=trio.TASK_STATUS_IGNORED)
+    assert noted == [True]
 
 
 async def test_an_open_guard_tells_its_events_part_when_the_service_answered(
