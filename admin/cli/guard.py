@@ -188,7 +188,7 @@ def _guard_table(told: dict[str, Any]) -> Table:
     table.add_row("would share in an outage", "[green]yes[/]" if told["falls_back"] else "[red]no[/]")
     table.add_row("known", f"{memory['tokens']:,} tokens, {memory['ends']:,} ends")
     table.add_row("store", _size(memory))
-    table.add_row("events", f"up to {events['last_seq']:,}")
+    table.add_row("events", f"up to {events['last_seq']:,}{_anew(events)}")
     missing = (
         f"[red]since {events['missing_since']}, {events['ahead']:,} wait[/]" if events["missing_since"] else "none"
     )
@@ -200,6 +200,11 @@ def _guard_table(told: dict[str, Any]) -> Table:
     table.add_row("not reported yet", f"{evidence['unreported']:,}")
     table.add_row("last report", _ago(evidence["last_report_at"]))
     return table
+
+
+def _anew(events: dict[str, Any]) -> str:
+    """An older guard's page does not say it."""
+    return f", [red]its file began anew {events['anew']} times[/]" if events.get("anew") else ""
 
 
 def _size(memory: dict[str, Any]) -> str:

@@ -19,6 +19,7 @@ from engine.clock import BootTime, Clock, UnixTime
 from engine.config import BadConfig
 from engine.consent.records import ClientId
 from engine.guard.config import GuardConfig, Receiver
+from engine.guard.event_file import seal_of
 from engine.guard.event_keys import EventKeys
 from engine.guard.event_store import EventStore
 from engine.guard.following import Following
@@ -55,6 +56,7 @@ class EventsStatus(msgspec.Struct, frozen=True):
     security_events: int
     push_status: str
     port: int
+    anew: int  # how often an empty file has taken the place of one that could not be trusted, since the start
 
 
 class GuardEvents:
@@ -80,7 +82,9 @@ class GuardEvents:
         self._https = HttpsTransmitter(config.issuer, machine_url, config.event_jwks_url, tls)
         service = self._https if transmitter is None else transmitter
         receiver, issuer, client_id = config.events.receiver, config.issuer, ClientId(config.client_id)
-        store = self._store = EventStore(config.store.directory / FILE)
+        store = self._store = EventStore(
+            config.store.directory / FILE, seal_of(config.store, config.client_id), clock.now
+        )
         watch = Watch(limits_of(config))
         self._intake = Intake(
             store,
@@ -159,6 +163,7 @@ class GuardEvents:
             security_events=counts.security_events,
             push_status=self._subscribing.push_status,
             port=0 if receiver is None else receiver.port,
+            anew=self._store.anew,
         )
 
     def _wake(self) -> None:

@@ -64,18 +64,18 @@ class Healing:
 
     async def _list(self) -> None:
         asked_at = self._clock.boot()
-        before = self._store.chain.last_seq
+        anew, before = self._store.anew, self._store.chain.last_seq
         try:
-            as_of, way = await self._read_changes(), "changes"
+            as_of, way = await self._read_changes(anew), "changes"
         except TooOld:
-            as_of, way = await self._read_snapshot(), "snapshot"
+            as_of, way = await self._read_snapshot(anew), "snapshot"
             await self._poll()  # what happened while it was read
         self._watch.is_restored = False
         self._watch.told(as_of, asked_at)  # true at some moment after we asked, which is all that may be claimed
         await self._intake.apply_due()  # events that were held until what lies before them was known
         _log.info("events_listed", by=way, after=before, as_of=as_of)
 
-    async def _read_changes(self) -> int:
+    async def _read_changes(self, anew: int) -> int:
         after = self._store.chain.last_seq
         if not self._store.incarnation and self._store.chain.newest:
             raise TooOld("whether what was heard before is of this ledger cannot be told by its place")
@@ -84,26 +84,26 @@ class Healing:
             self._apply(changes.consents, changes.parties)
             listed = [*(line.seq for line in changes.consents), *(line.seq for line in changes.parties)]
             after = max([after, *listed]) if changes.more else max(after, changes.as_of_seq)
-            await self._intake.on_disk(self._store.known_to, after, changes.incarnation)
+            await self._intake.on_disk(self._store.known_to, after, changes.incarnation, anew)
             if not (changes.more and listed):  # a page that brings nothing is the last one, whatever it says
                 return after
 
-    async def _read_snapshot(self) -> int:
+    async def _read_snapshot(self, anew: int) -> int:
         for left in reversed(range(TRIES)):
             try:
-                return await self._read_pages()
+                return await self._read_pages(anew)
             except TooOld:
                 if not left:
                     raise
         raise AssertionError("the last try returns or raises")
 
-    async def _read_pages(self) -> int:
+    async def _read_pages(self, anew: int) -> int:
         cursor: str | None = None
         while True:
             page = await self._transmitter.snapshot(cursor)
             self._apply(page.consents, page.parties)
             if page.cursor is None:
-                await self._intake.on_disk(self._store.known_to, page.as_of_seq, page.incarnation)
+                await self._intake.on_disk(self._store.known_to, page.as_of_seq, page.incarnation, anew)
                 return page.as_of_seq
             cursor = page.cursor
 

@@ -18,8 +18,9 @@ from engine.consent.records import ClientId
 from engine.events.sets import StreamPayload
 from engine.events.verification import ErrorCode, Expected, RefusedEvent, UnknownKey, VerifiedEvent, verify_event
 from engine.guard.applying import apply_event, may_go_before_others
+from engine.guard.event_file import StoreDown
 from engine.guard.event_keys import EventKeys
-from engine.guard.event_store import Arrival, EventStore, Kept, StoreDown
+from engine.guard.event_store import Arrival, EventStore, Kept
 from engine.guard.memory import Memory, MemoryFull
 from engine.guard.watch import HELD_AHEAD, Standing, Watch
 from engine.telemetry import logs
@@ -103,12 +104,17 @@ class Intake:
         self._kept, self._applied_of = 1, 0  # rounds of keeping; what an earlier life left undone counts as one
         self._applied_to = 0  # where the chain stood when all that was due was applied
         self.heartbeat_at: UnixTime | None = None
+        self._anew = store.anew  # a file that was empty from the start is marked for as any other
         self._mark_if_down_for_long()
 
     async def on_disk(self, call: Callable[..., T], *args: Any, **named: Any) -> T:  # noqa: ANN401 - passed on
         """A call of the store's in a thread, one at a time; it is finished even if the caller is cancelled."""
         async with self._disk:
-            return await anyio.to_thread.run_sync(partial(call, *args, **named), limiter=self._thread)
+            try:
+                return await anyio.to_thread.run_sync(partial(call, *args, **named), limiter=self._thread)
+            except StoreDown:
+                self._mark_if_lost()
+                raise
 
     async def take(self, compact: bytes, keys: EventKeys) -> None:
         """Verify, keep and apply an event. Raises RefusedEvent; KeysUnavailable, StoreDown, MemoryFull: not now."""
@@ -184,6 +190,7 @@ class Intake:
             )
         except StoreDown as fault:
             batch.fault = fault
+            self._mark_if_lost()
 
     @property
     def is_behind(self) -> bool:
@@ -241,6 +248,7 @@ class Intake:
 
     def settle(self) -> Standing:
         """Tell the memory whether events are missing; what was not applied yet is. Raises MemoryFull."""
+        self._mark_if_lost()
         now, chain = self._clock.boot(), self._store.chain
         new_hole = self._watch.note(
             chain.last_seq, now, has_hole=chain.has_hole, missing=chain.missing, newest=chain.newest
@@ -323,6 +331,14 @@ class Intake:
         sound_at, now = self._store.sound_at, self._clock.now()
         if sound_at is None or not sound_at <= now < sound_at + self._watch.limits.silence:
             self._move_mark(now)
+
+    def _mark_if_lost(self) -> None:
+        """Where the file was damaged and began anew, what was kept in it is unknown until all has been listed."""
+        if self._store.anew != self._anew:
+            self._watch.forgotten()
+            self._move_mark(self._clock.now())
+            self._anew = self._store.anew
+            self._on_change()
 
     def _remember_challenge(self, event: VerifiedEvent) -> None:
         if event.challenge is not None:

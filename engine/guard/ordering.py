@@ -122,9 +122,10 @@ class Chain:
         return [(seq, prev) for seq, prev in self._added if seq in self._ahead]
 
     @property
-    def has_gone_beyond(self) -> bool:
-        """Whether `beyond` has moved since it was settled."""
-        return self.beyond != self._before[1]
+    def no_longer_ahead(self) -> list[tuple[int, int]]:
+        """Events that were noted as ahead when it was settled, and are no more: seq and prev."""
+        added = {seq for seq, _ in self._added}
+        return [(seq, prev) for seq, prev in self._left if seq not in added]
 
     def _go_on(self, seq: int) -> None:
         self.last_seq, order, ahead = max(self.last_seq, seq), self._order, self._ahead

@@ -46,6 +46,8 @@ class Sort(enum.IntEnum):
     EVIDENCE = 4
     KEYS = 5
     OUTAGE = 6
+    EVENT = 7
+    EVENT_FACTS = 8
 
 
 class Place(msgspec.Struct, frozen=True):

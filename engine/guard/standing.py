@@ -85,6 +85,7 @@ def health_of(
             push_status=events.push_status,
             missing_since=events.missing_since,
             refused=sum(events.refused.values()),
+            anew=events.anew,
         ),
         evidence=EvidenceHealth(
             allowed=evidence.allowed,

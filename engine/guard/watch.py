@@ -81,6 +81,10 @@ class Watch:
         self._told = max(self._told, newest)
         self._heard_at = max(self._heard_at, at)  # a listing is as of when it was asked for
 
+    def forgotten(self) -> None:
+        """What had come is not known any more: nothing is whole until the service has told all of it, now."""
+        self._asked_at, self._heard_at = None, _NEVER
+
     def note(self, last_seq: int, now: BootTime, *, has_hole: bool, missing: int = 0, newest: int = 0) -> bool:
         """How the chain stands now; returns whether something is missing that was not missing before.
 

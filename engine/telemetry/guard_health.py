@@ -57,6 +57,7 @@ class EventsHealth(msgspec.Struct, frozen=True):
     push_status: str = ""  # `enabled`, `paused`, as the service said; "" = by poll alone
     missing_since: float | None = None
     refused: int = 0  # pushes that were no events for us
+    anew: int = 0  # since the start, files of events that could not be trusted: each was moved aside
 
 
 class EvidenceHealth(msgspec.Struct, frozen=True):

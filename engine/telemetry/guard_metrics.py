@@ -62,6 +62,7 @@ def _figures(health: GuardHealth) -> list[tuple[str, str, float]]:
             events.missing_since or 0.0,
         ),
         ("ccs_guard_events_ahead", "Events that wait for others that are missing.", float(events.ahead)),
+        ("ccs_guard_events_anew", "Files of events that could not be trusted, since the start.", float(events.anew)),
         (
             "ccs_guard_last_heartbeat_timestamp_seconds",
             "When the last heartbeat of events came; 0 = never.",

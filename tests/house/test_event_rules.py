@@ -16,7 +16,7 @@ ROWS = {
     "How the service pushes": range(1, 10),
     "Poll": range(1, 9),
     "Streams": range(1, 15),
-    "Loss and healing": range(1, 11),
+    "Loss and healing": range(1, 13),
     "How a guard checks a signed answer": range(1, 13),
     "How a guard asks": range(1, 14),
     "What a share is asked about": range(1, 7),

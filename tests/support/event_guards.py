@@ -15,6 +15,7 @@ from engine.guard.polling import Polling
 from engine.guard.subscribing import Subscribing
 from engine.guard.transmitter import Transmitter
 from engine.guard.watch import Limits, Watch
+from tests.support.event_files import seal_beside
 from tests.support.events import EDP, ISSUER
 from tests.support.guard_memory import InMemory
 from tests.support.told import POLL_URL, HandClock, TellingService
@@ -43,7 +44,7 @@ class EventGuard:
         self.memory = InMemory() if memory is None else memory
         self.clock = HandClock() if clock is None else clock
         service.now = self.clock.boot
-        self.store = EventStore(path)
+        self.store = EventStore(path, seal_beside(path, client_id), self.clock.now)
         self.watch = Watch(Limits() if limits is None else limits)
         self.intake = Intake(
             self.store, self.memory, self.watch, self.clock, issuer=issuer, client_id=ClientId(client_id),

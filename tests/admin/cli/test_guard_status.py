@@ -170,7 +170,7 @@ def test_the_page_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
             AddressHealth("https://b.example", failed_at=1.0, failure="timeout"),
         ),
         memory=MemoryHealth(tokens=1234, ends=56, bytes_used=3 << 20, bytes_allowed=1 << 30),
-        events=EventsHealth(last_seq=91822, last_push_at=1.0, ahead=3, missing_since=1767225600.0),
+        events=EventsHealth(last_seq=91822, last_push_at=1.0, ahead=3, missing_since=1767225600.0, anew=2),
         evidence=EvidenceHealth(allowed=7, refused=8, unreported=9),
         parts=(PartHealth("events", "waiting", restarts=2, last_fault="port 1 is in use"),),
     )
@@ -179,6 +179,6 @@ def test_the_page_shows_everything(capsys: pytest.CaptureFixture[str]) -> None:
     for word in (
         "suspended", "2026-01-02T00:00:00Z", "2026-01-01T00:15:00Z", "https://a.example", "current", "timeout",
         "1,234 tokens", "56 ends", "3.0 of 1,024 MB", "91,822", "7 made, 8 refused", "3 wait", "port 1 is in use",
-        "never",
+        "never", "91,822, its file began anew 2 times",
     ):  # fmt: skip
         assert word in shown, word

@@ -19,8 +19,8 @@ from structlog.testing import capture_logs
 from engine.clock import UnixTime
 from engine.events.facts import Change
 from engine.events.signing import PemEventSigner, new_event_key
+from engine.guard.event_file import StoreDown
 from engine.guard.event_keys import KeysUnavailable
-from engine.guard.event_store import StoreDown
 from engine.guard.transmitter import Changes, NotTold, Page, Unreachable
 from engine.guard.watch import Standing
 from tests.support.event_guards import EventGuard

@@ -1,6 +1,7 @@
 """Kill -9 of the receiver's process at each step of an event's way: nothing is lost, and nothing is done twice."""
 
 import json
+import random
 import signal
 import ssl
 import subprocess
@@ -14,12 +15,12 @@ from trio.testing import MockClock
 
 from engine.events.facts import Change
 from engine.guard import events as guard_events
-from engine.guard.config import GuardConfig, Store
-from engine.guard.event_store import EventStore
+from engine.guard.config import GuardConfig
 from engine.guard.events import GuardEvents
 from engine.guard.guard import Guard
 from engine.guard.memory import MemoryFull
 from engine.guard.shares import Reason
+from tests.support.event_files import event_store_at, store_beside
 from tests.support.guard_stand import A, MovedClock, Nodes, Recorded, answers, config
 from tests.support.guard_words import entry, share
 from tests.support.killed_guard import write_keys
@@ -51,12 +52,49 @@ def test_killed_at_any_step(step: str, acknowledged: int, tmp_path: Path) -> Non
     memory = LoggedMemory(tmp_path / "memory")
     assert memory._consents[consent_id(1)].ended
     assert memory._consents[consent_id(1)].version == 2
-    store = EventStore(tmp_path / "events.sqlite")
+    store = event_store_at(tmp_path / "events.sqlite")
     assert (store.chain.last_seq, store.due()) == (revoked.seq, [])
     store.close()
+    assert aside_in(tmp_path) == [], "no kill made a file look broken"
     effects = [json.loads(line)[0] for line in (tmp_path / "memory").read_text().splitlines()]
     # Applied, not yet noted: it is applied once more, and the memory is as it was.
     assert effects.count("end") == (2 if step == "applied" else 1)
+
+
+def aside_in(folder: Path) -> list[Path]:
+    return list(folder.glob("events.sqlite.aside-*"))
+
+
+def test_killed_while_one_event_comes_after_the_other(tmp_path: Path) -> None:
+    """Wherever in its writes that is, the file is whole, and everything that was acknowledged is in it."""
+    service, rng = TellingService(), random.Random(3)  # noqa: S311 - moments of death, not secrets
+    told = [service.change(number, Change.GRANTED) for number in range(300)]
+    write_keys(tmp_path)
+    acknowledged = 0
+    for _ in range(3):
+        acknowledged += life_until(tmp_path, told[acknowledged:], rng.randint(1, 40))
+        store = event_store_at(tmp_path / "events.sqlite")
+        assert (store.anew, aside_in(tmp_path)) == (0, [])
+        assert (store.chain.last_seq >= told[acknowledged - 1].seq, store.chain.has_hole) == (True, False)
+        assert not {event.jti for event in store.due()} & {one.jti for one in told[:acknowledged]}
+        store.close()
+    assert acknowledged < len(told)
+
+
+def life_until(folder: Path, events: list[Told], acknowledged: int) -> int:
+    """One life that is ended from outside after so many acknowledgements; how many there were in the end."""
+    pushes = folder / "pushes"
+    pushes.write_bytes(b"".join(told.compact + b"\n" for told in events))
+    command = [sys.executable, "-m", "tests.support.killed_guard", str(folder), "never"]
+    with (
+        pushes.open("rb") as lines,
+        subprocess.Popen(command, cwd=ROOT, stdin=lines, stdout=subprocess.PIPE) as process,
+    ):
+        assert process.stdout is not None
+        for _ in range(acknowledged):
+            assert process.stdout.readline() == b"202\n"
+        process.kill()
+        return acknowledged + process.stdout.read().count(b"202")
 
 
 async def test_what_was_kept_is_applied_before_the_first_share_is_judged(
@@ -110,7 +148,7 @@ def killed_before_applying(folder: Path) -> None:
 
 
 def config_in(folder: Path) -> GuardConfig:
-    return msgspec.structs.replace(config(A), store=Store(directory=folder, key_file=folder / "key"))
+    return msgspec.structs.replace(config(A), store=store_beside(folder / "events.sqlite"))
 
 
 def full(*_: object) -> None:

@@ -11,10 +11,9 @@ import pytest
 import trio
 from anyio.abc import SocketAttribute, SocketStream
 
-from admin.pki.key_files import write_private
 from engine.config import BadConfig
 from engine.events.facts import Change
-from engine.guard.config import Events, GuardConfig, Receiver, Service, Store
+from engine.guard.config import Events, GuardConfig, Receiver, Service
 from engine.guard.events import EventsStatus, GuardEvents, push_url_of, service_tls
 from engine.guard.fallback_report import Report
 from engine.guard.memory import MemoryFull
@@ -24,6 +23,7 @@ from engine.guard.transmitter import NoSuchStream, NotTold, TooManyCalls, TooOld
 from engine.guard.transmitter_https import HttpsTransmitter
 from engine.guard.watch import Standing
 from engine.telemetry.host import SystemClock
+from tests.support.event_files import store_beside
 from tests.support.event_pushes import EVENT, exchange
 from tests.support.event_service import EventService
 from tests.support.events import EDP
@@ -59,7 +59,7 @@ def config_of(authority: Authority, folder: Path, issuer: str) -> GuardConfig:
             key_file=at / "guard.key",
             machine_url=issuer,
         ),
-        store=Store(directory=folder, key_file=folder / "key"),
+        store=store_beside(folder / "events.sqlite"),
         events=Events(
             receiver=Receiver(
                 certificate_file=at / "receiver.pem",
@@ -413,7 +413,6 @@ async def test_an_open_guard_tells_its_events_part_when_the_service_answered(
     authority: Authority, tmp_path: Path
 ) -> None:
     config = config_of(authority, tmp_path, "https://localhost:1")
-    write_private(config.store.key_file, bytes(32))
     async with open_parts(config, SystemClock()) as parts:
         told = parts._events._intake._answered_at
         assert told() is None
@@ -435,7 +434,6 @@ async def test_a_reload_takes_another_authority_for_events_and_reports_and_a_bro
     async with service.serving(authority):
         config = config_of(authority, folder, service.issuer)
         config = msgspec.structs.replace(config, service=msgspec.structs.replace(config.service, ca_file=believed))
-        write_private(config.store.key_file, bytes(32))
         async with open_parts(config, SystemClock()) as parts:
             with pytest.raises(NotTold, match="TLS"):
                 await parts._events._https.event_keys()

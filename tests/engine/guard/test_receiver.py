@@ -22,7 +22,7 @@ from engine.events.facts import Change
 from engine.events.sets import EventClaims
 from engine.events.signing import PemEventSigner, new_event_key
 from engine.guard.config import Receiver
-from engine.guard.event_store import StoreDown
+from engine.guard.event_file import StoreDown
 from engine.guard.memory import MemoryFull
 from engine.guard.ordering import ChainState
 from engine.guard.receiver import PushReceiver, pins_of

@@ -17,12 +17,13 @@ from engine.clock import BootTime, UnixTime
 from engine.consent.records import ClientId
 from engine.guard import events as guard_events
 from engine.guard import rules
-from engine.guard.config import AnswerForm, Events, GuardConfig, Policy, Receiver, Service, Store
+from engine.guard.config import AnswerForm, Events, GuardConfig, Policy, Receiver, Service
 from engine.guard.events import GuardEvents
 from engine.guard.evidence_words import Entry, OutageEvidence, ShareEvidence
 from engine.guard.guard import Guard
 from engine.guard.receiver import PushReceiver
 from engine.listener.http1 import Response
+from tests.support.event_files import store_beside
 from tests.support.guard_memory import InMemory
 from tests.support.guard_stand import Recorded
 from tests.support.push_service import ISSUER
@@ -215,6 +216,6 @@ def _config(client_id: ClientId, directory: Path, cap: float) -> GuardConfig:
         answers=AnswerForm.SIGNED if client_id in SIGNING else AnswerForm.PLAIN,
         policy=msgspec.structs.replace(Policy(), outage_cap=cap),
         service=service,
-        store=Store(directory=directory / client_id, key_file=nowhere),
+        store=store_beside(directory / client_id / "events.sqlite"),
         events=Events(receiver=receiver),
     )

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Final
 from unittest import mock
 
@@ -64,10 +63,9 @@ def _applied_later(stack: ExitStack) -> None:
     replaced(Intake, "apply_due", _soon)(stack)
 
 
-def _left_undone(self: EventStore, path: Path, of: Any = EventStore.__init__) -> None:
-    of(self, path)
-    with self._transaction():
-        self._db.execute("UPDATE events SET compact = NULL")
+def _left_undone(self: EventStore, *where: Any, of: Any = EventStore.__init__) -> None:
+    of(self, *where)
+    self.applied([jti for (jti,) in self._file.all("SELECT jti FROM events WHERE compact IS NOT NULL")])
 
 
 def _noted_first(self: EventStore, limit: int = 1_000, of: Any = EventStore.due) -> list[VerifiedEvent]:
