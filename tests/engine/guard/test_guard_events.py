@@ -371,7 +371,6 @@ def test_what_a_block_of_an_open_guard_raises_comes_through_as_it_is(
     authority: Authority, tmp_path: Path, backend: str
 ) -> None:
     config = config_of(authority, tmp_path, "https://localhost:1")
-    write_private(config.store.key_file, bytes(32))
 
     async def raises() -> None:
         async with open_guard(config) as guard:
@@ -394,7 +393,6 @@ async def test_how_long_an_outage_lasts_is_noted_where_the_memory_has_no_room(
     authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = config_of(authority, tmp_path, "https://localhost:1")
-    write_private(config.store.key_file, bytes(32))
     noted: list[bool] = []
 
     def full() -> None:
