@@ -1,7 +1,9 @@
 """A guard's events part as a whole, over real mutual TLS both ways, on trio and on asyncio; and call by call."""
 
+import sqlite3
 import ssl
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from anyio.abc import SocketAttribute, SocketStream
 
 from engine.config import BadConfig
 from engine.events.facts import Change
+from engine.guard import events as guard_events
 from engine.guard.config import Events, GuardConfig, Receiver, Service
 from engine.guard.events import EventsStatus, GuardEvents, push_url_of, service_tls
 from engine.guard.fallback_report import Report
@@ -22,8 +25,9 @@ from engine.guard.reporting import HttpsPost, NotReported
 from engine.guard.transmitter import NoSuchStream, NotTold, TooManyCalls, TooOld, Unreachable
 from engine.guard.transmitter_https import HttpsTransmitter
 from engine.guard.watch import Standing
+from engine.telemetry.guard_metrics import guard_families
 from engine.telemetry.host import SystemClock
-from tests.support.event_files import store_beside
+from tests.support.event_files import event_store_at, store_beside
 from tests.support.event_pushes import EVENT, exchange
 from tests.support.event_service import EventService
 from tests.support.events import EDP
@@ -418,6 +422,18 @@ async def test_an_open_guard_tells_its_events_part_when_the_service_answered(
         assert told() is None
         parts.guard._outages.answered(current=True)
         assert told() == parts.guard.answered_at() is not None
+
+
+async def test_a_file_of_events_that_was_changed_is_seen_from_outside(authority: Authority, tmp_path: Path) -> None:
+    config = config_of(authority, tmp_path, "https://localhost:1")
+    event_store_at(file := config.store.directory / guard_events.FILE).close()
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.execute("DELETE FROM sealed WHERE name = 'head'")
+    async with open_parts(config, SystemClock()) as parts:
+        health = parts.health((), draining=False)
+    assert (health.events.anew, health.falls_back) == (1, False)
+    figures = {sample.name: sample.value for family in guard_families(health) for sample in family.samples}
+    assert figures["ccs_guard_events_anew"] == 1.0
 
 
 async def test_a_reload_takes_another_authority_for_events_and_reports_and_a_broken_file_leaves_the_old(
