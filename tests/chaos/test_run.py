@@ -62,24 +62,24 @@ def test_no_promise_is_broken(run: tuple[subprocess.CompletedProcess[str], Path]
 def test_there_was_something_to_break(results: dict[str, Any]) -> None:
     asked = results["callers"]["all"]
     assert len(results["plan"]) >= 3
-    assert asked["questions"] > 500
-    assert results["asked_after_effect"] > 50
+    assert asked["questions"] > 100
+    assert results["asked_after_effect"] > 10
     assert 0.5 < asked["raw"] <= asked["retried"]
-    assert results["account"]["fates"]["acknowledged"] > 50
-    assert results["account"]["asked"] > 50
-    assert results["verified"] > 50
+    assert results["account"]["fates"]["acknowledged"] > 10
+    assert results["account"]["asked"] > 10
+    assert results["verified"] > 10
 
 
 def test_guards_were_asked_beside_and_shared_in_the_outage(results: dict[str, Any]) -> None:
     guards = results["guards"]
     guarded, told = guards["guarded"], guards["told"]
-    assert guarded["all"]["checks"] > 100
-    assert guarded["outages"]["checks"] > 10
+    assert guarded["all"]["checks"] > 20
+    assert guarded["outages"]["checks"] > 5
     assert guarded["outages"]["raw"] < 0.5
-    assert guards["fallback_shares"] > 10
+    assert guards["fallback_shares"] > 5
     assert guarded["outages"]["guarded"] > guarded["outages"]["raw"]
-    assert guards["asked_after_told"] > 10
-    assert told["asked"] > 20
+    assert guards["asked_after_told"] > 2
+    assert told["asked"] > 5
     assert set(told["back"]) == set(told["ends"]) == {"guard-1", "guard-3"}
     assert all(told["remembered"][guard] >= count > 0 for guard, count in told["ends"].items())
     assert set(told["parked"].values()) == {0}
@@ -89,9 +89,9 @@ def test_what_guards_had_introspected_is_told_apart_and_answered_through_the_out
     guards = results["guards"]
     answered = guards["guarded"]["answered"]
     assert answered["seen"]["checks"] + answered["unseen"]["checks"] == answered["all"]["checks"]
-    assert answered["lasting"]["checks"] > 100
-    assert answered["passing"]["checks"] > 20
-    assert answered["seen_in_outages"]["checks"] > 10
+    assert answered["lasting"]["checks"] > 20
+    assert answered["passing"]["checks"] > 5
+    assert answered["seen_in_outages"]["checks"] > 5
     assert answered["seen_in_outages"]["guarded"] > 0.5 > answered["seen_in_outages"]["raw"]
     missed = sum(one["count"] for one in guards["guarded"]["undecided"])
     assert missed == answered["all"]["missed"]
