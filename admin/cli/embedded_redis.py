@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar, Final
 
+from admin.cli.free_ports import free_port
 from engine.clock import Seconds
 from engine.errors import Fault, Kind
 
@@ -94,7 +95,7 @@ def start(directory: Path, *, tcp_port: int | None = None, max_memory: str = "51
     """
     server = find_server()
     directory = _prepare(directory)
-    port = _free_port() if tcp_port == 0 else tcp_port
+    port = free_port(LOOPBACK) if tcp_port == 0 else tcp_port
     with _lock(directory) as lock:
         socket_path = _choose_socket(directory)
         (directory / "socket-path").write_text(str(socket_path))
@@ -158,13 +159,6 @@ def _choose_socket(directory: Path) -> Path:
         if owner.st_uid == os.geteuid() and stat.S_IMODE(owner.st_mode) == stat.S_IRWXU:
             return used
     return Path(tempfile.mkdtemp(prefix="ccs-")) / "redis.sock"
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

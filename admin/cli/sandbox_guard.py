@@ -5,7 +5,6 @@ is another issuer each time.
 """
 
 import secrets
-import socket
 from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from admin.cli.free_ports import free_port
 from admin.cli.machine_client import MachineClient
 from admin.cli.running import Client, Sandbox
 from admin.cli.state_folder import HOST, write_atomically
@@ -35,9 +35,9 @@ class Ports:
     """Where the guard listens. Each 0: any port that is free now."""
 
     def __init__(self, receiver: int, status: int, sidecar: int) -> None:
-        self.receiver = receiver or _free_port()
-        self.status = status or _free_port()
-        self.sidecar = sidecar or _free_port()
+        self.receiver = receiver or free_port(HOST)
+        self.status = status or free_port(HOST)
+        self.sidecar = sidecar or free_port(HOST)
 
 
 def write_guard(client: MachineClient, state: Path, edp: str, ports: Ports) -> Path:
@@ -120,10 +120,3 @@ def _register(client: MachineClient, party: Client, receiver: Path) -> None:
 def _encoded(certificate: Path) -> str:
     found = x509.load_pem_x509_certificate(certificate.read_bytes())
     return b64encode(found.public_bytes(Encoding.DER)).decode()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -13,6 +13,7 @@ from typing import Annotated, Final
 import msgspec
 from msgspec import Meta
 
+from admin.cli.free_ports import bound_to, bound_to_any
 from engine.config import Base, Port, decode
 from engine.errors import Fault, Kind
 
@@ -164,15 +165,13 @@ def settle_ports(config: SandboxConfig) -> SandboxConfig:
 
 
 def _bind(name: str, port: int, held: list[socket.socket]) -> int:
-    probe = socket.socket()
-    held.append(probe)
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for a listener
     try:
-        probe.bind((HOST, port))
+        probe = bound_to(HOST, port) if port else bound_to_any(HOST)
     except OSError as error:
         setting = name.replace("_", "-")
         raise BadState(
             f"port {port} is in use ({error.strerror}): free it or set {setting} in a file for --config"
         ) from None
+    held.append(probe)
     number: int = probe.getsockname()[1]
     return number

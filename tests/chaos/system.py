@@ -9,7 +9,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import ssl
 import sys
 import urllib.error
@@ -26,6 +25,7 @@ import trio
 
 from admin.cli import embedded_redis
 from admin.cli.children import STATE_MARK, end_left_over
+from admin.cli.free_ports import free_ports
 from admin.pki.authority import Authority
 from admin.pki.key_files import generate_secret, write_private
 from admin.pki.keys import generate_p256_key, generate_token_key
@@ -58,8 +58,6 @@ from tests.chaos.settings import (
 
 READY_WITHIN = 90.0
 COPY_EVERY = 8.0  # seconds between copies of Redis's data that it may be rolled back to
-# Below those that the kernel hands out: nobody else gets the port of a link that refuses for a while.
-PORTS = range(20_000, 32_000)
 
 
 class NotReady(Exception):
@@ -81,7 +79,7 @@ class System:
         self._sidecars: dict[str, int] = {}
         self._pace = pace
         self.doors: dict[What, int] = {}
-        self._write(ledger_url, _free_ports(4 + nodes * 5 + 5 + len(GUARDS) * 4 + len(DOOR_FAULTS)))
+        self._write(ledger_url, iter(free_ports(HOST, 4 + nodes * 5 + 5 + len(GUARDS) * 4 + len(DOOR_FAULTS))))
 
     def targets(self, *, postgres: bool = False, guards: bool = True) -> Targets:
         """What the plan may break. guards: they themselves, and what they hear by, as well."""
@@ -349,25 +347,6 @@ def _make_identities(places: Places, nodes: list[str]) -> None:
     generate_token_key(places.keys / "token.pem")
     for name in ("checkpoint.pem", "event.pem"):
         generate_p256_key(places.keys / name)
-
-
-def _free_ports(count: int) -> Iterator[int]:
-    """Ports that are free now, from a place that hardly two runs begin at."""
-    start = Random(os.getpid() * 7919).randrange(len(PORTS))  # noqa: S311 - no secret
-    found = 0
-    for offset in range(len(PORTS)):
-        port = PORTS[(start + offset) % len(PORTS)]
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((HOST, port))
-            except OSError:
-                continue
-        yield port
-        found += 1
-        if found == count:
-            return
-    raise NotReady("no free ports")
 
 
 def _pushed_links() -> set[str]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import trio
 
+from admin.cli.free_ports import free_ports
 from admin.pki.authority import Authority
 from engine.clock import UnixTime
 from engine.consent.records import ClientId
@@ -14,7 +15,6 @@ from tests.chaos.calls import BrokenOff, Caller
 from tests.chaos.doors import BODY, answer_to, serve
 from tests.chaos.links import Link
 from tests.chaos.plan import DOOR_FAULTS, Fault, What
-from tests.support.valkey import free_ports
 
 SOON = 20.0
 
@@ -43,10 +43,10 @@ def test_an_answer_repeats_the_name_of_its_question() -> None:
 
 async def test_a_link_leads_there_while_it_is_broken_so_and_away_at_once(nursery: trio.Nursery, tmp_path: Path) -> None:
     server, client = contexts(tmp_path)
-    ports = free_ports(3)
+    ports = free_ports("127.0.0.1", 3)
     for what, port in zip((What.TOO_MANY, *DOOR_FAULTS), ports, strict=False):
         await nursery.start(serve, what, port, server)  # the first stands for the node itself
-    link = Link("edps > node-1", free_ports(1)[0], ports[0], lambda: 0.5)
+    link = Link("edps > node-1", free_ports("127.0.0.1", 1)[0], ports[0], lambda: 0.5)
     link.doors = {What.UNAVAILABLE: ports[1]}
     await nursery.start(link.run)
     with trio.fail_after(SOON):

@@ -8,9 +8,9 @@ import pytest
 import trio
 import trio.testing
 
+from admin.cli.free_ports import free_ports
 from tests.chaos.links import LONGEST_DELAY, LOOPBACK, Link
 from tests.chaos.plan import Fault, What
-from tests.support.valkey import free_ports
 
 SOON = 20.0
 NOT_YET = 0.3  # seconds in which something that must not come would have come
@@ -24,7 +24,7 @@ def fault(what: What) -> Fault:
 async def link(nursery: trio.Nursery) -> Link:
     """A link to an echo server."""
     listeners: list[trio.SocketListener] = await nursery.start(partial(trio.serve_tcp, echo, 0, host=LOOPBACK))
-    (port,) = free_ports(1)
+    (port,) = free_ports(LOOPBACK, 1)
     made = Link("a > b", port, listeners[0].socket.getsockname()[1], lambda: 0.01)
     await nursery.start(made.run)
     return made
@@ -107,7 +107,7 @@ async def test_a_delayed_link_takes_its_time(link: Link) -> None:
 
 
 async def test_a_link_to_nobody_ends_its_connections(nursery: trio.Nursery) -> None:
-    port, nobody = free_ports(2)
+    port, nobody = free_ports(LOOPBACK, 2)
     link = Link("a > b", port, nobody, lambda: 0.0)
     await nursery.start(link.run)
     async with connected(link) as stream:

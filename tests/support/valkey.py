@@ -8,7 +8,6 @@ stops a server takes `doomed_valkey`, which is its own.
 import contextlib
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,6 +19,7 @@ import pytest
 import redis
 
 from admin.cli import embedded_redis
+from admin.cli.free_ports import free_ports
 from engine.backoff import Backoff
 from engine.clock import Seconds
 from engine.feed.redis_client import RedisClient
@@ -149,7 +149,7 @@ class SentinelGroup(Group):
     name = "ccs"
 
     def form(self) -> None:
-        primary, replica, *watchers = free_ports(5)
+        primary, replica, *watchers = free_ports(LOOPBACK, 5)
         settings = ('save ""', "appendonly no", "repl-diskless-sync-delay 0")
         self.primary = self.add("p", primary, *settings)
         self.replica = self.add("r", replica, *settings, f"replicaof {LOOPBACK} {primary}")
@@ -181,8 +181,7 @@ class Cluster(Group):
 
     def form(self) -> None:
         settings = ("cluster-enabled yes", "cluster-node-timeout 1000", 'save ""')
-        # The cluster bus listens ten thousand above, so its port has to exist.
-        ports = [port for port in free_ports(30) if port < 55_000][:3]
+        ports = free_ports(LOOPBACK, 3)
         self.nodes = [self.add(f"n{number}", port, *settings) for number, port in enumerate(ports)]
         bounds = (0, 5461, 10923, 16384)
         for number, node in enumerate(self.nodes):
@@ -200,18 +199,6 @@ class Cluster(Group):
             if first <= slot <= last:
                 return next(node for node in self.nodes if node.port == primary[1])
         raise LookupError(f"nobody holds slot {slot}")
-
-
-def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago, all different."""
-    probes = [socket.socket() for _ in range(count)]
-    try:
-        for probe in probes:
-            probe.bind((LOOPBACK, 0))
-        return [probe.getsockname()[1] for probe in probes]
-    finally:
-        for probe in probes:
-            probe.close()
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -13,18 +13,13 @@ from typing import Any
 
 import pytest
 
+from admin.cli.free_ports import free_port
 from tests.engine.guard.test_requests import ASKED
 from tests.support.mutual_tls import Authority
 from tests.support.sandbox import ROOT, SOON, eventually
 
+LOOPBACK = "127.0.0.1"
 OLD, NEW = "0123456789abcdef" * 2, "fedcba9876543210" * 2
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Guard:
@@ -32,7 +27,7 @@ class Guard:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.port, self.status_port = free_port(), free_port()
+        self.port, self.status_port = free_port(LOOPBACK), free_port(LOOPBACK)
         certificate, key = Authority(folder).issue("edp-1")
         (folder / "store.key").write_bytes(os.urandom(32))
         (folder / "secret").write_text(OLD)
@@ -40,8 +35,8 @@ class Guard:
             private.chmod(0o600)
         self.settings = folder / "guard.toml"
         self.settings.write_text(
-            f'client-id = "edp-1"\nissuer = "https://localhost:{free_port()}"\n'
-            f'[service]\naddresses = ["https://localhost:{free_port()}"]\nmachine-url = "https://localhost:{free_port()}"\n'
+            f'client-id = "edp-1"\nissuer = "https://localhost:{free_port(LOOPBACK)}"\n'
+            f'[service]\naddresses = ["https://localhost:{free_port(LOOPBACK)}"]\nmachine-url = "https://localhost:{free_port(LOOPBACK)}"\n'
             f'ca-file = "authority.pem"\ncertificate-file = "{certificate.name}"\nkey-file = "{key.name}"\n'
             '[store]\ndirectory = "store"\nkey-file = "store.key"\n'
             f'[sidecar]\nsocket = "guard.sock"\nport = {self.port}\nsecret-file = "secret"\n'
@@ -161,8 +156,12 @@ def test_a_second_guard_beside_it_is_refused_in_one_sentence(guard: Guard) -> No
     assert (done.returncode, done.stderr.count("\n")) == (3, 1)
     assert "another program listens" in done.stderr
     beside = guard.folder / "beside.toml"
-    text = guard.settings.read_text().replace("guard.sock", "beside.sock").replace(str(guard.port), str(free_port()))
-    beside.write_text(text.replace(str(guard.status_port), str(free_port())))
+    text = (
+        guard.settings.read_text()
+        .replace("guard.sock", "beside.sock")
+        .replace(str(guard.port), str(free_port(LOOPBACK)))
+    )
+    beside.write_text(text.replace(str(guard.status_port), str(free_port(LOOPBACK))))
     done = guard.another("guard", "--config", str(beside))
     assert done.returncode == 5, done.stderr
     assert "in use" in done.stderr.splitlines()[-1]

@@ -5,13 +5,14 @@ from pathlib import Path
 import pytest
 import trio
 
+from admin.cli.free_ports import free_ports
 from engine.feed.discovery import SLOT
 from engine.feed.redis_client import RedisClient
 from engine.feed.redis_commands import get, put
 from engine.feed.redis_faults import RedisMoved, RedisReadOnly, RedisUnavailable
 from engine.feed.redis_link import Credentials, Endpoint
 from engine.feed.topology import BadRedisAddress, FixedAddress, is_over_tls, topology_of
-from tests.support.valkey import LOOPBACK, PATIENCE, Cluster, SentinelGroup, client_of, free_ports
+from tests.support.valkey import LOOPBACK, PATIENCE, Cluster, SentinelGroup, client_of
 
 KEY = b"{ccs}:topology"
 
@@ -92,14 +93,14 @@ def test_an_authority_without_tls_is_refused_rather_than_left_unused() -> None:
 
 
 async def test_unreachable_sentinels_are_a_fault_and_no_hang() -> None:
-    (port,) = free_ports(1)
+    (port,) = free_ports(LOOPBACK, 1)
     topology = topology_of("sentinel://ccs", sentinels=[f"{LOOPBACK}:{port}"], credentials=Credentials())
     with trio.fail_after(PATIENCE), pytest.raises(RedisUnavailable):
         await topology.find_primary()
 
 
 async def test_an_unreachable_cluster_is_a_fault_and_no_hang() -> None:
-    (port,) = free_ports(1)
+    (port,) = free_ports(LOOPBACK, 1)
     topology = topology_of(f"cluster://{LOOPBACK}:{port}", credentials=Credentials())
     with trio.fail_after(PATIENCE), pytest.raises(RedisUnavailable):
         await topology.find_primary()

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from admin.cli.free_ports import free_ports
 from tests.support.mutual_tls import Authority
 from tests.support.node_children import HEAD
 from tests.support.nodes import MAIN, ROOT, TRIVIAL, WITHIN, Caller, Connect, Running, Start, alive, eventually
-from tests.support.valkey import free_ports
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +166,7 @@ def start_again(running: Running) -> None:
 
 
 def test_a_start_waits_for_the_port_that_its_draining_left_overs_hold(start: Start, callers: Connect) -> None:
-    (port,) = free_ports(1)
+    (port,) = free_ports("127.0.0.1", 1)
     running = start(port=port).wait_ready()
     caller = callers(running)
     caller.ask()
@@ -178,7 +178,7 @@ def test_a_start_waits_for_the_port_that_its_draining_left_overs_hold(start: Sta
 
 
 def test_left_overs_that_hang_are_killed(start: Start, callers: Connect) -> None:
-    (port,) = free_ports(1)
+    (port,) = free_ports("127.0.0.1", 1)
     running = start(port=port, drain=1.0).wait_ready()
     caller = callers(running)
     hanging = caller.ask()
