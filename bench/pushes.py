@@ -25,6 +25,7 @@ from engine.events.facts import PartyFact
 from engine.events.signing import PemEventSigner, new_event_key
 from engine.listener.limits import Limits
 from engine.pusher.egress import Egress, EgressConfig
+from engine.pusher.garbage import make_rounds_rare
 from engine.pusher.schedule import Reply
 from engine.pusher.service import Lane
 from engine.pusher.targets import Target
@@ -170,6 +171,7 @@ def run(seconds: float, receivers: int) -> dict[str, object]:
                 os.sched_setaffinity(0, own)
                 assert server.stdout
                 stand = Stand(directory, authority, int(server.stdout.readline()), receivers)
+                make_rounds_rare()  # as the process does
                 return {"receivers": receivers, **trio.run(measure, stand, seconds)}
             finally:
                 server.kill()

@@ -148,8 +148,12 @@ class Egress:
         request = b"%b%d\r\n\r\n%b" % (target.head, len(content), content)
         pool = self._pools.get(client_id) or self._pools.setdefault(client_id, _Pool())
         since = self._now()
-        with trio.move_on_after(self._config.whole) as whole:
-            await self._exchange(pool, target, request, readers, _Timing(whole, begun))
+        try:
+            with trio.move_on_after(self._config.whole) as whole:
+                await self._exchange(pool, target, request, readers, _Timing(whole, begun))
+        finally:
+            for reader in readers:
+                reader.let_go()
         if not readers[-1].status:
             pool.close_idle(since)  # whatever swallowed this may swallow all of before: the next one connects anew
             raise Unreached(Trouble.TIMEOUT)

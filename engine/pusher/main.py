@@ -23,6 +23,7 @@ from engine.listener.serve import Server, serve
 from engine.pusher.config import LedgerSide, Outgoing, PusherConfig, load_pusher_config
 from engine.pusher.egress import Egress, EgressConfig
 from engine.pusher.event_keys import EventKeys, read_event_keys
+from engine.pusher.garbage import make_rounds_rare
 from engine.pusher.over_https import HttpsPushService
 from engine.pusher.service_calls import holder_named
 from engine.pusher.status import LIMITS, StatusPages, listen
@@ -40,7 +41,9 @@ def run_pusher(config: PusherConfig, path: Path) -> None:
     """Until SIGTERM or SIGINT. path: of the settings, to be read again. Raises BadConfig."""
     logs.configure(config.log_level, role="pusher", pusher_id=config.pusher_id)
     _allow_descriptors()
-    trio.run(_Process(config, path).run)
+    process = _Process(config, path)
+    make_rounds_rare()
+    trio.run(process.run)
 
 
 def client_tls(files: LedgerSide | Outgoing, name: str) -> ssl.SSLContext:

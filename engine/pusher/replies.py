@@ -63,6 +63,10 @@ class ReplyReader:
         if self._read > MAX_HEAD + MAX_BODY:
             self.is_whole, self.is_reusable = True, False
 
+    def let_go(self) -> None:
+        """Nothing more will be fed. Reader and parser hold each other: both would wait for the garbage collector."""
+        del self._parser
+
     def reply(self) -> Reply:
         """What it says; when `status` is there."""
         return Reply(self.status, self._err() if self.status == 400 else "", self._retry_after)

@@ -1,5 +1,6 @@
 """The one way out, against real servers on real TLS."""
 
+import gc
 import hashlib
 import socket
 import ssl
@@ -16,7 +17,7 @@ from engine.consent.records import ClientId, Thumbprint
 from engine.pusher.connections import Unreached
 from engine.pusher.egress import KEPT, Address, Egress, EgressConfig
 from engine.pusher.gate import Gate
-from engine.pusher.replies import MAX_BODY, MAX_HEAD
+from engine.pusher.replies import MAX_BODY, MAX_HEAD, ReplyReader
 from engine.pusher.schedule import Reply, Trouble
 from engine.pusher.targets import BadTarget, Target, target_of
 from tests.support.pki import Pki
@@ -71,6 +72,20 @@ async def test_a_push_is_as_rfc_8935_says_and_connections_are_kept(pki: Pki, egr
         assert headers["host"] == f"localhost:{running.port}"
         assert headers["content-type"] == "application/secevent+jwt"
         assert headers["accept"] == "application/json"
+        egress.close()
+
+
+async def test_a_push_leaves_nothing_for_the_garbage_collector(pki: Pki, egress: Egress) -> None:
+    async with receiving(pki.server_context()) as running:
+        where = target(pki, running)
+        gc.collect()
+        gc.disable()
+        try:
+            assert await egress.push(EDP, where, SET) == Reply(202)
+            left = [one for one in gc.get_objects() if type(one) is ReplyReader]
+        finally:
+            gc.enable()
+        assert not left
         egress.close()
 
 
