@@ -133,9 +133,11 @@ class Sequencer:
         before, drafts = book.seq, _drafts(book, events)
         if events:
             wall = self._wall()
-            await self._ledger.database.run(lambda connection: _write(connection, before, book, drafts, wall))
+            stands = await self._ledger.database.run(lambda connection: _write(connection, before, book, drafts, wall))
             self._made += len(drafts)
-        await self._look(book)
+        else:
+            stands = await self._look(book)
+        self._ring(stands)
         book.settle()
         self._book, self._position = book, book.seq
         self._state, self._last_fault = SequencerState.FOLLOWING, ""
@@ -158,13 +160,17 @@ class Sequencer:
         first = take_numbers(connection, len(drafts), position)
         insert_drafts(connection, drafts, first, self._wall())
 
-    async def _look(self, book: Book) -> None:
-        """Ring for whatever is new: ours, another sequencer's, or a verification that somebody asked for."""
+    async def _look(self, book: Book) -> tuple[int, int]:
+        """As `_write` returns it, when nothing was to be written. Raises Overtaken."""
         row = await self._ledger.database.read(_read_cursor)
         if row is None or row.seq != book.seq:
             raise Overtaken("another sequencer has led the outbox on")
-        if (row.numbered, row.roster_seq) != self._seen:
-            self._seen = row.numbered, row.roster_seq
+        return row.numbered, row.roster_seq
+
+    def _ring(self, stands: tuple[int, int]) -> None:
+        """For whatever is new: ours, another sequencer's, or a verification that somebody asked for."""
+        if stands != self._seen:
+            self._seen = stands
             self._news.ring()
 
     def _note(self, fault: Fault) -> None:
@@ -238,13 +244,16 @@ def _read_cursor(connection: sa.Connection) -> sa.Row[Any] | None:
     return connection.execute(sa.select(outbox)).first()
 
 
-def _write(connection: sa.Connection, before: int, book: Book, drafts: Sequence[Draft], wall: float) -> None:
+def _write(connection: sa.Connection, before: int, book: Book, drafts: Sequence[Draft], wall: float) -> tuple[int, int]:
+    """Returns how many numbers the outbox has given out now, and the roster's position. Raises Overtaken."""
     moved = sa.update(outbox).where(outbox.c.seq == before).values(seq=book.seq, roster_seq=book.roster_seq)
     if connection.execute(moved).rowcount != 1:
         raise Overtaken("another sequencer has led the outbox on")
-    insert_drafts(connection, drafts, take_numbers(connection, len(drafts)), wall)
+    first = take_numbers(connection, len(drafts))
+    insert_drafts(connection, drafts, first, wall)
     _write_members(connection, book)
     _write_streams(connection, book)
+    return first + len(drafts) - 1, book.roster_seq
 
 
 def _write_members(connection: sa.Connection, book: Book) -> None:

@@ -196,6 +196,29 @@ async def test_the_sequencer_is_woken_by_the_ledger_and_goes_on_after_an_outage(
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["sequencer_stopped"]
 
 
+async def test_it_rings_for_what_it_wrote_without_another_look(
+    small_house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await small_house.settle()
+    await small_house.grant()
+    database, looks = small_house.ledger.database, 0
+    read = database.read
+
+    async def counted(work: Any) -> Any:
+        nonlocal looks
+        looks += 1
+        return await read(work)
+
+    monkeypatch.setattr(database, "read", counted)
+    ringing = small_house.news.next_ring()
+    assert await small_house.sequencer.step()
+    assert ringing.is_set()
+    assert looks == 1, "of the ledger's events"
+    ringing = small_house.news.next_ring()
+    assert not await small_house.sequencer.step()
+    assert not ringing.is_set()
+
+
 async def test_whoever_waits_is_woken_by_another_process_s_sequencer_too(
     small_house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
