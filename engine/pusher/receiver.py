@@ -169,7 +169,6 @@ class ReceiverActor:
         self._take_in(state)
         if not self._draining:
             self._begin(state)
-        await trio.lowlevel.cancel_shielded_checkpoint()
         return state
 
     # Taking in.
