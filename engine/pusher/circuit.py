@@ -41,8 +41,11 @@ class Circuit:
         return was_open
 
     def may_begin(self, now: float) -> bool:
-        """Whether a delivery that was never tried may be now. Where the circuit is open, call `begun` if it is."""
-        return not self.is_open or now >= self._probe_at
+        """Whether a delivery that was never tried may be now. Where the circuit is open, call `begun` if it is.
+
+        A probe that is further off than a rest was put there by a clock that was ahead: it may be made now.
+        """
+        return not self.is_open or not now < self._probe_at <= now + LONGEST_REST
 
     def begun(self, now: float) -> None:
         """One was: the next, if this one fails, comes after a rest."""

@@ -17,6 +17,7 @@ from typing import Final
 import msgspec
 
 from engine.events.sets import subject
+from engine.pusher.schedule import longest_wait
 from engine.pusher.service import Delivery, Fate, Lane
 
 CONCURRENCY: Final = 8  # deliveries of one receiver under way
@@ -71,11 +72,13 @@ class LaneStatus(msgspec.Struct, frozen=True):
 class _Lane:
     """Deliveries of one lane, a row for each subject, in the order of their numbers."""
 
-    def __init__(self) -> None:
+    def __init__(self, lane: Lane) -> None:
+        self.longest_wait = longest_wait(lane)
         self.rows: dict[str, deque[Held]] = {}
         self.numbers: set[int] = set()
         self.ready: list[tuple[int, str]] = []  # heap of (number, subject): heads whose time has come
         self.waiting: list[tuple[float, int, str]] = []  # heap of (next_at, number, subject)
+        self.furthest = 0.0  # nothing in `waiting` waits for longer
         self.under_way = 0
         self.borrowed = 0  # places of the budget
         self.newest = 0  # the highest number that was ever taken, or was read past
@@ -94,18 +97,31 @@ class _Lane:
         held = self.rows[row][0]
         number = held.delivery.number
         if held.next_at > 0:
+            self.furthest = max(self.furthest, held.next_at)
             heapq.heappush(self.waiting, (held.next_at, number, row))
         else:
             heapq.heappush(self.ready, (number, row))
 
     def ripen(self, now: float) -> None:
         """Move heads whose time has come to those that are ready."""
+        if self.furthest > now + self.longest_wait:
+            self._disbelieve(now + self.longest_wait)
         while self.waiting and self.waiting[0][0] <= now:
             _, number, row = heapq.heappop(self.waiting)
             held = self.head(number, row)
             if held is not None and held.next_at <= now:
                 held.next_at = 0.0  # its time has come for good: a clock that is set back does not take that away
                 heapq.heappush(self.ready, (number, row))
+
+    def _disbelieve(self, latest: float) -> None:
+        """What waits for longer than that was told so by a clock that was ahead: its time has come."""
+        for _, number, row in self.waiting:
+            held = self.head(number, row)
+            if held is not None and held.next_at > latest:
+                held.next_at = 0.0
+        self.waiting = [(at if at <= latest else 0.0, number, row) for at, number, row in self.waiting]
+        heapq.heapify(self.waiting)
+        self.furthest = max((at for at, _, _ in self.waiting), default=0.0)
 
 
 class Outbox:
@@ -114,7 +130,7 @@ class Outbox:
     def __init__(self, budget: Budget, *, lane_size: int = LANE_SIZE) -> None:
         self._budget = budget
         self._lane_size = lane_size
-        self._lanes = {lane: _Lane() for lane in Lane}
+        self._lanes = {lane: _Lane(lane) for lane in Lane}
         self._busy: set[str] = set()  # subjects with a delivery under way
         self._under_way: dict[int, Held] = {}
 

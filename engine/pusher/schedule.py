@@ -119,6 +119,14 @@ def length_of(lane: Lane) -> Seconds:
     return Seconds(sum(waits_of(lane)))
 
 
+def longest_wait(lane: Lane) -> Seconds:
+    """No attempt of this lane is put off for longer: what is was put off by a clock that was ahead.
+
+    With twice the spread, so that a clock that is set back by a few seconds brings nothing forward.
+    """
+    return Seconds(max(*waits_of(lane), *KEY_WAITS, *DENIED_WAITS, LONGEST_RETRY_AFTER) * (1 + 2 * SPREAD))
+
+
 def _refused(attempt: Attempt, err: str) -> Judgement:
     """The `err` of a 400."""
     if err in ("invalid_key", "authentication_failed"):

@@ -13,7 +13,7 @@ ROWS = {
     "Bad input to a receiver": range(1, 19),
     "What an event says, and to whom": range(1, 21),
     "What becomes of a push": range(1, 22),
-    "How the service pushes": range(1, 10),
+    "How the service pushes": range(1, 11),
     "Poll": range(1, 9),
     "Streams": range(1, 15),
     "Loss and healing": range(1, 13),

@@ -38,3 +38,11 @@ def test_an_answer_closes_it() -> None:
     assert circuit.answered()
     assert circuit.may_begin(100.0)
     assert circuit.probe_at is None
+
+
+def test_a_probe_that_a_clock_ahead_has_put_off_is_made_when_it_is_set_right() -> None:
+    circuit = opened()
+    assert circuit.may_begin(100.0 - 86_400)
+    circuit.begun(100.0 - 86_400)
+    assert not circuit.may_begin(100.0 - 86_400)
+    assert circuit.probe_at == 130.0 - 86_400

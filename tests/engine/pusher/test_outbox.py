@@ -2,6 +2,7 @@
 
 import hypothesis.strategies as st
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
@@ -9,6 +10,7 @@ from engine.clock import UnixTime
 from engine.events.facts import VerificationFact
 from engine.events.sets import subject
 from engine.pusher.outbox import ALWAYS, CONCURRENCY, PLACES, Budget, Outbox
+from engine.pusher.schedule import SPREAD, waits_of
 from engine.pusher.service import Delivery, Fate, Lane
 from tests.support.deliveries import AT, delivery, ended, granted
 
@@ -169,6 +171,30 @@ def test_what_is_ready_and_finds_no_place_stays_so_when_the_clock_is_set_back() 
     assert len(under_way) == CONCURRENCY, "one is left, whose time has come"
     box.settle(under_way[0], Fate.DONE, attempts=2)
     assert numbers(box, NOW + 4) == [CONCURRENCY + 1]
+
+
+@pytest.mark.parametrize("lane", Lane)
+def test_a_wait_that_no_schedule_asks_for_was_told_by_a_clock_that_was_ahead(lane: Lane) -> None:
+    box = outbox()
+    box.arrived([delivery(n, lane=lane) for n in (1, 2)])
+    assert numbers(box) == [1, 2]
+    ahead, longest = NOW + 86_400, waits_of(lane)[-1] * (1 + SPREAD)
+    box.settle(1, Fate.AGAIN, attempts=8, next_at=NOW + longest)
+    box.settle(2, Fate.AGAIN, attempts=8, next_at=ahead + longest)
+    assert numbers(box, ahead) == [1]
+    box.settle(1, Fate.AGAIN, attempts=8, next_at=NOW + longest)
+    assert numbers(box) == [2], "the clock is set right"
+    assert box.due_at(NOW) == NOW + longest, "the schedule's own waits stay"
+    assert numbers(box, NOW + longest) == [1]
+
+
+def test_such_a_wait_is_not_believed_when_it_comes_out_of_the_outbox() -> None:
+    box = outbox()
+    behind = msgspec.structs.replace(delivery(2, ended(1, "edp-1", 3)), attempts=3, next_at=NOW + 90_000)
+    box.arrived([msgspec.structs.replace(delivery(1), attempts=3, next_at=NOW + 80_000), behind])
+    assert numbers(box) == [1]
+    box.settle(1, Fate.DONE, attempts=4)
+    assert numbers(box) == [2]
 
 
 def test_who_stands_in_line_twice_is_not_sent_before_its_time() -> None:

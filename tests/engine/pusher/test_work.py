@@ -710,6 +710,32 @@ async def test_a_machine_that_slept_sends_nothing_before_its_lease_is_renewed(
     assert leases[0] > asleep_at
 
 
+async def test_a_clock_that_was_ahead_and_is_set_right_keeps_nothing_back(
+    service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    class Ahead(Clocks):
+        ahead = 86_400.0
+
+        def wall(self) -> float:
+            return super().wall() + self.ahead
+
+    clocks = Ahead()
+    refusals = iter([Reply(503)] * 2)  # too few for its circuit, so that nothing is hastened when it is back
+
+    async def behave(_content: bytes) -> Reply:
+        await trio.lowlevel.checkpoint()
+        return next(refusals, TAKEN)
+
+    receivers.behaviours["edp-1"] = behave
+    service.enrol("edp-1")
+    service.commit(ended(1, "edp-1"), "edp-1")
+    nursery.start_soon(pusher(service, receivers, clocks=clocks, heartbeat_every=Seconds(1e9)).run)
+    await until(lambda: service.rows[1].told == 2)
+    assert service.rows[1].delivery.next_at > AT + 86_400
+    clocks.ahead = 0.0
+    await until(lambda: not service.pending, within=ENDS_WAITS[1] + 1)
+
+
 async def test_a_lease_that_another_has_taken_ends_the_work_at_once(
     service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
 ) -> None:
