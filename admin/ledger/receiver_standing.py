@@ -26,7 +26,7 @@ from admin.ledger.schema import outbox, receivers, streams
 from admin.ledger.sequencer import REACH
 from engine.consent.records import ClientId, FallbackSuspension, ParticipantRecord, Role
 from engine.pusher.service import Lane
-from engine.pusher.streams import DeliveryMethod, StreamRecord
+from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
 
 COUNTED_TO: Final = 10_000  # whoever is owed so many or more is shown with this number
 
@@ -48,7 +48,8 @@ _streams: Final = msgspec.msgpack.Decoder(StreamRecord)
 class Standing(msgspec.Struct, frozen=True):
     """A receiver that has streams. Times: seconds since 1970, None = there is nothing of the kind.
 
-    unsent: not pushed yet, from `oldest_unsent` on. parked: pushed no more, left to poll. unacknowledged: by poll.
+    unsent: not pushed yet, from `oldest_unsent` on; of a push stream that its receiver has disabled nothing is missing.
+    parked: pushed no more, left to poll. unacknowledged: by poll.
     error: of the newest attempt at the oldest that is unsent or parked; a word, no text.
     """
 
@@ -114,7 +115,8 @@ def _left(
     connection: sa.Connection, by_client: Mapping[str, list[StreamRecord]], records: Collection[ParticipantRecord]
 ) -> _Left:
     clients = [record.client_id for record in records]
-    pending = _oldest(row for lane in Lane for row in first_in_lane(connection, clients, lane))
+    pushed = [one for one in clients if not _has_push_disabled(by_client[one])]
+    pending = _oldest(row for lane in Lane for row in first_in_lane(connection, pushed, lane))
     parked = _oldest(first_ones(connection, clients, PARKED))
     return _Left(
         unsent=counts(connection, pending, PENDING, COUNTED_TO),
@@ -125,6 +127,11 @@ def _left(
         untold=_untold(connection, {one: by_client[one] for one in clients}),
         told=_told(connection, records),
     )
+
+
+def _has_push_disabled(own: Iterable[StreamRecord]) -> bool:
+    """Whether a receiver wants no pushes for now: nobody but itself disables. What was pending waits for its word."""
+    return any(one.delivery is DeliveryMethod.PUSH and one.status is StreamStatus.DISABLED for one in own)
 
 
 def _oldest(rows: Iterable[sa.Row[Any]]) -> dict[str, sa.Row[Any]]:

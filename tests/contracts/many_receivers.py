@@ -25,7 +25,7 @@ from admin.ledger.sequencer import REACH
 from engine.consent.records import ParticipantRecord
 from engine.pusher.schedule import length_of
 from engine.pusher.service import Lane
-from engine.pusher.streams import DeliveryMethod, StreamRecord
+from engine.pusher.streams import DeliveryMethod, StreamRecord, StreamStatus
 from tests.support.outbox_rows import AT, DAY, Filling, fill, read_all
 from tests.support.outboxes import House
 from tests.support.statements import listening
@@ -34,7 +34,7 @@ Row = dict[str, Any]
 SEEDS = range(3)
 FILLING = Filling(receivers=24, deliveries=600)
 STEP = 4
-COUNTED_TO = 9
+COUNTED_TO = 8
 _records = msgspec.msgpack.Decoder(ParticipantRecord)
 _streams = msgspec.msgpack.Decoder(StreamRecord)
 
@@ -54,13 +54,18 @@ class Model:
     def owns_push(self, client_id: str) -> bool:
         return any(one.client_id == client_id and one.delivery is DeliveryMethod.PUSH for one in self.streams)
 
+    def wants_pushes(self, client_id: str) -> bool:
+        pushes = [one for one in self.streams if one.client_id == client_id and one.delivery is DeliveryMethod.PUSH]
+        return all(one.status is not StreamStatus.DISABLED for one in pushes)
+
     def standings(self) -> list[Standing]:
         having = {one.client_id for one in self.streams}
         return [self._standing(row) for row in self.receivers if row["client_id"] in having]
 
     def _standing(self, row: Row) -> Standing:
         record, client_id = _records.decode(row["record"]), row["client_id"]
-        pending, parked = self.of(client_id, is_pending), self.of(client_id, lambda one: one["push"] == Push.PARKED)
+        pending = self.of(client_id, is_pending) if self.wants_pushes(client_id) else []
+        parked = self.of(client_id, lambda one: one["push"] == Push.PARKED)
         errors = [found[0]["error"] for found in (pending, parked) if found]
         return Standing(
             client_id=client_id,

@@ -196,3 +196,29 @@ async def test_each_lateness_is_told_once_and_so_is_its_end(house: House) -> Non
     await house.settle()
     assert await look(1) == []
     assert metrics.FALLBACK_SUSPENDED._value.get() == 0
+
+
+async def test_who_has_disabled_push_and_polls_is_not_behind_until_it_enables_it_again(house: House) -> None:
+    """What was pending when it did is kept all the same, for when it is enabled again."""
+    push = await house.push_stream("edp-1", Role.EDP)
+    await house.poll_stream("edp-1", Role.EDP)
+    await house.grant()
+    await house.settle()
+    watch = watch_of(house)
+    house.clock.time += 605
+    await watch.look()
+    assert metrics.RECEIVERS_BEHIND.labels("10m")._value.get() == 1
+    push = await house.change(push, status=StreamStatus.DISABLED)
+    await house.settle()
+    await watch.look()
+    assert metrics.RECEIVERS_BEHIND.labels("10m")._value.get() == 0
+    [standing] = watch.standings
+    assert (standing.unsent, standing.oldest_unsent, standing.unacknowledged) == (0, None, 1)
+    house.clock.time += 3_600
+    await watch.look()
+    assert metrics.RECEIVERS_BEHIND.labels("1h")._value.get() == 1, "it does not poll either"
+    await house.change(push, status=StreamStatus.ENABLED)
+    await house.settle()
+    await watch.look()
+    [standing] = watch.standings
+    assert (standing.unsent, standing.unacknowledged) == (1, 1)
