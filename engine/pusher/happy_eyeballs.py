@@ -3,6 +3,7 @@
 The families take turns. The next address is tried as soon as one has failed, or was not reached within a quarter of a
 second: one that swallows what is sent to it takes a moment only. One that was reached has a second to shake hands
 first, because handshakes cost a processor. The first connection that stands is taken; all others are closed.
+Of a name with hundreds of addresses not all are tried.
 """
 
 from collections.abc import Iterable, Sequence
@@ -16,6 +17,7 @@ from engine.pusher.connections import Connection, Unreached
 from engine.pusher.schedule import Trouble
 
 HEAD_START: Final = Seconds(0.25)  # RFC 8305, section 8: the delay between attempts
+MOST: Final = 8  # addresses that are tried: in what connecting may take there is time for no more that hang
 SHAKING: Final = Seconds(1.0)  # half of what connecting may take
 
 Address = tuple[int, tuple[object, ...]]  # family, socket address
@@ -34,7 +36,7 @@ async def first_connected(addresses: Iterable[Address], attempt: Attempt) -> Con
     taken = False
     try:
         async with trio.open_nursery() as nursery:
-            for address in by_turns(list(addresses)):
+            for address in by_turns(list(addresses))[:MOST]:
                 nursery.start_soon(race.run, address, running := _Running(), nursery.cancel_scope)
                 await running.had_its_time()
         taken = True

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from engine.pusher.connections import Connection, Unreached
-from engine.pusher.happy_eyeballs import Address, by_turns, first_connected
+from engine.pusher.happy_eyeballs import MOST, Address, by_turns, first_connected
 from engine.pusher.schedule import Trouble
 
 V4, V6 = int(socket.AF_INET), int(socket.AF_INET6)
@@ -114,6 +114,16 @@ async def test_where_all_fail_the_last_to_fail_says_why(autojump_clock: MockCloc
     with pytest.raises(Unreached) as caught:
         await Network().connect()
     assert caught.value.trouble is Trouble.NAME
+
+
+async def test_of_a_name_with_many_addresses_the_first_of_each_family_are_tried(autojump_clock: MockClock) -> None:  # noqa: ARG001 - time that jumps
+    network = Network(**{f"a{n}": (0.001, 0, Trouble.CONNECT) for n in range(300)})
+    fours, sixes = network.addresses[:290], [(V6, place) for _, place in network.addresses[290:]]
+    network.addresses = [*fours, *sixes]
+    with pytest.raises(Unreached):
+        await network.connect()
+    assert MOST == 8
+    assert list(network.begun) == ["a0", "a290", "a1", "a291", "a2", "a292", "a3", "a293"]
 
 
 async def test_whoever_is_cancelled_at_any_moment_leaves_nothing_open(autojump_clock: MockClock) -> None:  # noqa: ARG001 - time that jumps
