@@ -38,6 +38,33 @@ async def test_others_outcomes_do_not_keep_what_was_parked_waiting(
     assert service.pending, "the others are still at it"
 
 
+async def test_what_is_parked_but_not_told_yet_is_freed_with_the_rest(
+    service: MemoryPushService, receivers: Receivers, nursery: trio.Nursery, autojump_clock: MockClock
+) -> None:
+    """Freed before it is told, it would stay parked until the receiver is down and back once more."""
+    stream = service.enrol("edp-1")
+    answers = iter([Reply(404)])
+    is_away = True
+
+    async def behave(_: bytes) -> Reply:
+        await trio.lowlevel.checkpoint()
+        return next(answers, TAKEN)
+
+    receivers.behaviours["edp-1"] = behave
+    service.fails = lambda call, when: is_away and (call, when) == ("tell", "before")
+    nursery.start_soon(pusher(service, receivers, heartbeat_every=NEVER).run)
+    [parked] = service.commit(ended(1, "edp-1"), "edp-1")
+    await until(lambda: len(receivers.pushed) == 1)
+    service.commit(VerificationFact(stream.stream_id, UnixTime(AT), state="mine"), "edp-1")
+    await until(lambda: len(receivers.pushed) == 2)
+    await trio.sleep(1)
+    assert service.calls["tell"] > 1
+    assert service.fates()[parked.number] is Fate.AGAIN, "it is not told"
+    is_away = False
+    await until(lambda: service.fates()[parked.number] is Fate.DONE, within=120)
+    assert len(receivers.pushed) == 3
+
+
 def after(seconds: Seconds) -> Behaviour:
     """Takes everything, and so much time for it."""
 
