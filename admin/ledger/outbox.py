@@ -87,13 +87,13 @@ class Book:
         self.touched: set[ClientId] = set()  # members that have changed since the last `settle`
         self.changed_streams: dict[str, ClientId] = {}  # likewise, deleted ones too, and whose they are
         self._issuer = issuer
-        self._rows_from = rows_from
+        self.rows_from = rows_from
         self._makes = True  # deliveries, and not only chains
         self._left_out: Lane | None = None
 
     def fork(self, *, left_out: Lane) -> "Book":
         """A copy to run ahead with, which makes no deliveries of a lane; their events move its chains all the same."""
-        ahead = Book(self._issuer, self.seq, self.roster_seq, self._rows_from)
+        ahead = Book(self._issuer, self.seq, self.roster_seq, self.rows_from)
         ahead.members = {name: Member(one.record, one.last_seq) for name, one in self.members.items()}
         for stream in self.streams.values():
             ahead.put(stream)
@@ -109,7 +109,7 @@ class Book:
         """The deliveries that follow from the next event. Raises UnreadableEvent: then the book stays as it was."""
         event = event_of(stored)
         self.seq = stored.position.seq
-        self._makes = stored.recorded_at >= self._rows_from
+        self._makes = stored.recorded_at >= self.rows_from
         drafts = self._framework(stored, event)
         fact = fact_of(event, stored.position.seq, stored.recorded_at)
         if fact is not None:

@@ -125,7 +125,7 @@ class Sequencer:
 
         Raises Overtaken, UnreadableEvent, and the ledger's faults; then nothing was written.
         """
-        book = self._book if self._book is not None else await self._open()
+        book = await self._current()
         self._book = None  # until this step has come to its end: a book that ran ahead is of no use
         events = await self._ledger.events(book.seq, self._batch)
         if len(events) == self._batch and await self._lookahead.look(book):
@@ -142,6 +142,17 @@ class Sequencer:
         self._book, self._position = book, book.seq
         self._state, self._last_fault = SequencerState.FOLLOWING, ""
         return bool(events)
+
+    async def _current(self) -> Book:
+        """The book to go on with. One that begins ahead of now was made by a clock that was ahead: it begins anew, as
+        of now, or nothing would be told until then.
+        """
+        book, now = self._book if self._book is not None else await self._open(), int(self._wall())
+        if book.rows_from <= now:
+            return book
+        _log.error("outbox_began_ahead", seconds=book.rows_from - now)
+        await self._ledger.database.run(lambda connection: begin_earlier(connection, now - REACH))
+        return await self._open()
 
     async def _open(self) -> Book:
         def read(connection: sa.Connection) -> Book | None:
@@ -185,6 +196,11 @@ def begin(connection: sa.Connection, rows_from: int) -> None:
     """Make the outbox's row where there is none: a new ledger's, or a restored one's."""
     row = {"id": 1, "seq": 0, "roster_seq": 0, "numbered": 0, "rows_from": rows_from, "payloads_pruned": 0}
     connection.execute(insert_into(connection, outbox).values(**row).on_conflict_do_nothing())
+
+
+def begin_earlier(connection: sa.Connection, rows_from: int) -> None:
+    """Events recorded from then on are told, if they were not before."""
+    connection.execute(sa.update(outbox).where(outbox.c.rows_from > rows_from).values(rows_from=rows_from))
 
 
 def read_book(connection: sa.Connection, issuer: str) -> Book | None:

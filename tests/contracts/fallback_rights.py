@@ -131,6 +131,21 @@ class FallbackRightsContract:
         assert await watched.look(10) == set()
         assert await watched.look(DAY) == {EDP}
 
+    async def test_an_outbox_that_was_made_by_a_clock_ahead_tells_all_the_same_once_it_is_set_right(
+        self, watched: Watched
+    ) -> None:
+        house = watched.house
+        house.clock.time += 30 * DAY
+        await house.ledger.database.run(lambda connection: make_anew(connection, since=house.clock.now() - 7 * DAY))
+        house.sequencer = house.another_sequencer()
+        await house.settle()
+        house.clock.time -= 30 * DAY
+        await house.grant()
+        assert await watched.look(10) == set()
+        [standing] = [one for one in await watched.standings() if one.client_id == EDP]
+        assert (standing.unsent, standing.unacknowledged) == (1, 1)
+        assert await watched.look(DAY) == {EDP}
+
     async def test_other_changes_of_a_participant_leave_the_suspension_as_it_is(self, watched: Watched) -> None:
         await watched.house.register("edp-9", Role.EDP)
         await watched.house.poll_stream("edp-9", Role.EDP)
