@@ -53,10 +53,23 @@ class _Discovery(msgspec.Struct, frozen=True):
     verification_endpoint: Url
     ccs_confirmation_endpoint: Url
 
+    def __post_init__(self) -> None:
+        for url in (
+            self.configuration_endpoint,
+            self.status_endpoint,
+            self.verification_endpoint,
+            self.ccs_confirmation_endpoint,
+        ):
+            _check_callable(url)
+
 
 class _Delivery(msgspec.Struct, frozen=True):
     method: Literal["urn:ietf:rfc:8935", "urn:ietf:rfc:8936"]
     endpoint_url: Url
+
+    def __post_init__(self) -> None:
+        if self.method == POLL_URN:  # a push address is called by the service, and may be moved away from
+            _check_callable(self.endpoint_url)
 
 
 class _Configuration(msgspec.Struct, frozen=True):
@@ -175,6 +188,10 @@ class HttpsTransmitter:
         missing: type[Fault] = NotTold,
     ) -> bytes:
         """The body of a successful answer; missing: the fault that a 404 is."""
+        try:
+            _check_callable(url)  # one of discovery's that was kept on disk may be from before it was looked at
+        except ValueError as error:
+            raise NotTold("a URL cannot be called", detail=str(error)) from error
         content = None if body is None else msgspec.json.encode(body)
         # No content coding: what is small on the way and huge when unpacked is not asked for.
         sent = {**(headers or {}), "Accept": "application/json", "Accept-Encoding": "identity"}
@@ -211,6 +228,17 @@ async def _read(response: httpx2.Response) -> bytes:
             if anyio.current_time() > deadline:  # each piece came in time, and all of them did not
                 raise Unreachable("the service's answer took too long")
     return bytes(answer)
+
+
+def _check_callable(url: str) -> None:
+    """Raises ValueError, as a member of an answer that does not fit. httpx2 raises no HTTPError for such a URL."""
+    try:
+        host = httpx2.URL(url).host
+        is_callable = bool(host) and bool(host.encode("idna"))  # as the resolver does
+    except (httpx2.InvalidURL, UnicodeError):
+        is_callable = False
+    if not is_callable:
+        raise ValueError(f"no URL that can be called: {url[:100]!r}")
 
 
 def _broken(error: httpx2.HTTPError) -> Fault:
