@@ -21,9 +21,7 @@ from engine.guard import checking, doors
 from engine.guard.config import GuardConfig
 from engine.guard.config import Sidecar as SidecarConfig
 from engine.guard.opening import Parts, open_parts
-from engine.guard.requests import MAX_CHECKS
 from engine.guard.sidecar import Sidecar, StatusPages
-from engine.listener.http1 import HeadLimits
 from engine.listener.serve import Handler, Limits, Server, serve
 from engine.listener.sockets import listen, port_of
 from engine.telemetry import logs
@@ -96,9 +94,11 @@ class _Process:
             handler = Sidecar(parts.guard, door, self.health, parts.find_evidence)
             self._sidecars.append(handler)
             name = "loopback" if door.secret is not None else "socket"
-            await self._start(nursery, name, self._server(name, handler, sockets, sidecar.max_connections))
+            await self._start(
+                nursery, name, self._server(name, handler, sockets, _limits(handler, sidecar.max_connections))
+            )
         pages = StatusPages(self.health, port_of(self._status))
-        await self._start(nursery, "status", self._server("status", pages, self._status, 64))
+        await self._start(nursery, "status", self._server("status", pages, self._status, _limits(pages, 64)))
 
     async def _start(self, nursery: trio.Nursery, name: str, service: Callable[..., Awaitable[None]]) -> None:
         """Returns once it is ready. Raises GaveUp where it cannot begin."""
@@ -107,10 +107,8 @@ class _Process:
         await nursery.start(supervision.run)
 
     def _server(
-        self, name: str, handler: Handler, sockets: list[socket.socket], most: int
+        self, name: str, handler: Handler, sockets: list[socket.socket], limits: Limits
     ) -> Callable[..., Awaitable[None]]:
-        limits = Limits(http=HeadLimits(max_body=MAX_CHECKS), max_connections=most, drain_timeout=DRAIN)
-
         @_plain
         async def run(*, task_status: trio.TaskStatus[Any]) -> None:
             """On copies: what a server that failed has closed can be served again."""
@@ -153,6 +151,11 @@ class _Process:
         sidecar = self._config.sidecar
         path = None if sidecar is None or sidecar.socket is None else str(sidecar.socket)
         return {"socket": path, "port": self._bound.port, "status_port": port_of(self._status)}
+
+
+def _limits(handler: Sidecar | StatusPages, most: int) -> Limits:
+    """most: connections, each of which waits for one answer at a time."""
+    return Limits(http=handler.head_limits, max_connections=most, drain_timeout=DRAIN)
 
 
 def _plain(service: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

@@ -15,9 +15,9 @@ import msgspec
 from engine.consent.reading import InvalidFields
 from engine.errors import Fault, Kind
 from engine.guard.doorkeeper import Door, loopback_hosts
-from engine.guard.requests import problems_json, read_check, read_checks, verdict_json, verdicts_json
+from engine.guard.requests import MAX_CHECKS, problems_json, read_check, read_checks, verdict_json, verdicts_json
 from engine.guard.shares import Share, Verdict
-from engine.listener.http1 import Request, Response
+from engine.listener.http1 import Headers, HeadLimits, Request, Response
 from engine.listener.routes import path_of
 from engine.listener.tls import Peer
 from engine.telemetry import guard_health, guard_metrics, logs
@@ -34,6 +34,7 @@ _SERVER_ERROR: Final = Response(500, b'{"error":"server_error"}')
 _NOT_FOUND: Final = Response(404, b'{"error":"not_found"}')
 _NOT_JSON: Final = Response(415, b'{"error":"not_json"}', headers=((b"Accept", b"application/json"),))
 _TEXT_FORMAT: Final = b"text/plain; version=0.0.4; charset=utf-8"
+_STATUS_BODY: Final = 1_024  # bytes; nothing there takes any
 _EVIDENCE: Final = b"/v1/evidence/"
 _EVIDENCE_ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,128}")
 
@@ -69,6 +70,7 @@ class StatusPages:
     def __init__(self, read: Callable[[], GuardHealth], port: int) -> None:
         self._pages = _open_pages(read)
         self._door = Door(loopback_hosts(port))
+        self.head_limits = HeadLimits(max_body=_STATUS_BODY)
 
     def __call__(self, request: Request, _peer: Peer) -> Answered:
         """Answer one request."""
@@ -92,11 +94,16 @@ class Sidecar:
             b"/v1/check-many": {b"POST": self._check_many},
             b"/v1/status": _reading(_page(guard_health.statusz, read)),
         }
+        # Who may not ask is refused by the head alone, or each of its connections could have us keep a batch.
+        self.head_limits = HeadLimits(max_body=MAX_CHECKS, takes_body=self._takes_body)
 
     def change_secret(self, secret: bytes) -> None:
         """From the next request on; where none was asked for, none is."""
         if self._door.secret is not None:
             self._door = msgspec.structs.replace(self._door, secret=secret)
+
+    def _takes_body(self, headers: Headers) -> bool:
+        return self._door.refusal(headers) is None
 
     def __call__(self, request: Request, _peer: Peer) -> Answered:
         """Answer one request."""

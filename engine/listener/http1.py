@@ -7,6 +7,7 @@ in two ways (smuggling) is refused. Clients repeat their heads: a head read once
 
 import enum
 import re
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -74,10 +75,15 @@ class Signal(enum.Enum):
 
 
 class HeadLimits(msgspec.Struct, frozen=True):
-    """Bytes. max_head: request line and fields with their line ends; max_body: content."""
+    """Bytes. max_head: request line and fields with their line ends; max_body: content.
+
+    takes_body: whether a body is waited for after such fields, names in lower case; None: always. If not, the request
+    comes without it and is its connection's last: nothing of what follows is kept, however long it is.
+    """
 
     max_head: int = 16_384
     max_body: int = 16_384
+    takes_body: Callable[[Headers], bool] | None = None
 
 
 class _Head(msgspec.Struct, frozen=True):
@@ -257,6 +263,8 @@ class ServerConnection:
         self._skipped_line = False
         if head.body_length == 0:
             return Request(head.method, head.target, head.headers, b"", head.keep_alive, self._request_id)
+        if self._limits.takes_body is not None and not self._limits.takes_body(head.headers):
+            return Request(head.method, head.target, head.headers, b"", keep_alive=False, request_id=self._request_id)
         self._head = head
         if head.body_length == _CHUNKED:
             self._chunks = ChunkedBody(self._limits.max_body, self._limits.max_head)

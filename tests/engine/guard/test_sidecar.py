@@ -18,7 +18,7 @@ from engine.guard.config import Sidecar as SidecarConfig
 from engine.guard.doors import Bound, bind
 from engine.guard.shares import Reason
 from engine.guard.sidecar import Sidecar, StatusPages
-from engine.listener.http1 import HeadLimits, Request, Response
+from engine.listener.http1 import Request, Response
 from engine.listener.serve import Limits, Server, serve
 from engine.listener.sockets import CannotListen
 from engine.listener.tls import Peer
@@ -62,12 +62,12 @@ def config(tmp_path: Path) -> SidecarConfig:
 
 @pytest.fixture
 async def doors(config: SidecarConfig, nursery: trio.Nursery) -> AsyncIterator[Doors]:
-    limits = Limits(http=HeadLimits(max_body=3 << 20), drain_timeout=Seconds(5.0))
     judge, health = ToldJudge(), ToldHealth()
     with bind(config) as bound:
         made = Doors(bound, [], judge, health)
         for sockets, door in bound.doors:
             handler = Sidecar(judge, door, health, made.find)
+            limits = Limits(http=handler.head_limits, drain_timeout=Seconds(5.0))
             made.servers.append(await _served(nursery, handler, sockets, limits))
         yield made
         nursery.cancel_scope.cancel()
@@ -257,6 +257,35 @@ async def test_loopback_asks_for_the_secret(doors: Doors, by_loopback: Ask) -> N
     assert (await by_loopback("GET", "/v1/nothing", authorization=""))[0] == 401
     assert (await by_loopback("GET", "/readyz", authorization=""))[0] == 200
     assert len(doors.judge.asked) == 1
+
+
+@pytest.mark.parametrize("told", ["Content-Length: 3000000", "Transfer-Encoding: chunked"])
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ("", 401),
+        ("Authorization: Bearer x\r\n", 401),
+        (f"Authorization: Bearer {SECRET}\r\nOrigin: https://x\r\n", 403),
+    ],
+)
+async def test_who_may_not_ask_is_refused_before_a_body_is_sent(
+    doors: Doors, fields: str, status: int, told: str
+) -> None:
+    """And the connection ends: what follows is no next request, and is not kept."""
+    port = doors.bound.port
+    assert port is not None
+    async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+        client = RawClient(stream)
+        head = f"POST /v1/check-many HTTP/1.1\r\nHost: localhost:{port}\r\n{fields}{told}\r\n\r\n"
+        await client.send(head.encode())
+        answered, headers, _ = await client.answer("POST")
+        assert (answered, headers["connection"]) == (status, "close")
+        assert await client.ended()
+    assert doors.judge.asked == []
+
+
+def test_the_status_port_takes_no_body() -> None:
+    assert StatusPages(ToldHealth(), 9_464).head_limits.max_body <= 1_024
 
 
 async def test_a_page_in_a_browser_gets_nothing(doors: Doors, by_loopback: Ask, by_socket: Ask) -> None:
