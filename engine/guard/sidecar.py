@@ -11,12 +11,15 @@ from time import perf_counter
 from typing import Final, Protocol
 
 import msgspec
+import trio
 
+from engine.clock import Seconds
 from engine.consent.reading import InvalidFields
 from engine.errors import Fault, Kind
 from engine.guard.doorkeeper import Door, loopback_hosts
 from engine.guard.requests import MAX_CHECKS, problems_json, read_check, read_checks, verdict_json, verdicts_json
-from engine.guard.shares import Share, Verdict
+from engine.guard.retry import LONGEST_RETRY_AFTER
+from engine.guard.shares import Reason, Share, Verdict
 from engine.listener.http1 import Headers, HeadLimits, Request, Response
 from engine.listener.routes import path_of
 from engine.listener.tls import Peer
@@ -30,6 +33,12 @@ STATUSES: Final = {
     Kind.TOO_MANY: 429,
     Kind.UNAVAILABLE: 503,
 }
+# Of a question: less than the 75 that the listener leaves a handler before it cuts the connection without a word. Only
+# nodes that say 429, up to a minute each time, make one take so long.
+PATIENCE: Final = Seconds(70.0)
+UNANSWERED: Final = Verdict(
+    allowed=False, reason=Reason.UNANSWERED, evidence_id="", retry_after=float(LONGEST_RETRY_AFTER)
+)
 _SERVER_ERROR: Final = Response(500, b'{"error":"server_error"}')
 _NOT_FOUND: Final = Response(404, b'{"error":"not_found"}')
 _NOT_JSON: Final = Response(415, b'{"error":"not_json"}', headers=((b"Accept", b"application/json"),))
@@ -128,7 +137,9 @@ class Sidecar:
         except Fault as fault:
             return _faulty(fault)
         began = perf_counter()
-        verdict = await self._judge.check(share)
+        verdict = UNANSWERED
+        with trio.move_on_after(PATIENCE):
+            verdict = await self._judge.check(share)
         _count([verdict], perf_counter() - began)
         return Response(200, verdict_json(verdict))
 
@@ -140,7 +151,9 @@ class Sidecar:
         except Fault as fault:
             return _faulty(fault)
         began = perf_counter()
-        verdicts = await self._judge.check_many(shares)
+        verdicts = [UNANSWERED] * len(shares)
+        with trio.move_on_after(PATIENCE):
+            verdicts = await self._judge.check_many(shares)
         _count(verdicts, perf_counter() - began)
         return Response(200, verdicts_json(verdicts))
 

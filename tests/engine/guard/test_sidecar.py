@@ -9,17 +9,19 @@ from typing import Any
 import msgspec
 import pytest
 import trio
+from trio.testing import MockClock
 
 from engine.clock import Seconds, UnixTime
 from engine.config import BadConfig
 from engine.consent.records import Thumbprint
 from engine.errors import Fault, Kind
 from engine.guard.config import Sidecar as SidecarConfig
+from engine.guard.doorkeeper import Door
 from engine.guard.doors import Bound, bind
 from engine.guard.shares import Reason
 from engine.guard.sidecar import Sidecar, StatusPages
 from engine.listener.http1 import Request, Response
-from engine.listener.serve import Limits, Server, serve
+from engine.listener.serve import ANYONE, Limits, Server, serve
 from engine.listener.sockets import CannotListen
 from engine.listener.tls import Peer
 from engine.telemetry.guard_health import EventsHealth, EvidenceHealth, MemoryHealth
@@ -257,6 +259,27 @@ async def test_loopback_asks_for_the_secret(doors: Doors, by_loopback: Ask) -> N
     assert (await by_loopback("GET", "/v1/nothing", authorization=""))[0] == 401
     assert (await by_loopback("GET", "/readyz", authorization=""))[0] == 200
     assert len(doors.judge.asked) == 1
+
+
+@pytest.mark.parametrize(("path", "body"), [("check", raw()), ("check-many", b'{"shares":[%b,%b]}' % (raw(), raw()))])
+async def test_a_question_that_takes_too_long_is_answered_before_its_connection_is_cut(
+    path: str, body: bytes, autojump_clock: MockClock
+) -> None:
+    """As where nodes say 429 three times, and wait a minute each."""
+    judge, began = ToldJudge(), autojump_clock.current_time()
+    judge.gate = trio.Event()
+    sidecar = Sidecar(judge, Door(), ToldHealth(), lambda _: None)
+    headers = ((b"content-type", b"application/json"),)
+    asked = sidecar(Request(b"POST", f"/v1/{path}".encode(), headers, body, keep_alive=True), ANYONE)
+    assert not isinstance(asked, Response)
+    answer = await asked
+    said = json.loads(answer.body)
+    verdicts = said["verdicts"] if path == "check-many" else [said]
+    for verdict in verdicts:
+        assert (verdict["allowed"], verdict["reason"], verdict["retry_after"]) == (False, "unanswered", 60.0)
+    assert len(verdicts) == body.count(b'"token"')
+    assert 60 < autojump_clock.current_time() - began < Limits().idle_timeout - 1
+    assert answer.status == 200
 
 
 @pytest.mark.parametrize("told", ["Content-Length: 3000000", "Transfer-Encoding: chunked"])
