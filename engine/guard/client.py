@@ -10,7 +10,7 @@ second node for those that take longer than most.
 
 import random
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import anyio
 import anyio.abc
@@ -26,6 +26,10 @@ from engine.guard.runs import Answered, Run, Unanswered
 from engine.telemetry.guard_calls import ATTEMPTS_FAILED, CALLS, HEDGES, RETRIES
 
 V = TypeVar("V")
+
+# Seconds into an attempt. Patience is 50 ms at most: later it is we who were slow, and a node that is left no time to
+# answer in must not count as one that failed.
+_LATEST_HEDGE: Final = TOTAL / 2
 
 
 class CallCounts(msgspec.Struct, frozen=True):
@@ -209,18 +213,25 @@ class Client:
         hedge = flight.hedge
         if hedge is None or (judged is not None and judged.worth is Worth.CURRENT):
             return None if judged is None else Answered(judged.value, judged.worth, address, tuple(run.failures))
-        await hedge.done.wait()  # bounded: a hedge has its own deadline
+        await hedge.done.wait()  # bounded: a hedge has the deadline of its attempt
         if hedge.judged is not None and (judged is None or hedge.judged.worth is Worth.CURRENT):
             self._hedges_won += 1
             return Answered(hedge.judged.value, hedge.judged.worth, hedge.address, tuple(run.failures))
         return None if judged is None else Answered(judged.value, judged.worth, address, tuple(run.failures))
 
     async def _one(
-        self, run: Run, address: str, call: Call, judge: Judge[V], begun: float, flight: _Flight[V] | None
+        self,
+        run: Run,
+        address: str,
+        call: Call,
+        judge: Judge[V],
+        begun: float,
+        flight: _Flight[V] | None,
+        within: float = TOTAL,
     ) -> Judged[V] | None:
-        """One call and what it says; notes what there is to note of the node."""
+        """One call and what it says; notes what there is to note of the node. within: seconds."""
         reply: Reply | None = None
-        with anyio.CancelScope(deadline=anyio.current_time() + TOTAL) as scope:
+        with anyio.CancelScope(deadline=anyio.current_time() + within) as scope:
             if flight is not None:
                 flight.scope = scope
             try:
@@ -284,7 +295,7 @@ class Client:
     def _begin_hedge(self, flight: _Flight[V]) -> None:
         now = self._now()
         others = self.addresses.better(now, (flight.address,))
-        if self._group is None or not others or not self._budget.take_hedge(now):
+        if now - flight.begun > _LATEST_HEDGE or self._group is None or not others or not self._budget.take_hedge(now):
             return
         self._hedged += 1
         HEDGES.inc()
@@ -296,7 +307,10 @@ class Client:
         try:
             begun = self._now()
             call = self._anew(flight.call)
-            hedge.judged = await self._one(flight.run, hedge.address, call, flight.judge, begun, None)
+            left = (
+                flight.begun + TOTAL - begun
+            )  # as long as the attempt itself, or all of them would exceed 9.4 seconds
+            hedge.judged = await self._one(flight.run, hedge.address, call, flight.judge, begun, None, left)
             if flight.is_overtaken and flight.scope is not None:
                 flight.scope.cancel()
         finally:

@@ -79,6 +79,32 @@ async def test_a_black_hole_takes_nine_point_four_seconds_at_worst(autojump_cloc
         assert verdict.reason is Reason.UNKNOWN_IN_OUTAGE
 
 
+async def test_hedges_make_the_worst_case_no_longer(autojump_clock: MockClock) -> None:
+    """Each ends with the attempt that it stands beside."""
+    stand = Stand(autojump_clock, A, B)
+    stand.draw = 1 - 1e-12
+    async with stand.guard:
+        stand.nodes.all(black_hole)
+        began = trio.current_time()
+        verdict = await stand.guard.check(share())
+        assert [at - began for at in stand.nodes.times] == pytest.approx([0.0, 0.05, 2.2, 4.6, 7.4])
+        assert trio.current_time() - began == pytest.approx(9.4)
+        assert verdict.reason is Reason.UNKNOWN_IN_OUTAGE
+
+
+async def test_a_hedge_that_we_are_too_late_for_is_none(autojump_clock: MockClock) -> None:
+    """A loop that stood still: a node that is given no time to answer in would count as one that failed."""
+    stand = Stand(autojump_clock, A, B)
+    async with stand.guard, trio.open_nursery() as nursery:
+        stand.nodes.all(black_hole)
+        nursery.start_soon(stand.guard.check, share())
+        await trio.sleep(0.01)
+        autojump_clock.jump(1.5)
+        await trio.sleep(0.4)
+        assert len(stand.nodes.calls) == 1
+        nursery.cancel_scope.cancel()
+
+
 @pytest.mark.parametrize("failed", [1, 2, 3])
 async def test_an_outage_that_ends_within_the_schedule_is_none(failed: int, autojump_clock: MockClock) -> None:
     """At every point of the schedule: the next attempt is answered, and no other is made."""

@@ -96,6 +96,23 @@ async def test_all_fall_back_when_one_run_finds_the_outage(
     assert WAITING._value.get() == 0
 
 
+async def test_hedges_make_no_run_longer_so_that_nobody_leaves_before_its_end(autojump_clock: MockClock) -> None:
+    """A hedge begins late, and ends with the attempt that it stands beside."""
+    stand = Stand(autojump_clock, A, B)
+    async with stand.guard:
+        shares = many(5)  # half of the budget is for their hedges, and the rest for one run
+        await known(stand, shares)
+        stand.nodes.all(black_hole)
+        stand.draw = 1 - 1e-12
+        asked, began = Asked(stand, shares), trio.current_time()
+        await asked.run()
+        calls = stand.guard.status().calls
+        assert calls is not None
+        assert calls.hedges == 5
+        assert asked.reasons == {Reason.LAST_KNOWN}
+        assert asked.ends[-1] - began == pytest.approx(9.4)
+
+
 @pytest.mark.parametrize("ends_after", [0.05, 0.15, 0.35])
 async def test_an_outage_that_ends_within_the_schedule_is_none_for_those_who_wait(
     ends_after: float, autojump_clock: MockClock
