@@ -60,17 +60,21 @@ class KeptKeys:
     """`KeyShelf` in the store's directory. wall: seconds since 1970."""
 
     def __init__(self, settings: Store, owner: str, wall: Callable[[], UnixTime]) -> None:
-        """owner: the EDP's `client_id`. Raises BadConfig."""
+        """owner: the EDP's `client_id`. What the store's previous key has sealed is sealed anew. Raises BadConfig."""
         self._path = settings.directory / FILE
         self._key = StoreKey.from_file(settings.key_file, owner, USE)
+        old = settings.previous_key_file
+        self._previous = None if old is None else StoreKey.from_file(old, owner, USE)
         self._wall = wall
+        if self._previous is not None:
+            self.load()  # whether or not this process ever needs it: the next one does not have that key
 
     def load(self) -> bytes | None:
         """See KeyShelf. What was not sealed here, or is too old or from the future, is none."""
         try:
             with self._path.open("rb") as file:
                 sealed = file.read(2 * MAX_SET_BYTES)
-            kept = msgspec.msgpack.decode(self._key.open(Sort.KEYS, _PLACE, sealed), type=_Kept)
+            kept = msgspec.msgpack.decode(self._opened(sealed), type=_Kept)
         except FileNotFoundError:
             return None
         except (OSError, Unsealed, msgspec.MsgspecError) as error:
@@ -81,9 +85,22 @@ class KeptKeys:
 
     def keep(self, raw: bytes) -> None:
         """See KeyShelf. All of it or what was there before, whenever the process is killed."""
-        sealed = self._key.seal(Sort.KEYS, _PLACE, msgspec.msgpack.encode(_Kept(self._wall(), raw)))
+        self._write(msgspec.msgpack.encode(_Kept(self._wall(), raw)))
+
+    def _opened(self, sealed: bytes) -> bytes:
+        """What was kept. Raises Unsealed."""
         try:
-            _replace(self._path, sealed)
+            return self._key.open(Sort.KEYS, _PLACE, sealed)
+        except Unsealed:
+            if self._previous is None:
+                raise
+            plain = self._previous.open(Sort.KEYS, _PLACE, sealed)
+        self._write(plain)  # as it is: it says when it was fetched
+        return plain
+
+    def _write(self, plain: bytes) -> None:
+        try:
+            _replace(self._path, self._key.seal(Sort.KEYS, _PLACE, plain))
         except OSError as error:
             _log.warning("guard_keys_not_kept", file=str(self._path), why=str(error))
 

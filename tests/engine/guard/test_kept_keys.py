@@ -39,8 +39,16 @@ class Disk:
     def file(self) -> Path:
         return self.directory / FILE
 
-    def shelf(self, owner: str = "edp-7") -> KeptKeys:
-        return KeptKeys(Store(directory=self.directory, key_file=self.key), owner, lambda: UnixTime(self.now))
+    def shelf(self, owner: str = "edp-7", previous: Path | None = None) -> KeptKeys:
+        settings = Store(directory=self.directory, key_file=self.key, previous_key_file=previous)
+        return KeptKeys(settings, owner, lambda: UnixTime(self.now))
+
+    def replace_key(self) -> Path:
+        """Where the old one is then."""
+        previous = self.key.rename(self.directory / "old.key")
+        self.key.touch(mode=0o600)
+        self.key.write_bytes(os.urandom(32))
+        return previous
 
 
 @pytest.fixture
@@ -76,6 +84,24 @@ def test_another_edps_file_and_one_of_another_key_are_none(disk: Disk) -> None:
     assert disk.shelf("edp-8").load() is None
     disk.key.write_bytes(os.urandom(32))
     assert disk.shelf().load() is None
+
+
+def test_what_was_kept_outlives_a_replacement_of_the_key(disk: Disk) -> None:
+    """The one start that knows both keys seals it anew, whether it needs it or not, as of when it was fetched."""
+    disk.shelf().keep(jwks())
+    previous = disk.replace_key()
+    disk.now = UnixTime(NOW + 3_600)
+    disk.shelf(previous=previous)
+    previous.unlink()
+    assert disk.shelf().load() == jwks()
+    disk.now = UnixTime(NOW + int(LONGEST))
+    assert disk.shelf().load() is None
+
+
+def test_of_neither_key_is_none(disk: Disk) -> None:
+    disk.shelf().keep(jwks())
+    disk.replace_key()
+    assert disk.shelf(previous=disk.replace_key()).load() is None
 
 
 def test_a_disk_that_takes_nothing_changes_nothing(disk: Disk) -> None:
