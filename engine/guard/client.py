@@ -23,7 +23,7 @@ from engine.guard.evidence_words import Attempt, Failure
 from engine.guard.retry import TOTAL, WORST_CASE, RetryBudget, read_retry_after
 from engine.guard.retrying import Retrying
 from engine.guard.runs import Answered, Run, Unanswered
-from engine.telemetry.guard_calls import ATTEMPTS_FAILED, CALLS, HEDGES, RETRIES
+from engine.telemetry.guard_calls import ATTEMPTS_FAILED, CALLS, HEDGES, RETRIES, SECOND_OPINIONS
 
 V = TypeVar("V")
 
@@ -33,13 +33,14 @@ _LATEST_HEDGE: Final = TOTAL / 2
 
 
 class CallCounts(msgspec.Struct, frozen=True):
-    """So far. failures: attempts by how they failed."""
+    """So far. failures: attempts by how they failed. second_opinions: of other nodes, where one said `last_known`."""
 
     calls: int
     retries: int
     hedges: int
     hedges_won: int
     failures: dict[Failure, int]
+    second_opinions: int = 0
 
 
 class _Hedge(Generic[V]):
@@ -115,12 +116,13 @@ class Client:
         self._flights: dict[int, _Flight[object]] = {}
         self._wake: anyio.Event | None = None
         self._group: anyio.abc.TaskGroup | None = None
-        self._calls = self._retries = self._hedged = self._hedges_won = 0
+        self._calls = self._retries = self._hedged = self._hedges_won = self._second_opinions = 0
         self._failures: dict[Failure, int] = dict.fromkeys(Failure, 0)
 
     def counts(self) -> CallCounts:
         """A frozen record of now."""
-        return CallCounts(self._calls, self._retries, self._hedged, self._hedges_won, dict(self._failures))
+        failures = dict(self._failures)
+        return CallCounts(self._calls, self._retries, self._hedged, self._hedges_won, failures, self._second_opinions)
 
     async def ask(self, call: Call, judge: Judge[V]) -> Answered[V] | Unanswered:
         """One question. judge: reads a reply of status 200. Takes 9.4 seconds at most, 429s apart.
@@ -192,6 +194,8 @@ class Client:
         for address in self.addresses.better(self._now(), run.asked):
             if self._now() > until:
                 break
+            self._second_opinions += 1
+            SECOND_OPINIONS.inc()
             other = await self._attempt(run, address, self._anew(call), judge, hedged=False)
             if other is not None and other.worth is Worth.CURRENT:
                 return other

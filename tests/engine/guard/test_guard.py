@@ -12,6 +12,7 @@ from engine.guard.evidence_words import Entry, Failure, OutageEvidence, ShareEvi
 from engine.guard.memory import MemoryFull
 from engine.guard.questions import EVALUATIONS, INTROSPECT, digest_of
 from engine.guard.shares import Reason, Share, Verdict
+from engine.telemetry.guard_calls import SECOND_OPINIONS
 from tests.support.guard_answers import x5t
 from tests.support.guard_stand import (
     INACTIVE,
@@ -653,6 +654,24 @@ async def test_a_last_known_answer_is_taken_where_no_node_has_a_better_one(autoj
         verdict = await stand.guard.check(share())
         assert (verdict.allowed, verdict.freshness, verdict.as_of) == (True, "last_known", NOW - 500)
         assert sorted(stand.nodes.asked) == [A, B]
+
+
+async def test_every_call_is_in_one_of_the_counts(autojump_clock: MockClock) -> None:
+    """Those that look for a better answer as well."""
+    stand, before = Stand(autojump_clock, A, B), SECOND_OPINIONS._value.get()
+    async with stand.guard:
+        stand.nodes.all(answers(ccs_freshness="last_known", ccs_as_of=NOW - 500))
+        await stand.guard.check(share())
+        await trio.sleep(3)
+        stand.nodes.all(slowly(0.06, answers()))
+        await stand.guard.check(share())
+        stand.nodes.all(in_turn(fails(Failure.RESET), answers()))
+        await stand.guard.check(share())
+        counts = stand.guard.status().calls
+        assert counts is not None
+        assert (counts.calls, counts.retries, counts.hedges, counts.second_opinions) == (3, 1, 1, 1)
+        assert len(stand.nodes.calls) == 6
+    assert SECOND_OPINIONS._value.get() - before == 1
 
 
 async def test_a_last_known_answer_from_before_the_memory_began_is_taken_and_not_kept(
