@@ -155,7 +155,8 @@ class _Process:
 
 def _limits(handler: Sidecar | StatusPages, most: int) -> Limits:
     """most: connections, each of which waits for one answer at a time."""
-    return Limits(http=handler.head_limits, max_connections=most, drain_timeout=DRAIN)
+    waiting = min(most, Limits().max_waiting)
+    return Limits(http=handler.head_limits, max_connections=most, max_waiting=waiting, drain_timeout=DRAIN)
 
 
 def _plain(service: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:

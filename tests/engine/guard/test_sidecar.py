@@ -18,6 +18,7 @@ from engine.errors import Fault, Kind
 from engine.guard.config import Sidecar as SidecarConfig
 from engine.guard.doorkeeper import Door
 from engine.guard.doors import Bound, bind
+from engine.guard.process import _limits
 from engine.guard.shares import Reason
 from engine.guard.sidecar import Sidecar, StatusPages
 from engine.listener.http1 import Request, Response
@@ -305,6 +306,12 @@ async def test_who_may_not_ask_is_refused_before_a_body_is_sent(
         assert (answered, headers["connection"]) == (status, "close")
         assert await client.ended()
     assert doors.judge.asked == []
+
+
+@pytest.mark.parametrize(("connections", "waiting"), [(64, 64), (1_000, 1_000), (5_000, 1_000)])
+def test_no_more_requests_may_wait_than_there_are_connections(connections: int, waiting: int) -> None:
+    limits = _limits(StatusPages(ToldHealth(), 9_464), connections)
+    assert (limits.max_connections, limits.max_waiting) == (connections, waiting)
 
 
 def test_the_status_port_takes_no_body() -> None:
