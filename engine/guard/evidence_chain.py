@@ -58,6 +58,18 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reported_at: float
     entry: msgspec.Raw
 
+    @property
+    def chain(self) -> str:
+        """As in its name."""
+        return self.evidence_id.partition("-")[0]
+
+
+class Checked(msgspec.Struct, frozen=True):
+    """An export that holds together. gaps: the ids of lines before which entries of the same chain are missing."""
+
+    lines: int
+    gaps: tuple[str, ...] = ()
+
 
 _lines: Final = msgspec.json.Decoder(Line)
 
@@ -85,25 +97,29 @@ def line_of(link: Link) -> bytes:
     return msgspec.json.encode(Line(link.evidence_id, link.seq, *hashes, link.reported_at, msgspec.Raw(link.entry)))
 
 
-def check_lines(lines: Iterable[bytes]) -> int:
-    """How many lines of an export hold together: each one's hash is right and the next one's `previous`.
+def check_lines(lines: Iterable[bytes]) -> Checked:
+    """Whether an export holds together: each line's hash is right and, where lines adjoin, the next one's `previous`.
 
-    Raises BrokenChain, naming the first that does not. A new chain, after the log began anew, may follow.
+    A gap is told and is not broken: what was reported is let go between what was not. The lines cannot tell which it
+    was that is missing; whoever holds the hashes of the reports can. A new chain may follow, where the log began anew.
+
+    Raises BrokenChain, naming the first that was changed, does not follow, or stands in another place.
     """
-    count, before = 0, None
+    count, gaps, before = 0, list[str](), None
     for count, text in enumerate(lines, 1):
         line = _read(text, count)
         own = hashlib.sha256(bytes.fromhex(line.previous) + bytes(line.entry)).hexdigest()
-        chain = line.evidence_id.partition("-")[0]
-        if own != line.hash or line.evidence_id != f"{chain}-{line.seq}":
+        if own != line.hash or line.evidence_id != f"{line.chain}-{line.seq}":
             raise BrokenChain(f"line {count}: {line.evidence_id} was changed")
-        if before is not None and (before.evidence_id.partition("-")[0], before.seq + 1) == (chain, line.seq):
-            if before.hash != line.previous:
+        if before is not None and before.chain == line.chain:
+            if line.seq <= before.seq:
+                raise BrokenChain(f"line {count}: {line.evidence_id} stands after {before.evidence_id}")
+            if line.seq > before.seq + 1:
+                gaps.append(line.evidence_id)
+            elif before.hash != line.previous:
                 raise BrokenChain(f"line {count}: {line.evidence_id} does not follow the line before")
-        elif before is not None and before.evidence_id.startswith(f"{chain}-"):
-            raise BrokenChain(f"line {count}: something is missing before {line.evidence_id}")
         before = line
-    return count
+    return Checked(count, tuple(gaps))
 
 
 def _read(text: bytes, number: int) -> Line:

@@ -16,7 +16,7 @@ from structlog.testing import capture_logs
 from engine.clock import UnixTime
 from engine.guard import config, evidence
 from engine.guard.evidence import EvidenceLog
-from engine.guard.evidence_chain import BrokenChain, check_lines, entry_of, entry_text, line_of
+from engine.guard.evidence_chain import BrokenChain, Checked, check_lines, entry_of, entry_text, line_of
 from engine.guard.evidence_words import Attempt, Failure, OutageEvidence, ShareEvidence
 from engine.guard.home import StoreInUse
 from engine.guard.memory import MemoryFull
@@ -141,7 +141,7 @@ class TestLog:
                 log.record_all([share(number) for number in range(10_000)])
             assert log.statistics().unreported == 1
             log.record(share(1))
-            assert check_lines(exported(log)) == 2
+            assert check_lines(exported(log)) == Checked(2)
 
     def test_full_log_lets_go_of_what_was_reported_and_never_of_the_rest(self, tmp_path: Path) -> None:
         with opened(tmp_path, max_bytes=SMALL) as log:
@@ -252,7 +252,7 @@ class TestLog:
         EvidenceLog(config.Evidence(), store, OWNER, Wall()).close()
         with opened(tmp_path) as log:
             assert [link.evidence_id for link in log.unreported(9)] == ids[1:]
-            assert check_lines(exported(log)) == 2
+            assert check_lines(exported(log)) == Checked(2)
 
 
 class TestWhatCannotBeTrusted:
@@ -283,7 +283,7 @@ class TestWhatCannotBeTrusted:
             log.mark_reported(reported)
             assert [link.evidence_id for link in log.unreported(9)] == ids
             assert (log.statistics().settled, log.statistics().unreported) == (0, 2)
-            assert check_lines(exported(log)) == 2
+            assert check_lines(exported(log)) == Checked(2)
 
     def test_older_copy_is_taken_and_gives_no_number_twice(self, tmp_path: Path) -> None:
         with opened(tmp_path) as log:
@@ -299,7 +299,7 @@ class TestWhatCannotBeTrusted:
             again = log.record(share(3))
             assert again != lost
             assert log.read(lost) is None
-            assert check_lines(exported(log)) == 2
+            assert check_lines(exported(log)) == Checked(2)
 
     def test_share_is_refused_when_damage_is_found_and_may_be_made_after_that(self, tmp_path: Path) -> None:
         with opened(tmp_path) as log:
@@ -476,17 +476,16 @@ class TestExport:
             return exported(log)
 
     def test_export_holds_together(self, lines: list[bytes]) -> None:
-        assert check_lines(lines) == 4
-        assert check_lines(lines[1:]) == 3, "what was reported long ago may be gone"
-        assert check_lines([]) == 0
+        assert check_lines(lines) == Checked(4)
+        assert check_lines(lines[1:]) == Checked(3), "what was reported long ago may be gone"
+        assert check_lines([]) == Checked(0)
 
-    def test_changed_left_out_swapped_or_added_lines_are_found(self, lines: list[bytes]) -> None:
+    def test_changed_swapped_or_added_lines_are_found(self, lines: list[bytes]) -> None:
         changed = lines[1].replace(b'"consent_version":3', b'"consent_version":4')
         renamed = lines[1].replace(b'"seq":2', b'"seq":3')
         for broken in (
             [lines[0], changed, *lines[2:]],
             [lines[0], renamed, *lines[2:]],
-            [lines[0], *lines[2:]],
             [lines[1], lines[0], *lines[2:]],
             [lines[0], lines[0], *lines[1:]],
             [*lines, b"{}"],
@@ -494,6 +493,31 @@ class TestExport:
         ):
             with pytest.raises(BrokenChain):
                 check_lines(broken)
+
+    def test_a_gap_is_told_as_one_and_what_stands_around_it_is_checked(self, lines: list[bytes]) -> None:
+        second, third, _ = (msgspec.json.decode(line)["evidence_id"] for line in lines[1:])
+        assert check_lines([lines[0], *lines[2:]]) == Checked(3, (third,))
+        assert check_lines([lines[0], lines[3]]).lines == 2
+        changed = lines[3].replace(b'"consent_version":3', b'"consent_version":4')
+        with pytest.raises(BrokenChain, match="was changed"):
+            check_lines([lines[0], lines[2], changed])
+        with pytest.raises(BrokenChain, match=f"{second} stands after"):
+            check_lines([lines[0], lines[2], lines[1]])
+
+    def test_what_was_reported_and_let_go_is_a_gap_between_what_was_not(self, tmp_path: Path) -> None:
+        wall = Wall()
+        log = EvidenceLog(config.Evidence(keep_days=1), store_settings(tmp_path), OWNER, wall)
+        names = log.record_all([share(number) for number in range(4)])
+        log.mark_reported(log.unreported(4)[1:3])
+        wall.forward(3 * 86_400)
+        for _ in range(3):
+            names.append(log.record(share(9)))
+        try:
+            lines = exported(log)
+            assert [msgspec.json.decode(line)["evidence_id"] for line in lines] == [names[0], *names[3:]]
+            assert check_lines(lines) == Checked(5, (names[3],))
+        finally:
+            log.close()
 
     def test_entry_made_anew_with_its_hash_does_not_fit_the_next_one(self, tmp_path: Path, lines: list[bytes]) -> None:
         with opened(tmp_path / "other") as log:

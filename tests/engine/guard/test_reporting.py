@@ -12,7 +12,7 @@ from admin.reports.fallback_forms import MAX_BYTES, read_fallback_report
 from engine.clock import Seconds, UnixTime
 from engine.guard import config, evidence
 from engine.guard.evidence import EvidenceLog
-from engine.guard.evidence_chain import check_lines, entry_text, line_of
+from engine.guard.evidence_chain import Checked, check_lines, entry_text, line_of
 from engine.guard.evidence_words import Attempt, Failure, OutageEvidence, ShareEvidence
 from engine.guard.fallback_report import MAX_SHARES, Report, report_of
 from engine.guard.memory import MemoryFull
@@ -219,7 +219,7 @@ class TestReporter:
         (said,) = [line for line in logs if line["log_level"] == "error"]
         assert (said["event"], said["evidence_id"]) == ("fallback_share_unreadable", unreadable)
         assert said["hash"] == left.hash.hex()
-        assert check_lines(line_of(link) for link in log.links()) == 125
+        assert check_lines(line_of(link) for link in log.links()) == Checked(125)
 
     async def test_nothing_is_sent_while_the_outage_lasts(self, log: EvidenceLog) -> None:
         log.record(OutageEvidence(float(NOW), 0.0, ()))

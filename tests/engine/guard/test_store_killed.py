@@ -10,7 +10,7 @@ import pytest
 from engine.clock import UnixTime
 from engine.guard import config
 from engine.guard.evidence import EvidenceLog
-from engine.guard.evidence_chain import check_lines, line_of
+from engine.guard.evidence_chain import Checked, check_lines, line_of
 from tests.support.guard_store_writer import consent
 from tests.support.guard_stores import OWNER, Wall, opened, store_settings
 from tests.support.known_tokens import NOW, known_consent, known_token
@@ -37,7 +37,7 @@ def check(directory: Path, said: list[str]) -> None:
     """Everything that was said is so."""
     log = EvidenceLog(config.Evidence(), store_settings(directory), OWNER, Wall())
     lines = [line_of(link) for link in log.links()]
-    assert check_lines(lines) == len(lines)
+    assert check_lines(lines) == Checked(len(lines))
     with opened(directory) as store:
         assert store.statistics().guarding + store.statistics().garbage > 0
         for line in said:
