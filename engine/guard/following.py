@@ -64,6 +64,7 @@ class Following:
         self._clock = clock
         self._jitter = jitter
         self._to_apply, self._to_confirm, self._to_ask = Bell(), Bell(), Bell()
+        self._refused = ("", "")  # why streams could not be set up, as it was logged last
         self.asked_at: float | None = None  # seconds since 1970: when asking was last answered to the end
 
     def wake(self) -> None:
@@ -130,9 +131,13 @@ class Following:
         try:
             await step()
         except NotTold as fault:
-            _log.error("streams_not_set_up", text=fault.text, detail=fault.detail)
+            if (fault.text, fault.detail) != self._refused:  # once for each change, not with every ask
+                _log.error("streams_not_set_up", text=fault.text, detail=fault.detail)
+            self._refused = (fault.text, fault.detail)
         except TooManyCalls as fault:
             _log.info("streams_set_up_later", text=fault.text, detail=fault.detail)
+        else:
+            self._refused = ("", "")
 
     async def _mend_streams(self) -> None:
         """What the service did not take as soon as we wanted it; should that fail, the next audit does it."""

@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 import structlog
+from structlog.testing import capture_logs
 
 from engine.clock import Seconds, UnixTime
 from engine.events.facts import Change
@@ -442,6 +443,24 @@ def test_lost_stream_is_made_anew(play: Play) -> None:
         await run.forward(2)
         await until(lambda: run.guard.store.chain.last_seq >= run.service.last_seq)
         assert run.guard.store.streams.poll == "poll"
+
+    play(scenario)
+
+
+def test_an_answer_about_streams_that_cannot_be_used_is_logged_once_for_each_change(play: Play) -> None:
+    whys = ["no URL that can be called", "no URL that can be called", "another", "another", "", "another"]
+
+    async def step() -> None:
+        if why := whys.pop(0):
+            raise NotTold("the service's answer could not be read", detail=why)
+
+    async def scenario(run: Running) -> None:
+        await run.asked()
+        with capture_logs() as lines:
+            while whys:
+                await run.guard.following._unless_refused(step)
+        told = [line["detail"] for line in lines if line["event"] == "streams_not_set_up"]
+        assert told == ["no URL that can be called", "another", "another"]
 
     play(scenario)
 
