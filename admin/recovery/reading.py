@@ -1,22 +1,25 @@
 """Reading a recovery from the ledger: whether it is under way, and where it stands."""
 
+import uuid
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
 import trio
 
 from admin.consents.commands import UnknownConsent, consent_of
-from admin.ledger.events import RecoveryReported, RecoveryTold, event_of, reported_subject
-from admin.ledger.store import FeedRecord, LedgerDamaged, LedgerReader
+from admin.ledger.events import RecoveryReported, RecoveryTold, event_of, reported_subject, told_subject
+from admin.ledger.store import FeedRecord, LedgerDamaged, LedgerReader, SubjectState
 from admin.recovery.standing import Party, Standing, Told, is_whole
 from engine.clock import Seconds, UnixTime
-from engine.consent.records import ParticipantRecord, Role
+from engine.consent.records import ConsentId, ParticipantRecord, Role
 from engine.consent.recovery import NO_PAST, Past, Recovery, past_of
 from engine.consent.states import ENDED
 from engine.errors import Fault, Kind
 from engine.feed.entries import EntryKind, Position
 
 PAGE: Final = 1_000
+TOLD_PAGE: Final = 400  # consents that were told of, read at once
 FRESH_FOR: Final = Seconds(0.5)  # of what is remembered of the past, for pages; never for a decision to write
 REPORTERS: Final = (Role.NODE, Role.ATP, Role.EDP)
 
@@ -134,23 +137,34 @@ class RecoveryReader:
 
     async def _told(self, since: int) -> list[Told]:
         told = list[Told]()
-        for seq in [seq for seq, _ in await self._records(EntryKind.DOUBT) if seq > since]:
-            (stored,) = await self._ledger.events(seq - 1, 1)
-            event = event_of(stored)
-            if isinstance(event, RecoveryTold):
-                told.append(await self._with_consent(event, seq))
+        doubts = await self._records(EntryKind.DOUBT)
+        consents = [ConsentId(str(uuid.UUID(bytes=doubt.key))) for seq, doubt in doubts if seq > since]
+        for start in range(0, len(consents), TOLD_PAGE):
+            told += await self._told_of(consents[start : start + TOLD_PAGE])
         return told
 
-    async def _with_consent(self, event: RecoveryTold, seq: int) -> Told:
-        state = await self._ledger.subject(f"consent:{event.consent_id}")
-        if state is None:
-            return Told(event, seq)
-        try:
-            record = consent_of(state).consent
-        except UnknownConsent as fault:
-            raise LedgerDamaged("a consent's newest event is none", detail=fault.text) from fault
-        return Told(event, seq, state.event.position.seq, record.state in ENDED)
+    async def _told_of(self, consents: Sequence[ConsentId]) -> list[Told]:
+        """One statement for all of them: after a restore there may be very many."""
+        names = [name for one in consents for name in (told_subject(one), f"consent:{one}")]
+        found = {state.subject: state for state in await self._ledger.subjects(names)}
+        told = list[Told]()
+        for one in consents:
+            state = found.get(told_subject(one))
+            event = None if state is None else event_of(state.event)
+            if state is not None and isinstance(event, RecoveryTold):
+                told.append(_with_consent(event, state.event.position.seq, found.get(f"consent:{one}")))
+        return told
 
     def forget(self) -> None:
         """Read anew at the next call: somebody here has just ended the recovery."""
         self._remembered = None
+
+
+def _with_consent(event: RecoveryTold, seq: int, state: SubjectState | None) -> Told:
+    if state is None:
+        return Told(event, seq)
+    try:
+        record = consent_of(state).consent
+    except UnknownConsent as fault:
+        raise LedgerDamaged("a consent's newest event is none", detail=fault.text) from fault
+    return Told(event, seq, state.event.position.seq, record.state in ENDED)

@@ -1,10 +1,12 @@
 """What a recovery must do, whatever the ledger is kept in: reports become events, going live is one append."""
 
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 import msgspec
 import pytest
+import sqlalchemy as sa
 import trio
 
 from admin.config import Ledger as LedgerConfig
@@ -24,6 +26,7 @@ from admin.ledger.events import (
     ParticipantReinstated,
     ParticipantSuspended,
     ParticipantUpdated,
+    RecoveryTold,
     Route,
     append_of,
     decode,
@@ -67,7 +70,7 @@ class DyingLedger:
     def __init__(self, ledger: SqlLedger, *, dies_at: int, committed: bool) -> None:
         self._ledger, self._left, self._committed = ledger, dies_at, committed
         self.head, self.events, self.subject = ledger.head, ledger.events, ledger.subject
-        self.records, self.replayed = ledger.records, ledger.replayed
+        self.subjects, self.records, self.replayed = ledger.subjects, ledger.records, ledger.replayed
         self.wait_beyond, self.erase_person = ledger.wait_beyond, ledger.erase_person
 
     async def append(self, events: Sequence[Append], idempotency: Idempotency | None = None) -> Receipt:
@@ -77,6 +80,18 @@ class DyingLedger:
         if not self._left:
             raise LedgerUnavailable("killed")
         return receipt
+
+
+class CountedReads:
+    """Counts what is read from a ledger's database."""
+
+    def __init__(self, ledger: SqlLedger, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.count, self._read = 0, ledger.database.read
+        monkeypatch.setattr(ledger.database, "read", self.read)
+
+    async def read(self, work: Callable[[sa.Connection], Any]) -> Any:
+        self.count += 1
+        return await self._read(work)
 
 
 class RecoveryContract:
@@ -158,6 +173,20 @@ class RecoveryContract:
         assert set(standing.obstacles) == {NODE, ATP, EDP, UNTOLD}
         with pytest.raises(Recovering):
             await reader.refuse_claims()
+
+    async def test_many_doubts_are_read_by_few_statements(
+        self, ledger: SqlLedger, reader: RecoveryReader, clock: HandClock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        await self._restored(ledger, clock)
+        lost = [ConsentId(f"c0ffee00-1111-4222-8333-{number:012x}") for number in range(25)]
+        told = [RecoveryTold(one, Change.GRANTED, ATP, Role.ATP, clock.now()) for one in [CONSENT_ID, *lost]]
+        await ledger.append([append_of(one, 0) for one in told])
+        monkeypatch.setattr("admin.recovery.reading.TOLD_PAGE", 10)
+        statements = CountedReads(ledger, monkeypatch)
+        standing = await reader.standing()
+        assert {one.event.consent_id for one in standing.in_doubt} == {CONSENT_ID, *lost}
+        assert {one.event.consent_id for one in standing.told if one.consent_seq} == {CONSENT_ID}
+        assert statements.count < 20
 
     async def test_a_nodes_report_ends_what_had_ended_and_lists_what_was_granted(
         self, ledger: SqlLedger, service: RecoveryService, reader: RecoveryReader, clock: HandClock
