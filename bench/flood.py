@@ -15,7 +15,7 @@ its EDP's receiver has the event. That goes on through five times:
 Each delay is traced: the call until its commit, from there until the delivery's row is there (by the sequencer, or
 written ahead), until its signed bytes are kept, until the receiver has it, until its 202 is noted.
 
-    .venv/bin/python -m bench.flood [--consents 1000000] [--hostile 100000] [--seconds 30] [--rest 5] [--quick] [--json]
+    .venv/bin/python -m bench.flood [--consents 1000000] [--hostile 100000] [--seconds 30] [--rest 7] [--quick] [--json]
 
 --seconds: of the quiet, the busy and the after. --patience bounds the command, and the sequencer after the hostile
 flood. Consents are seeded by the ledger's own code, with a person each, before the streams are there, and nothing of

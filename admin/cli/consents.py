@@ -50,7 +50,7 @@ def end_all(
     reason
         Of the list of reasons for a revocation; kept with each end.
     rest
-        How long to rest after each step, in the time that the step took: 5 leaves five sixths of the service to others.
+        How long to rest after each step, in the time that it took: 7 leaves seven eighths of the service to others.
     json
         One JSON object in place of words.
     """

@@ -30,7 +30,7 @@ from engine.consent.states import IllegalTransition
 from engine.errors import Fault, Kind
 
 STEP: Final = 60  # consents ended in one append: some milliseconds in which nobody else writes
-REST: Final = 5.0  # after each step, in the time that it took: five sixths of the service are left to others
+REST: Final = 7.0  # after each step, in the time that it took: seven eighths of the service are left to others
 MAX_REST: Final = 20.0
 CALL: Final = Seconds(2.0)  # after which a call begins no further step
 ATTEMPTS: Final = 5  # somebody else may end or renew one of a step's consents meanwhile
