@@ -14,26 +14,19 @@ TRIES: Final = 100
 
 
 def bound_to(host: str, port: int) -> socket.socket:
-    """A socket that holds a port until it is closed, which is the caller's to do. 0: one of the system's choice.
+    """A socket that holds a port until it is closed, which is the caller's to do. Raises OSError.
 
-    Raises OSError.
+    A port in TIME_WAIT is free, as it is for a listener. Two such sockets may hold the same one.
     """
-    probe = socket.socket()
-    probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port in TIME_WAIT is free for a listener
-    try:
-        probe.bind((host, port))
-    except BaseException:
-        probe.close()
-        raise
-    return probe
+    return _bound(host, port, reuse=True)
 
 
 def bound_to_any(host: str) -> socket.socket:
-    """The same with a port that is free now; one of the system's choice where there are hardly any. Raises OSError."""
+    """The same with a port that nobody holds; one of the system's choice where there are hardly any. Raises OSError."""
     for port in random.SystemRandom().sample(PORTS, TRIES):
         with contextlib.suppress(OSError):
-            return bound_to(host, port)
-    return bound_to(host, 0)
+            return _bound(host, port, reuse=False)
+    return _bound(host, 0, reuse=False)
 
 
 def free_ports(host: str, count: int) -> list[int]:
@@ -45,3 +38,14 @@ def free_ports(host: str, count: int) -> list[int]:
 def free_port(host: str) -> int:
     """A port that is free now. Raises OSError."""
     return free_ports(host, 1)[0]
+
+
+def _bound(host: str, port: int, *, reuse: bool) -> socket.socket:
+    bound = socket.socket()
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, reuse)
+    try:
+        bound.bind((host, port))
+    except BaseException:
+        bound.close()
+        raise
+    return bound

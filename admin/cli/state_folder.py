@@ -155,6 +155,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 def settle_ports(config: SandboxConfig) -> SandboxConfig:
     """Choose free ports for zeros and check the others. Raises BadState naming the setting and the port."""
     names = [name for name in config.__struct_fields__ if name.endswith("_port")]
+    names.sort(key=lambda name: getattr(config, name) == 0)  # those that are named first, or one might be drawn
     held: list[socket.socket] = []
     try:
         chosen = {name: _bind(name, getattr(config, name), held) for name in names}

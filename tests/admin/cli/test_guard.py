@@ -176,11 +176,14 @@ def test_status_says_what_is_wrong(guard: Guard) -> None:
 
 
 def test_it_comes_back_after_kill_and_ends_when_told(guard: Guard) -> None:
+    guard.call("POST", "/v1/check", ASKED)
+    since = guard.call("GET", "/v1/status")[1]["outage_since"]
+    assert since is not None
     guard.signal(signal.SIGKILL)
     assert guard.ended() == -signal.SIGKILL
     assert (guard.folder / "guard.sock").exists()
     guard.start()
-    assert guard.call("GET", "/v1/status")[1]["outage_since"] is not None, "the outage is the same one"
+    assert guard.call("GET", "/v1/status")[1]["outage_since"] == since, "the outage is the same one"
     guard.signal(signal.SIGTERM)
     assert guard.ended() == 0
     assert not (guard.folder / "guard.sock").exists()
