@@ -311,9 +311,7 @@ class Client:
         try:
             begun = self._now()
             call = self._anew(flight.call)
-            left = (
-                flight.begun + TOTAL - begun
-            )  # as long as the attempt itself, or all of them would exceed 9.4 seconds
+            left = flight.begun + TOTAL - begun  # it ends with the attempt, or a share could take more than 9.4 seconds
             hedge.judged = await self._one(flight.run, hedge.address, call, flight.judge, begun, None, left)
             if flight.is_overtaken and flight.scope is not None:
                 flight.scope.cancel()
